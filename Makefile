@@ -1,0 +1,103 @@
+# Verbs of the project. Each sets up what it needs; a second run is quick.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+CLUSTER := tests/support/cluster
+export PARLEY_CACHE ?= $(HOME)/.cache/parley
+export PATH := $(CURDIR)/$(BIN):$(PARLEY_CACHE)/bin:$(PATH)
+PACKAGES := parley_operator parley_worker parley_realtime parley_client parley_local
+SOURCES := operator mediaworker client localprovider tests examples docs
+UV_COMPILE := uv pip compile --quiet --no-header --no-annotate --generate-hashes --no-emit-index-url --no-emit-find-links --universal --python-version 3.11
+SETUP_STAMP := $(VENV)/.parley-$(shell cat requirements/uv.txt requirements/dev.txt pyproject.toml 2>/dev/null | sha256sum | cut -c1-16)
+
+help: ## List the verbs
+	@grep -hE '^[a-z][a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+setup: $(SETUP_STAMP) ## Make the virtual environment from the pins
+
+$(SETUP_STAMP):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Parley needs Python 3.11 or newer: set PYTHON=/path/to/python3.11")'
+	@$(PYTHON) -m venv --help >/dev/null 2>&1 || { echo "python3-venv is missing: apt-get install python3-venv"; exit 1; }
+	@echo "== setting up $(VENV)"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip sync --quiet --require-hashes requirements/dev.txt
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	@rm -f $(VENV)/.parley-*; touch $@
+
+programs: ## Install or build the programs that the demo needs (flite, nats-server)
+	@$(CLUSTER)/packages.sh flite
+	@command -v nats-server >/dev/null || $(CLUSTER)/build.sh nats-server
+
+demo: setup programs ## Hear an agent answer a spoken question, on this machine
+	@$(BIN)/parley demo
+
+test: setup ## Everything: lint, types, contracts, chart and every rung of tests, the cluster included
+	@$(BIN)/python tests/support/run_rungs.py all
+
+lint: setup ## ruff, import contracts, buf lint, format and breaking
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/lint-imports
+	$(BIN)/buf lint proto
+	$(BIN)/buf format proto --diff --exit-code
+	@proto/breaking.sh
+
+types: setup ## mypy --strict
+	$(BIN)/mypy
+
+gen: setup ## Generate Python from the contracts
+	proto/generate.sh
+
+verify-gen: setup ## The checked-in generated code is what the contracts give
+	@rm -rf build/gen && proto/generate.sh build/gen >/dev/null 2>&1 && diff -r -x __pycache__ build/gen proto/gen/python && echo "generated code is current"
+
+unit: setup ## No sockets, virtual time
+	$(BIN)/pytest tests/unit
+
+ground-integration ground-conformance: programs
+ground-e2e: programs cluster-tools
+
+integration: setup ground-integration ## Real nats-server, gRPC and WebSocket on loopback
+	$(BIN)/pytest tests/integration
+
+conformance: setup ground-conformance ## Independent clients and servers
+	$(BIN)/pytest tests/conformance
+
+e2e: setup ground-e2e ## A real cluster: ours, or the one of KUBECONFIG
+	$(BIN)/pytest tests/e2e
+
+chart-test: setup cluster-tools ## helm lint, rendered and compared, kubeconform
+	$(CLUSTER)/../chart/chart-test.sh
+
+cluster-tools:
+	@$(CLUSTER)/packages.sh
+	@$(CLUSTER)/build.sh
+
+images: setup cluster-tools ## Build the images with buildah
+	$(CLUSTER)/images.sh build
+
+cluster-up: cluster-tools images ## Boot one real Kubernetes node on this machine
+	$(CLUSTER)/up.sh
+
+cluster-down: ## End it and leave nothing
+	$(CLUSTER)/down.sh
+
+docs: setup ## Generate the reference pages and check every link
+	$(BIN)/python docs/generate.py
+
+format: setup ## Format the Python and the contracts
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/buf format -w proto
+
+lock: setup ## Compile the pins anew from pyproject.toml
+	$(UV_COMPILE) pyproject.toml --all-extras --group dev -o requirements/dev.txt
+	for extra in operator worker local; do $(UV_COMPILE) pyproject.toml --extra $$extra -c requirements/dev.txt -o requirements/$$extra.txt; done
+
+clean: ## Remove what the build made in the tree
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+.PHONY: help setup programs demo test lint types gen verify-gen unit integration conformance e2e chart-test cluster-tools ground-integration ground-conformance ground-e2e images cluster-up cluster-down docs format lock clean

@@ -1,0 +1,116 @@
+"""Runs every check and every rung of tests in order and ends with one line that counts each rung.
+
+Called by `make test`. Each step's output goes to the terminal as it comes; the steps run to the end even when one
+fails, so that one run tells everything. Exit code 0 only when every step passed and every rung ran tests.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD = ROOT / "build" / "junit"
+RUNGS = ("unit", "integration", "conformance", "e2e")
+CHECKS = ("lint", "types", "verify-gen", "docs", "chart-test")
+SLOW_TESTS_SHOWN = 15
+
+
+@dataclass
+class Rung:
+    """What one rung of tests gave."""
+
+    name: str
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    slow: list[tuple[float, str]] = field(default_factory=list)
+
+    @property
+    def words(self) -> str:
+        text = f"{self.name} {self.passed} passed"
+        if self.failed:
+            text += f" {self.failed} failed"
+        if self.skipped:
+            text += f" {self.skipped} skipped"
+        return text
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step with its duration in seconds."""
+
+    name: str
+    ok: bool
+    seconds: float
+
+
+def run(name: str, command: list[str]) -> Step:
+    print(f"\n=== {name}: {' '.join(command)}", flush=True)
+    start = time.monotonic()
+    code = subprocess.run(command, cwd=ROOT, check=False).returncode
+    seconds = time.monotonic() - start
+    print(f"=== {name}: {'ok' if code == 0 else f'FAILED (exit {code})'} in {seconds:.0f} s", flush=True)
+    return Step(name, code == 0, seconds)
+
+
+def read(rung: str) -> Rung:
+    result = Rung(rung)
+    report = BUILD / f"{rung}.xml"
+    if not report.exists():
+        return result
+    for case in ElementTree.parse(report).getroot().iter("testcase"):  # noqa: S314 - our own pytest wrote it
+        outcome = {child.tag for child in case}
+        if outcome & {"failure", "error"}:
+            result.failed += 1
+        elif "skipped" in outcome:
+            result.skipped += 1
+        else:
+            result.passed += 1
+        result.slow.append((float(case.get("time", 0)), f"{case.get('classname')}::{case.get('name')}"))
+    return result
+
+
+def main(argv: list[str]) -> int:
+    wanted = argv[1:] if argv[1:] not in ([], ["all"]) else [*CHECKS, *RUNGS]
+    BUILD.mkdir(parents=True, exist_ok=True)
+    steps: list[Step] = []
+    rungs: list[Rung] = []
+    make = os.environ.get("MAKE", "make")
+    for name in wanted:
+        if name not in RUNGS:
+            steps.append(run(name, [make, "--no-print-directory", name]))
+            continue
+        report = BUILD / f"{name}.xml"
+        report.unlink(missing_ok=True)
+        if name != "unit":
+            steps.append(run(f"{name} ground", [make, "--no-print-directory", f"ground-{name}"]))
+        steps.append(run(name, [sys.executable, "-m", "pytest", f"tests/{name}", f"--junitxml={report}"]))
+        rungs.append(read(name))
+    print("\nSlowest tests")
+    for seconds, test in sorted((s for rung in rungs for s in rung.slow), reverse=True)[:SLOW_TESTS_SHOWN]:
+        print(f"  {seconds:7.1f} s  {test}")
+    print("\nSteps")
+    for step in steps:
+        print(f"  {step.seconds:7.0f} s  {step.name}{'' if step.ok else '  FAILED'}")
+    for failed_step in (step for step in steps if not step.ok):
+        print(f"failed: {failed_step.name}")
+    empty = [rung.name for rung in rungs if rung.passed == 0]
+    if empty:
+        print(f"rungs without a passed test: {', '.join(empty)}")
+    in_ci_skipped = os.environ.get("CI") == "true" and any(r.skipped for r in rungs if r.name == "e2e")
+    if in_ci_skipped:
+        print("e2e tests were skipped in CI: that is a failure")
+    totals = [sum(getattr(r, what) for r in rungs) for what in ("passed", "failed", "skipped")]
+    print(f"\n{totals[0]} passed, {totals[1]} failed, {totals[2]} skipped")
+    print("rungs: " + ", ".join(rung.words for rung in rungs))
+    return 0 if all(step.ok for step in steps) and not empty and not in_ci_skipped else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
