@@ -1,7 +1,7 @@
 """Runs every check and every rung of tests in order and ends with one line that counts each rung.
 
-Called by `make test`. Each step's output goes to the terminal as it comes; the steps run to the end even when one
-fails, so that one run tells everything. Exit code 0 only when every step passed and every rung ran tests.
+Called by `make test`. Each step's output goes to the terminal as it comes; the steps run to the end even when
+one fails, so that one run tells everything. Exit code 0 only when every step passed and every rung ran tests.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def read(rung: str) -> Rung:
     report = BUILD / f"{rung}.xml"
     if not report.exists():
         return result
-    for case in ElementTree.parse(report).getroot().iter("testcase"):  # noqa: S314 - our own pytest wrote it
+    for case in ElementTree.parse(report).getroot().iter("testcase"):
         outcome = {child.tag for child in case}
         if outcome & {"failure", "error"}:
             result.failed += 1
