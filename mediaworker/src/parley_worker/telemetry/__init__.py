@@ -1,0 +1,1 @@
+"""Numbers and log lines of the worker; never content, never a secret."""

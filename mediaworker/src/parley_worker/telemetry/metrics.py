@@ -1,0 +1,231 @@
+"""The worker's Prometheus metrics: one method per fact, children looked up once, no label per session."""
+
+from __future__ import annotations
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+CONTENT_TYPE = prometheus_client.CONTENT_TYPE_PLAIN_0_0_4
+
+_LATENCY = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
+_LATENESS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28)
+_STATES = ("connecting", "ready", "active", "detached")
+_KINDS = ("event", "journal")
+
+# The client library would add a `_created` series to every counter and histogram.
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+class Metrics:
+    """Every number of one worker process, in a registry of its own.
+
+    Words used as label values come from closed lists (session states, endReason, refusal reasons, gRPC status
+    names, event kinds); callers never pass ids, names or texts.
+    """
+
+    def __init__(self, version: str = "", shard: int = 0) -> None:
+        self.registry = r = CollectorRegistry()
+        prometheus_client.ProcessCollector(registry=r)
+        prometheus_client.GCCollector(registry=r)
+        p = "parley_worker_"
+        info = Gauge(
+            p + "build_info", "Version and shard of this process; always 1.", ["version", "shard"], registry=r
+        )
+        info.labels(version or "unknown", str(shard)).set(1)
+        self._capacity = Gauge(p + "capacity_sessions", "Sessions that this worker runs at most.", registry=r)
+        self._draining = Gauge(p + "draining", "1 while the worker drains.", registry=r)
+        sessions = Gauge(p + "sessions", "Live sessions by state.", ["state"], registry=r)
+        self._sessions = {s: sessions.labels(s) for s in _STATES}
+        self._admissions = Counter(p + "admissions_total", "Sessions admitted.", registry=r)
+        self._refusals = Counter(
+            p + "admission_refusals_total", "Admissions refused, by reason.", ["reason"], registry=r
+        )
+        self._ended = Counter(
+            p + "sessions_ended_total", "Sessions ended, by endReason.", ["reason"], registry=r
+        )
+        self._legs = Gauge(p + "legs", "Callers attached.", registry=r)
+        self._attaches = Counter(p + "leg_attaches_total", "Callers that attached.", registry=r)
+        self._detaches = Counter(
+            p + "leg_detaches_total", "Callers that went, by cause.", ["cause"], registry=r
+        )
+        self._leg_errors = Counter(
+            p + "leg_errors_total", "Media streams ended with an error, by gRPC status.", ["code"], registry=r
+        )
+        self._first_audio = Histogram(
+            p + "first_audio_seconds",
+            "From the end of the caller's speech, or the request, to the first frame of the answer.",
+            buckets=_LATENCY,
+            registry=r,
+        )
+        self._barge_in = Histogram(
+            p + "barge_in_seconds",
+            "From the provider's notice of speech to the Clear sent to the caller.",
+            buckets=_LATENESS,
+            registry=r,
+        )
+        self._lateness = Histogram(
+            p + "frame_lateness_seconds",
+            "How late agent frames left against the playout clock.",
+            buckets=_LATENESS,
+            registry=r,
+        )
+        audio_bytes = Counter(p + "audio_bytes_total", "Audio bytes by direction.", ["direction"], registry=r)
+        audio_frames = Counter(
+            p + "audio_frames_total", "Audio frames by direction.", ["direction"], registry=r
+        )
+        self._bytes_in, self._bytes_out = audio_bytes.labels("in"), audio_bytes.labels("out")
+        self._frames_in, self._frames_out = audio_frames.labels("in"), audio_frames.labels("out")
+        self._frames_dropped = Counter(
+            p + "frames_dropped_total",
+            "Audio frames thrown away, by direction and cause.",
+            ["direction", "cause"],
+            registry=r,
+        )
+        self._sequence_gaps = Counter(
+            p + "frame_gaps_total", "Gaps in the sequence of caller frames.", registry=r
+        )
+        self._provider_connects = Counter(
+            p + "provider_connects_total", "Provider connections that were configured.", registry=r
+        )
+        self._provider_connect_time = Histogram(
+            p + "provider_connect_seconds",
+            "From the start of a provider connection to the configured session.",
+            buckets=_LATENCY,
+            registry=r,
+        )
+        self._provider_errors = Counter(
+            p + "provider_errors_total",
+            "Provider failures and error events, by reason.",
+            ["reason"],
+            registry=r,
+        )
+        published = Counter(
+            p + "events_published_total", "Records acknowledged by NATS.", ["kind"], registry=r
+        )
+        retried = Counter(
+            p + "events_retried_total", "Publications of records repeated.", ["kind"], registry=r
+        )
+        buffered = Gauge(p + "events_buffered", "Records that wait for NATS.", ["kind"], registry=r)
+        self._buffered_bytes = Gauge(
+            p + "events_buffered_bytes", "Bytes of records that wait for NATS.", registry=r
+        )
+        self._dropped = Counter(
+            p + "events_dropped_total", "Records lost, by kind and cause.", ["kind", "cause"], registry=r
+        )
+        self._published = {k: published.labels(k) for k in _KINDS}
+        self._retried = {k: retried.labels(k) for k in _KINDS}
+        self._buffered = {k: buffered.labels(k) for k in _KINDS}
+        self._nats = Gauge(p + "nats_connected", "1 while connected to NATS.", registry=r)
+        self._degraded = Gauge(p + "journal_degraded", "1 while records are lost or late.", registry=r)
+        self._lag = Histogram(
+            p + "event_loop_lag_seconds",
+            "How late timers of the event loop fire.",
+            buckets=_LATENESS,
+            registry=r,
+        )
+        self._crashes = Counter(
+            p + "task_crashes_total", "Tasks that ended with an unexpected error.", registry=r
+        )
+
+    def render(self) -> bytes:
+        """The text exposition of every metric."""
+        return generate_latest(self.registry)
+
+    # Worker and admission
+
+    def capacity(self, sessions: int) -> None:
+        self._capacity.set(sessions)
+
+    def draining(self) -> None:
+        self._draining.set(1)
+
+    def admitted(self) -> None:
+        self._admissions.inc()
+
+    def refused(self, reason: str) -> None:
+        self._refusals.labels(reason).inc()
+
+    def session_states(self, counts: dict[str, int]) -> None:
+        """Set the gauge of live sessions; states missing in `counts` become 0."""
+        for state, child in self._sessions.items():
+            child.set(counts.get(state, 0))
+
+    def session_ended(self, reason: str) -> None:
+        self._ended.labels(reason).inc()
+
+    def task_crashed(self) -> None:
+        self._crashes.inc()
+
+    def loop_lag(self, seconds: float) -> None:
+        self._lag.observe(seconds)
+
+    # Legs and audio
+
+    def leg_attached(self) -> None:
+        self._attaches.inc()
+        self._legs.inc()
+
+    def leg_detached(self, cause: str) -> None:
+        self._detaches.labels(cause).inc()
+        self._legs.dec()
+
+    def leg_error(self, code: str) -> None:
+        """A media stream ended with a gRPC error status (name of the status, such as `INVALID_ARGUMENT`)."""
+        self._leg_errors.labels(code).inc()
+
+    def audio_in(self, size: int, frames: int = 1) -> None:
+        self._bytes_in.inc(size)
+        self._frames_in.inc(frames)
+
+    def audio_out(self, size: int, frames: int = 1) -> None:
+        self._bytes_out.inc(size)
+        self._frames_out.inc(frames)
+
+    def frames_dropped(self, direction: str, cause: str, frames: int = 1) -> None:
+        """`direction` is `in` or `out`; `cause` a word such as `stale`, `overflow`, `barge-in`."""
+        self._frames_dropped.labels(direction, cause).inc(frames)
+
+    def frame_gap(self) -> None:
+        self._sequence_gaps.inc()
+
+    def frame_lateness(self, seconds: float) -> None:
+        self._lateness.observe(seconds)
+
+    def first_audio(self, seconds: float) -> None:
+        self._first_audio.observe(seconds)
+
+    def barge_in(self, seconds: float) -> None:
+        self._barge_in.observe(seconds)
+
+    # Provider
+
+    def provider_connected(self, seconds: float) -> None:
+        self._provider_connects.inc()
+        self._provider_connect_time.observe(seconds)
+
+    def provider_error(self, reason: str) -> None:
+        """`reason` is an endReason word, or `ErrorEvent` for an error that did not end the session."""
+        self._provider_errors.labels(reason).inc()
+
+    # Events and journal; `kind` is `event` or `journal`
+
+    def event_published(self, kind: str) -> None:
+        self._published[kind].inc()
+
+    def event_retried(self, kind: str) -> None:
+        self._retried[kind].inc()
+
+    def events_buffered(self, events: int, journal: int, size: int) -> None:
+        self._buffered["event"].set(events)
+        self._buffered["journal"].set(journal)
+        self._buffered_bytes.set(size)
+
+    def event_dropped(self, kind: str, cause: str, count: int = 1) -> None:
+        """`cause` is `overflow`, `fenced`, `invalid` or `shutdown`."""
+        self._dropped.labels(kind, cause).inc(count)
+
+    def nats_connected(self, connected: bool) -> None:
+        self._nats.set(connected)
+
+    def journal_degraded(self, degraded: bool) -> None:
+        self._degraded.set(degraded)
