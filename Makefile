@@ -88,6 +88,9 @@ cluster-down: ## End it and leave nothing
 docs: setup ## Generate the reference pages and check every link
 	$(BIN)/python docs/generate.py
 
+verify-docs: setup
+	@$(BIN)/python docs/generate.py --check
+
 format: setup ## Format the Python and the contracts
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
@@ -100,4 +103,4 @@ lock: setup ## Compile the pins anew from pyproject.toml
 clean: ## Remove what the build made in the tree
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
-.PHONY: help setup programs demo test lint types gen verify-gen unit integration conformance e2e chart-test cluster-tools ground-integration ground-conformance ground-e2e images cluster-up cluster-down docs format lock clean
+.PHONY: help setup programs demo test lint types gen verify-gen unit integration conformance e2e chart-test cluster-tools ground-integration ground-conformance ground-e2e images cluster-up cluster-down docs verify-docs format lock clean

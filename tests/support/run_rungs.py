@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "junit"
 RUNGS = ("unit", "integration", "conformance", "e2e")
-CHECKS = ("lint", "types", "verify-gen", "docs", "chart-test")
+CHECKS = ("lint", "types", "verify-gen", "verify-docs", "chart-test")
 SLOW_TESTS_SHOWN = 15
 
 
