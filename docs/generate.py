@@ -35,7 +35,7 @@ def contracts() -> str:
         if not file["name"].startswith("parley/"):
             continue
         notes = {tuple(s.get("path", ())): s for s in file["sourceCodeInfo"]["location"]}
-        pages.append(f"\n## {file['package']}\n\n{lead(notes, (2,))}\n")
+        pages.append(f"\n## {file['package']}\n\n{lead(notes, (12,))}\n")
         pages.extend(services(file, notes))
         pages.extend(messages(file, notes))
         pages.extend(enums(file, notes))
