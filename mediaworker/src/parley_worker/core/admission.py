@@ -142,7 +142,7 @@ class Admission:
         if fence.leader_epoch < self._epoch:
             return Refusal(
                 RefusalReason.STALE_LEADER,
-                f"fence.leader_epoch is {fence.leader_epoch}, {self._epoch} was seen: another leader took over",
+                f"fence.leader_epoch is {fence.leader_epoch}, {self._epoch} was seen: a newer leader leads",
             )
         self._epoch = fence.leader_epoch
         return None

@@ -1,0 +1,276 @@
+"""`parley.control.v1` to and from the core's types, with every check that an Admit needs."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from parley.control.v1 import control_pb2 as pb
+
+from parley_worker.codec.events_pb import JOURNAL_STREAM, timestamp
+from parley_worker.core.admission import Fence, Refusal, RefusalReason, WorkerState
+from parley_worker.core.model import (
+    PROVIDER_AUDIO,
+    AccessConfig,
+    EndReason,
+    LimitsConfig,
+    ProviderConfig,
+    Secret,
+    SessionConfig,
+    SessionKey,
+    SessionReport,
+    SessionState,
+)
+
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+_UID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+MAX_SESSION_JSON = 256 * 1024
+MAX_SECONDS = 86400.0
+
+_STATES = {
+    SessionState.CONNECTING: pb.SESSION_STATE_CONNECTING,
+    SessionState.READY: pb.SESSION_STATE_READY,
+    SessionState.ACTIVE: pb.SESSION_STATE_ACTIVE,
+    SessionState.DETACHED: pb.SESSION_STATE_DETACHED,
+    SessionState.ENDED: pb.SESSION_STATE_ENDED,
+}
+_WORKER_STATES = {
+    WorkerState.STARTING: pb.WORKER_STATE_STARTING,
+    WorkerState.READY: pb.WORKER_STATE_READY,
+    WorkerState.DRAINING: pb.WORKER_STATE_DRAINING,
+    WorkerState.STOPPED: pb.WORKER_STATE_STOPPED,
+}
+_REASONS = {
+    RefusalReason.FULL: pb.REFUSAL_REASON_FULL,
+    RefusalReason.DRAINING: pb.REFUSAL_REASON_DRAINING,
+    RefusalReason.INVALID: pb.REFUSAL_REASON_INVALID,
+    RefusalReason.STALE_LEADER: pb.REFUSAL_REASON_STALE_LEADER,
+    RefusalReason.STALE_ATTEMPT: pb.REFUSAL_REASON_STALE_ATTEMPT,
+    RefusalReason.WRONG_INSTANCE: pb.REFUSAL_REASON_WRONG_INSTANCE,
+    RefusalReason.ENDED: pb.REFUSAL_REASON_ENDED,
+    RefusalReason.OVERLOADED: pb.REFUSAL_REASON_OVERLOADED,
+}
+
+
+class InvalidRequest(ValueError):
+    """A request that cannot be run: the text names field, value (unless secret) and remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where callers attach, and the name that they verify (empty without TLS)."""
+
+    address: str
+    tls_server_name: str = ""
+
+
+def fence(message: pb.Fence) -> Fence:
+    return Fence(message.leader_epoch, message.worker_instance_id)
+
+
+def session_key(ref: pb.SessionRef) -> SessionKey:
+    """The key in a SessionRef; InvalidRequest names the field that is wrong."""
+    _require(_LABEL.fullmatch(ref.namespace), "session.namespace", ref.namespace, "a Kubernetes namespace")
+    _require(_NAME.fullmatch(ref.name), "session.name", ref.name, "the name of the VoiceSession")
+    _require(_UID.fullmatch(ref.session_uid), "session.session_uid", ref.session_uid, "the uid")
+    _require(ref.attempt >= 1, "session.attempt", ref.attempt, "1 or more")
+    return SessionKey(ref.namespace, ref.name, ref.session_uid, ref.attempt)
+
+
+def session_config(request: pb.AdmitRequest, defaults: LimitsConfig) -> SessionConfig:
+    """What an Admit asks for; zero limits become `defaults`. InvalidRequest names the field that is wrong."""
+    config = request.config
+    _require(
+        not config.provider_audio or config.provider_audio in PROVIDER_AUDIO,
+        "config.provider_audio",
+        config.provider_audio,
+        f"one of {', '.join(PROVIDER_AUDIO)}, or empty",
+    )
+    return SessionConfig(
+        key=session_key(request.session),
+        provider=_provider(config.provider),
+        session=_session(config.session_json),
+        greet=config.greet,
+        limits=_limits(config.limits, defaults),
+        access=_access(config.access),
+        privacy=config.privacy,
+        provider_audio=config.provider_audio,
+    )
+
+
+def end_reason(word: str) -> EndReason:
+    """The endReason of a Terminate; empty means Terminated."""
+    try:
+        return EndReason(word or "Terminated")
+    except ValueError:
+        raise InvalidRequest(f"reason is {word!r}: give one of {', '.join(EndReason)}") from None
+
+
+def client_event(text: str) -> dict[str, object]:
+    """The Realtime client event of a Command."""
+    event = _object(text, "client_event_json")
+    _require(
+        isinstance(event.get("type"), str), "client_event_json", "without `type`", "an event with a type"
+    )
+    return event
+
+
+def seconds(duration: Duration) -> float:
+    return duration.seconds + duration.nanos / 1e9
+
+
+def refused(refusal: Refusal) -> pb.Refused:
+    return pb.Refused(reason=_REASONS[refusal.reason], message=refusal.message)
+
+
+def session_report(report: SessionReport, endpoint: Endpoint) -> pb.SessionReport:
+    key, usage = report.key, report.usage
+    return pb.SessionReport(
+        session=pb.SessionRef(
+            namespace=key.namespace, name=key.name, session_uid=key.uid, attempt=key.attempt
+        ),
+        state=_STATES[report.state],
+        end_reason=report.end_reason or "",
+        end_message=report.end_message,
+        client_id=report.client_id,
+        web_socket_id=report.web_socket_id,
+        shard=report.shard,
+        endpoint=endpoint.address,
+        tls_server_name=endpoint.tls_server_name,
+        ready_time=_time(report.ready_at),
+        start_time=_time(report.started_at),
+        end_time=_time(report.ended_at),
+        usage=pb.Usage(
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cached_tokens=usage.cached_tokens,
+            input_audio_seconds=usage.input_audio_seconds,
+            output_audio_seconds=usage.output_audio_seconds,
+        ),
+        journal=pb.JournalPosition(
+            stream=JOURNAL_STREAM if report.journal_last else "",
+            first=report.journal_first,
+            last=report.journal_last,
+        ),
+    )
+
+
+def worker_report(
+    *,
+    name: str,
+    pod_uid: str,
+    version: str,
+    state: WorkerState,
+    capacity: int,
+    sessions: int,
+    journal_degraded: bool,
+) -> pb.WorkerReport:
+    return pb.WorkerReport(
+        worker=name,
+        pod_uid=pod_uid,
+        version=version,
+        state=_WORKER_STATES[state],
+        capacity=capacity,
+        sessions=sessions,
+        journal_degraded=journal_degraded,
+    )
+
+
+def _time(at: float | None) -> Timestamp | None:
+    return None if at is None else timestamp(at)
+
+
+def _require(good: object, field: str, value: object, remedy: str) -> None:
+    if not good:
+        shown = value if isinstance(value, int) else repr(str(value)[:80])
+        raise InvalidRequest(f"{field} is {shown}: give {remedy}")
+
+
+def _provider(provider: pb.Provider) -> ProviderConfig:
+    try:
+        url = urlsplit(provider.url)
+        usable = url.scheme in ("ws", "wss", "http", "https") and url.hostname and (url.port or True)
+    except ValueError:
+        usable = False
+    # A URL may carry a secret in its user part or query: it is not repeated.
+    _require(usable, "config.provider.url", "not usable", "a ws, wss, http or https URL with a host")
+    version = provider.api_version
+    _require(version in ("ga", "beta"), "config.provider.api_version", version, "ga or beta")
+    _require(provider.model, "config.provider.model", "empty", "the model's name")
+    key = provider.api_key
+    _require(
+        not any(ord(c) < 32 or ord(c) == 127 for c in key),
+        "config.provider.api_key",
+        "not usable",
+        "a key without line ends and control characters",
+    )
+    for name, value in provider.headers.items():
+        good = _HEADER.fullmatch(name) and "\r" not in value and "\n" not in value
+        _require(good, "config.provider.headers", name, "header names and values without line ends")
+    pem = provider.ca_pem
+    _require(
+        not pem or "-----BEGIN CERTIFICATE-----" in pem,
+        "config.provider.ca_pem",
+        "not PEM",
+        "PEM certificates",
+    )
+    return ProviderConfig(
+        url=provider.url,
+        api_version=version,
+        model=provider.model,
+        api_key=Secret(key),
+        headers=dict(provider.headers),
+        ca_pem=pem,
+    )
+
+
+def _session(text: str) -> dict[str, object]:
+    _require(
+        len(text.encode()) <= MAX_SESSION_JSON,
+        "config.session_json",
+        f"{len(text)} characters",
+        f"at most {MAX_SESSION_JSON} bytes",
+    )
+    return _object(text, "config.session_json") if text else {}
+
+
+def _object(text: str, field: str) -> dict[str, object]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        raise InvalidRequest(f"{field} is not JSON: give a JSON object") from None
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"{field} is a JSON {type(value).__name__}: give a JSON object")
+    return value
+
+
+def _limits(limits: pb.Limits, defaults: LimitsConfig) -> LimitsConfig:
+    def pick(name: str) -> float:
+        duration: Duration = getattr(limits, name)
+        value = seconds(duration)
+        good = 0 <= value <= MAX_SECONDS
+        _require(good, f"config.limits.{name}", f"{value:g} s", f"0 (default) to {MAX_SECONDS:g} seconds")
+        default: float = getattr(defaults, name)
+        return value or default
+
+    return LimitsConfig(
+        pick("max_duration"), pick("idle_timeout"), pick("attach_timeout"), pick("reattach_timeout")
+    )
+
+
+def _access(access: pb.Access) -> AccessConfig:
+    digest = access.ticket_sha256
+    _require(
+        len(digest) in (0, 32), "config.access.ticket_sha256", f"{len(digest)} bytes", "32 bytes, or none"
+    )
+    expires = None
+    if access.HasField("ticket_expire_time"):
+        stamp = access.ticket_expire_time
+        expires = stamp.seconds + stamp.nanos / 1e9
+    return AccessConfig(digest, expires)
