@@ -1,1 +1,88 @@
+"""RealtimeAPIClient: one conversation with an OpenAI-Realtime-compatible provider over one WebSocket.
+
+The names in this module speak the GA protocol; `parley_realtime.beta` has the same for the beta protocol.
+"""
+
+from parley_realtime import beta
+from parley_realtime.client.base import BaseRealtimeAPIClient
+from parley_realtime.client.connection import ConnectionState
+from parley_realtime.client.ga import RealtimeAPIClient, create_realtime_api_client
+from parley_realtime.client.listeners import RealtimeEvent
+from parley_realtime.client.parameters import (
+    ClearMediaBufferParameters,
+    RealtimeAPIClientParameters,
+    SendMediaParameters,
+    Statistics,
+)
+from parley_realtime.errors import (
+    AuthenticationError,
+    BetaShapeDisabled,
+    ClientStateError,
+    ConnectAborted,
+    ConnectTimeout,
+    InvalidEventError,
+    ModelRefusedError,
+    OutgoingQueueFull,
+    ProtocolError,
+    ProviderError,
+    QuotaError,
+    RealtimeError,
+    ScenarioError,
+    SessionExpired,
+    UnavailableError,
+    UnknownEventError,
+)
+from parley_realtime.events import (
+    Events,
+    MediaChunk,
+    MediaSource,
+    MediaUnit,
+    RealtimeAPIEvents,
+    WebSocketCloseCode,
+    WebSocketCloseEvent,
+)
+from parley_realtime.formats import PCM16, PCMA, PCMU, AudioFormat
+from parley_realtime.protocol.shape import ClientType
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "PCM16",
+    "PCMA",
+    "PCMU",
+    "AudioFormat",
+    "AuthenticationError",
+    "BaseRealtimeAPIClient",
+    "BetaShapeDisabled",
+    "ClearMediaBufferParameters",
+    "ClientStateError",
+    "ClientType",
+    "ConnectAborted",
+    "ConnectTimeout",
+    "ConnectionState",
+    "Events",
+    "InvalidEventError",
+    "MediaChunk",
+    "MediaSource",
+    "MediaUnit",
+    "ModelRefusedError",
+    "OutgoingQueueFull",
+    "ProtocolError",
+    "ProviderError",
+    "QuotaError",
+    "RealtimeAPIClient",
+    "RealtimeAPIClientParameters",
+    "RealtimeAPIEvents",
+    "RealtimeError",
+    "RealtimeEvent",
+    "ScenarioError",
+    "SendMediaParameters",
+    "SessionExpired",
+    "Statistics",
+    "UnavailableError",
+    "UnknownEventError",
+    "WebSocketCloseCode",
+    "WebSocketCloseEvent",
+    "beta",
+    "create_realtime_api_client",
+]

@@ -1,0 +1,312 @@
+"""What the GA and the beta client have in common: everything but how the methods take their arguments."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Self
+
+from parley_realtime.client.connection import Connection, ConnectionState
+from parley_realtime.client.dispatch import Dispatcher
+from parley_realtime.client.listeners import Listeners, RealtimeEvent
+from parley_realtime.client.media import Done, MediaHub
+from parley_realtime.client.parameters import (
+    ClearMediaBufferParameters,
+    Outcome,
+    RealtimeAPIClientParameters,
+    SendMediaParameters,
+    Statistics,
+)
+from parley_realtime.errors import ClientStateError, InvalidEventError, RealtimeError, ScenarioError
+from parley_realtime.events import AUDIO_DONE_TYPES, MediaChunk, MediaSource, MediaUnit, WebSocketCloseEvent
+from parley_realtime.formats import AudioFormat
+from parley_realtime.protocol.core import ProtocolCore, ServerEvent
+from parley_realtime.protocol.shape import Shape
+
+logger = logging.getLogger(__name__)
+Callback = Callable[[RealtimeEvent[Any]], object]
+
+
+class BaseRealtimeAPIClient:
+    """One conversation with one provider over one WebSocket.
+
+    `await connect()` once; after it every method is synchronous and returns at once: what is to be sent waits
+    in a bounded queue. After the end methods do nothing. Use from one event loop only.
+    """
+
+    shape: ClassVar[Shape]
+
+    def __init__(self, parameters: RealtimeAPIClientParameters) -> None:
+        self._p = parameters
+        self._id = f"client_{uuid.uuid4().hex}"
+        self._statistics = Statistics()
+        core = ProtocolCore(self.shape, parameters.type, parameters.input_format, parameters.output_format)
+        self._listeners = Listeners(self.shape)
+        self._dispatcher = Dispatcher(
+            self._listeners, parameters.handler_timeout, parameters.pending_events, self._scenario_failed
+        )
+        self._connection = Connection(parameters, core, self._statistics, self)
+        self._media = MediaHub(
+            self,
+            parameters.output_format,
+            parameters.playout_buffer_ms,
+            self._statistics,
+            lambda data: self._emit(self.shape.media_started_name, data),
+            lambda data: self._emit(self.shape.media_ended_name, data),
+        )
+        self._timer: asyncio.TimerHandle | None = None
+        self._scenario_error: ScenarioError | None = None
+
+    # -- life ------------------------------------------------------------------------------------------------
+
+    async def connect(self) -> Self:
+        """Open the WebSocket and wait for the session. Raises the RealtimeError that prevented it.
+
+        Ends after `connect_timeout` at the latest, or when `close()` is called (ConnectAborted).
+        """
+        await self._connection.connect()
+        return self
+
+    def close(self) -> None:
+        """Close the connection or the attempt. Events that still wait are neither sent nor dispatched."""
+        self._connection.close()
+
+    async def wait_closed(self) -> Outcome:
+        """Wait until socket and tasks are gone; returns what ended the client, None when `close()` did."""
+        if self._dispatcher.runs_here():
+            raise ClientStateError(
+                "wait_closed() inside a listener would wait for itself: start a task for it"
+            )
+        return await self._connection.wait_closed()
+
+    async def __aenter__(self) -> Self:
+        if self._connection.state is ConnectionState.NEW:
+            await self.connect()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+        await self.wait_closed()
+
+    def id(self) -> str:
+        """The client's own id."""
+        return self._id
+
+    def web_socket_id(self) -> str:
+        """The id of the WebSocket; empty until it is open."""
+        return self._connection.socket_id
+
+    @property
+    def state(self) -> ConnectionState:
+        return self._connection.state
+
+    @property
+    def error(self) -> RealtimeError | None:
+        """What ended the client, or None while it lives or after `close()`."""
+        return self._connection.outcome
+
+    @property
+    def scenario_error(self) -> ScenarioError | None:
+        """The error of a listener that ended the scenario."""
+        return self._scenario_error
+
+    @property
+    def statistics(self) -> Statistics:
+        """Counters, live."""
+        return self._statistics
+
+    # -- listeners -------------------------------------------------------------------------------------------
+
+    def add_event_listener(self, event: str, callback: Callback | object) -> None:
+        """Call `callback(event)`, sync or async, for every such event; UnknownEventError: no such event.
+
+        What is no function is taken too, and ends the scenario when an event reaches it.
+        """
+        self._listeners.add(event, callback)
+        self._dispatcher.listener_added()
+
+    def remove_event_listener(self, event: str, callback: Callback | object | None = None) -> None:
+        """Remove one listener of the event, or all when no callback is given."""
+        self._listeners.remove(event, callback)
+
+    # -- media -----------------------------------------------------------------------------------------------
+
+    def send_media_to(
+        self, media_unit: MediaUnit, parameters: SendMediaParameters | Mapping[str, Any] | None = None
+    ) -> None:
+        """Send the provider's audio to the unit from now on. Several units at once are fine."""
+        if media_unit is self:
+            raise ValueError("a client cannot be its own media unit")
+        if isinstance(parameters, Mapping):
+            parameters = SendMediaParameters(**parameters)
+        self._media.attach(media_unit, parameters)
+        self._arm()
+
+    def stop_media_to(self, media_unit: MediaUnit) -> None:
+        """Send it no more; what was not handed over yet is forgotten."""
+        self._media.detach(media_unit)
+
+    def clear_media_buffer(
+        self, parameters: ClearMediaBufferParameters | Mapping[str, Any] | None = None
+    ) -> None:
+        """Forget audio not played yet, here and in the units; running responses are not played on."""
+        if isinstance(parameters, Mapping):
+            parameters = ClearMediaBufferParameters(**parameters)
+        self._media.clear(parameters.tag if parameters else None, self._connection.now())
+        self._arm()
+
+    def push_media(self, payload: bytes) -> None:
+        """Caller audio in the input format, whole samples. Never waits; see `media_buffer_ms`."""
+        self._connection.put_audio(payload)
+
+    # -- the client as a media unit of another client --------------------------------------------------------
+
+    @property
+    def media_format(self) -> AudioFormat:
+        """The format another client must give to be sent here."""
+        return self._p.input_format
+
+    def media_started(
+        self, source: MediaSource, *, tag: str | None, encoding: str, custom_parameters: Mapping[str, str]
+    ) -> None:
+        """See MediaUnit."""
+
+    def media(self, source: MediaSource, chunk: MediaChunk) -> None:
+        """See MediaUnit: what the other client says is heard by this one's provider."""
+        self.push_media(chunk.payload)
+
+    def media_done(self, source: MediaSource, *, response_id: str, item_id: str, content_index: int) -> None:
+        """See MediaUnit."""
+
+    def media_cleared(self, source: MediaSource) -> None:
+        """See MediaUnit."""
+
+    # -- events to the provider ------------------------------------------------------------------------------
+
+    def send_event(self, event: Mapping[str, Any]) -> None:
+        """Send a whole client event, `type` included, in this client's shape; audio formats become ours.
+
+        For callers that have the provider's own JSON; audio goes by `push_media`. InvalidEventError,
+        OutgoingQueueFull.
+        """
+        if event.get("type") == "input_audio_buffer.append":
+            raise InvalidEventError("input_audio_buffer.append: audio is sent by push_media")
+        self._connection.put_event(event)
+
+    # -- what the connection reports (see connection.Sink) ---------------------------------------------------
+
+    def opened(self, socket_id: str) -> None:
+        """See Sink."""
+        if not self._p.privacy:
+            logger.info("client %s: web socket %s is open", self._id, socket_id)
+        self._dispatcher.start()
+
+    def received(self, event: ServerEvent) -> None:
+        """See Sink."""
+        if self._p.observer is not None:
+            try:
+                self._p.observer(event.payload)
+            except Exception as exc:
+                logger.exception("client %s: the observer raised", self._id)
+                self._connection.end(RealtimeError(f"the observer raised {type(exc).__name__}"))
+                return
+        self._follow(event)
+        if self._connection.state is ConnectionState.OPEN and event.type.endswith("session.created"):
+            self._dispatcher.ready()
+        self._emit(event.name, {"payload": event.payload})
+
+    def _follow(self, event: ServerEvent) -> None:
+        """Keep the media plane in step with what the provider says about responses."""
+        payload = event.payload
+        if event.type in AUDIO_DONE_TYPES:
+            index = payload.get("content_index")
+            self._media.audio_done(
+                Done(
+                    _text(payload, "response_id"),
+                    _text(payload, "item_id"),
+                    index if isinstance(index, int) else 0,
+                )
+            )
+            self._arm()
+        elif event.type in ("response.created", "response.done"):
+            response = payload.get("response")
+            response_id = _text(response, "id") if isinstance(response, dict) else ""
+            if event.type == "response.created":
+                self._media.response_created(response_id)
+            else:
+                self._media.response_done(response_id)
+        elif event.type == "input_audio_buffer.speech_started" and self.shape.clears_on_speech:
+            self.clear_media_buffer()
+
+    def audio(self, chunk: MediaChunk) -> None:
+        """See Sink."""
+        self._media.audio(chunk, self._connection.now())
+        self._arm()
+
+    def ending(self, outcome: Outcome) -> None:
+        """See Sink."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._media.detach_all()
+        if outcome is not None and outcome is not self._scenario_error:
+            self._report(outcome)
+        self._dispatcher.end(forget=outcome is None or outcome is self._scenario_error)
+
+    def _report(self, outcome: RealtimeError) -> None:
+        """Tell listeners about a failed connection, where the shape has an event for it."""
+
+    async def closed(self, event: WebSocketCloseEvent | None) -> None:
+        """See Sink."""
+        await self._dispatcher.finished()
+        if event is not None and self._p.on_web_socket_close is not None:
+            try:
+                async with asyncio.timeout(self._p.handler_timeout):
+                    result = self._p.on_web_socket_close(event)
+                    if inspect.isawaitable(result):
+                        await result
+            except Exception:
+                logger.exception("client %s: on_web_socket_close raised", self._id)
+        if not self._p.privacy:
+            logger.info("client %s: closed, %s", self._id, self.error or "by close()")
+            if self._p.statistics:
+                logger.info("client %s: %s", self._id, self._statistics)
+
+    # -- inside ----------------------------------------------------------------------------------------------
+
+    def _emit(self, name: str, data: dict[str, Any]) -> None:
+        self._dispatcher.put(RealtimeEvent(name, self, data))
+
+    def _scenario_failed(self, error: ScenarioError) -> None:
+        if self._scenario_error is not None:
+            return
+        self._scenario_error = error
+        logger.error("client %s: %s", self._id, error)
+        self._connection.end(error)
+        if self._p.on_scenario_error is not None:
+            try:
+                self._p.on_scenario_error(error)
+            except Exception:
+                logger.exception("client %s: on_scenario_error raised", self._id)
+
+    def _arm(self) -> None:
+        deadline = self._media.deadline()
+        if deadline is None or self._connection.state is not ConnectionState.OPEN:
+            return
+        if self._timer is not None and not self._timer.cancelled() and self._timer.when() <= deadline:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(deadline, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._media.on_deadline(self._connection.now())
+        self._arm()
+
+
+def _text(fields: Mapping[str, Any], name: str) -> str:
+    value = fields.get(name)
+    return value if isinstance(value, str) else ""

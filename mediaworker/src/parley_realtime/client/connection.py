@@ -1,0 +1,339 @@
+"""One WebSocket from the attempt to open it until nothing of it is left.
+
+A supervisor task owns the work task (open, then read and write). Whatever ends the connection calls `end`;
+the first call decides the outcome. The provider's socket is always read, however slow anybody else is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import uuid
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any, Protocol
+
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
+
+from parley_realtime import transport
+from parley_realtime.client.outgoing import Outgoing, SendQueue
+from parley_realtime.client.parameters import Outcome, RealtimeAPIClientParameters, Statistics
+from parley_realtime.client.trace import TraceFile
+from parley_realtime.errors import (
+    ClientStateError,
+    ConnectAborted,
+    ConnectTimeout,
+    ProtocolError,
+    RealtimeError,
+    UnavailableError,
+)
+from parley_realtime.events import AUDIO_DELTA_TYPES, SESSION_READY_TYPES, MediaChunk, WebSocketCloseEvent
+from parley_realtime.protocol.core import AudioDelta, Malformed, ProtocolCore, ServerEvent
+from parley_realtime.protocol.refusals import ErrorDetail, from_code
+from parley_realtime.redaction import scrub
+
+logger = logging.getLogger(__name__)
+
+
+class ConnectionState(Enum):
+    """Where a connection is in its life."""
+
+    NEW = "new"  # connect() was not called
+    CONNECTING = "connecting"  # TCP, TLS, upgrade, or waiting for the first session event
+    OPEN = "open"  # the provider has a session for us
+    CLOSING = "closing"  # the outcome is known, tasks and socket are going
+    CLOSED = "closed"  # nothing is left
+
+
+TRANSITIONS: Mapping[ConnectionState, frozenset[ConnectionState]] = {
+    ConnectionState.NEW: frozenset({ConnectionState.CONNECTING, ConnectionState.CLOSED}),
+    ConnectionState.CONNECTING: frozenset({ConnectionState.OPEN, ConnectionState.CLOSING}),
+    ConnectionState.OPEN: frozenset({ConnectionState.CLOSING}),
+    ConnectionState.CLOSING: frozenset({ConnectionState.CLOSED}),
+    ConnectionState.CLOSED: frozenset(),
+}
+
+
+class Sink(Protocol):
+    """Who is told what happens. Only `closed` may wait; nothing may raise."""
+
+    def opened(self, socket_id: str) -> None:
+        """The upgrade succeeded."""
+
+    def received(self, event: ServerEvent) -> None:
+        """An event without audio."""
+
+    def audio(self, chunk: MediaChunk) -> None:
+        """Audio of a response."""
+
+    def ending(self, outcome: Outcome) -> None:
+        """The outcome is known."""
+
+    async def closed(self, event: WebSocketCloseEvent | None) -> None:
+        """The socket is gone; None when there never was one."""
+
+
+class Connection:
+    """See the module."""
+
+    def __init__(
+        self, parameters: RealtimeAPIClientParameters, core: ProtocolCore, statistics: Statistics, sink: Sink
+    ) -> None:
+        self._p = parameters
+        self._core = core
+        self._statistics = statistics
+        self._sink = sink
+        self._state = ConnectionState.NEW
+        self._queue = SendQueue(
+            parameters.input_format, parameters.media_buffer_ms, parameters.outgoing_events
+        )
+        self._outcome: Outcome = None
+        self._socket: ClientConnection | None = None
+        self._trace: TraceFile | None = None
+        self._wake = asyncio.Event()
+        self._ready = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._all_gone = asyncio.Event()
+        self._last_error: ErrorDetail | None = None
+        self._work_task: asyncio.Task[None] | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.socket_id = ""
+
+    @property
+    def state(self) -> ConnectionState:
+        return self._state
+
+    @property
+    def outcome(self) -> Outcome:
+        """What ended the connection: None while it lives and after `close()` of an open one."""
+        return self._outcome
+
+    def now(self) -> float:
+        """The loop's clock; 0 before `connect`."""
+        return self._loop.time() if self._loop is not None else 0.0
+
+    def _enter(self, state: ConnectionState) -> None:
+        assert state in TRANSITIONS[self._state], f"{self._state} -> {state}"
+        self._state = state
+
+    async def connect(self) -> None:
+        """Returns when the provider has created the session; raises the RealtimeError that prevented it."""
+        if self._state is not ConnectionState.NEW:
+            raise ClientStateError(
+                f"connect() works once, the client is {self._state.value}: make a new client"
+            )
+        self._loop = asyncio.get_running_loop()
+        if self._p.trace is not None:
+            self._trace = TraceFile(self._p.trace, self._p.api_key)
+        self._enter(ConnectionState.CONNECTING)
+        self._deadline = self._loop.call_later(self._p.connect_timeout, self._too_late)
+        self._work_task = self._loop.create_task(self._work(), name="realtime-work")
+        self._supervisor = self._loop.create_task(self._supervise(), name="realtime-supervisor")
+        try:
+            await self._settled.wait()
+        except asyncio.CancelledError:
+            self.end(ConnectAborted("connect() was cancelled"))
+            await self._all_gone.wait()
+            raise
+        if not self._ready.is_set() and self._outcome is not None:
+            raise self._outcome
+
+    def close(self) -> None:
+        """End an open connection, or the attempt (its `connect` then raises ConnectAborted). Never waits."""
+        if self._state is ConnectionState.NEW:
+            self._enter(ConnectionState.CLOSED)
+            self._all_gone.set()
+        elif self._state is ConnectionState.CONNECTING:
+            self.end(ConnectAborted("close() was called before the connection was open"))
+        else:
+            self.end(None)
+
+    def end(self, outcome: Outcome) -> None:
+        """Start the end; only the first call counts."""
+        if self._state not in (ConnectionState.CONNECTING, ConnectionState.OPEN):
+            return
+        self._enter(ConnectionState.CLOSING)
+        self._outcome = outcome
+        if self._deadline is not None:
+            self._deadline.cancel()
+        if self._work_task is not None:
+            self._work_task.cancel()
+        self._sink.ending(outcome)
+
+    async def wait_closed(self) -> Outcome:
+        """Wait until the socket and all tasks are gone."""
+        if self._state is ConnectionState.NEW:
+            raise ClientStateError("wait_closed() needs connect() before it")
+        await self._all_gone.wait()
+        return self._outcome
+
+    def put_event(self, event: Mapping[str, Any]) -> None:
+        """Queue a client event; counted and forgotten after the end, ClientStateError before `connect`."""
+        text = self._core.encode(event)
+        if self._state is ConnectionState.NEW:
+            raise ClientStateError(f"{event['type']} needs a connection: await connect() first")
+        if self._state in (ConnectionState.CLOSING, ConnectionState.CLOSED):
+            self._statistics.events_ignored_after_close += 1
+            return
+        if (first := self._core.needed_before(event["type"])) is not None:
+            self._queue.put_event(first)
+        self._queue.put_event(text)
+        self._wake.set()
+
+    def put_audio(self, payload: bytes) -> None:
+        """Queue caller audio; dropped and counted after the end."""
+        if not payload:
+            return
+        if len(payload) % self._p.input_format.sample_bytes:
+            raise ValueError(
+                f"push_media: {len(payload)} bytes are no whole number of {self._p.input_format.name} samples"
+            )
+        if self._state in (ConnectionState.CLOSING, ConnectionState.CLOSED):
+            self._statistics.input_bytes_dropped += len(payload)
+            return
+        if (first := self._core.needed_before("input_audio_buffer.append")) is not None:
+            self._queue.put_event(first)
+        self._statistics.input_bytes_dropped += self._queue.put_audio(payload, self.now())
+        self._wake.set()
+
+    def _too_late(self) -> None:
+        if self._last_error is not None:
+            said = f" ({scrub(self._last_error.message, self._p.api_key)})"
+            if (refusal := from_code(self._last_error.code, said, None)) is not None:
+                self.end(refusal)
+                return
+        what = "did not create a session" if self._socket is not None else "could not be connected to"
+        self.end(
+            ConnectTimeout(
+                f"the provider {what} within {self._p.connect_timeout:g} s", code="connect_timeout"
+            )
+        )
+
+    async def _supervise(self) -> None:
+        assert self._work_task is not None
+        await asyncio.wait({self._work_task})
+        if not self._work_task.cancelled() and (error := self._work_task.exception()) is not None:
+            if not isinstance(error, RealtimeError):
+                logger.error("the connection ended by an unexpected error", exc_info=error)
+                error = RealtimeError(f"unexpected {type(error).__name__} in the client")
+            self.end(error)
+        close_event = await self._close_socket() if self._socket is not None else None
+        await self._sink.closed(close_event)
+        if self._trace is not None:
+            self._trace.close()
+        self._enter(ConnectionState.CLOSED)
+        self._settled.set()
+        self._all_gone.set()
+
+    async def _close_socket(self) -> WebSocketCloseEvent:
+        socket = self._socket
+        assert socket is not None
+        code, reason = (1002, "protocol error") if isinstance(self._outcome, ProtocolError) else (1000, "")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._p.close_timeout + 1):
+                await socket.close(code, reason)
+        closed_by = socket.close_code or 1006
+        return WebSocketCloseEvent(
+            self.socket_id, closed_by, scrub(socket.close_reason or "", self._p.api_key), closed_by != 1006
+        )
+
+    async def _work(self) -> None:
+        p, shape = self._p, self._core.shape
+        socket = await transport.open_socket(
+            p.url(shape.default_model),
+            p.handshake_headers(shape.headers()),
+            tls=p.ssl,
+            proxy=p.proxy,
+            ping_interval=p.ping_interval,
+            ping_timeout=p.ping_timeout,
+            close_timeout=p.close_timeout,
+            max_frame_bytes=p.max_frame_bytes,
+            secret=p.api_key,
+        )
+        self._socket = socket
+        self.socket_id = f"ws_{uuid.uuid4().hex}"
+        self._sink.opened(self.socket_id)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._write(socket), name="realtime-write")
+            await self._read(socket)
+
+    async def _read(self, socket: ClientConnection) -> None:
+        while True:
+            try:
+                frame = await socket.recv(decode=False)
+            except ConnectionClosed as exc:
+                ready = self._ready.is_set()
+                self.end(transport.closed_error(exc, self._last_error, ready=ready, secret=self._p.api_key))
+                return
+            self._received(frame)
+
+    def _received(self, frame: bytes) -> None:
+        incoming = self._core.decode(frame)
+        self._statistics.events_received += 1
+        if isinstance(incoming, AudioDelta):
+            self._last_error = None
+            self._statistics.audio_chunks_received += 1
+            self._statistics.audio_bytes_received += len(incoming.chunk.payload)
+            self._trace_received({"type": "audio delta", "bytes": len(incoming.chunk.payload)})
+            self._sink.audio(incoming.chunk)
+        elif isinstance(incoming, Malformed):
+            self.end(incoming.error)
+        else:
+            self._event(incoming)
+
+    def _event(self, event: ServerEvent) -> None:
+        if event.type == "error":
+            error = event.payload.get("error")
+            if isinstance(error, dict) and isinstance(error.get("message"), str):
+                error["message"] = scrub(error["message"], self._p.api_key)
+            self._last_error = ErrorDetail.of(event.payload)
+        else:
+            self._last_error = None
+        self._trace_received(event.payload)
+        if event.type in SESSION_READY_TYPES and self._state is ConnectionState.CONNECTING:
+            self._enter(ConnectionState.OPEN)
+            if self._deadline is not None:
+                self._deadline.cancel()
+            self._ready.set()
+            self._settled.set()
+        self._sink.received(event)
+
+    async def _write(self, socket: ClientConnection) -> None:
+        await self._ready.wait()
+        while True:
+            outgoing = self._queue.take(self.now())
+            if outgoing is None:
+                await self._wait_for_outgoing()
+                continue
+            try:
+                async with asyncio.timeout(self._p.send_timeout):
+                    await socket.send(outgoing.data, text=True)
+            except ConnectionClosed:
+                return
+            except TimeoutError:
+                text = f"the provider has read nothing for {self._p.send_timeout:g} s"
+                self.end(UnavailableError(text, code="send_timeout"))
+                return
+            self._sent(outgoing)
+
+    async def _wait_for_outgoing(self) -> None:
+        self._wake.clear()
+        deadline = self._queue.deadline()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                await self._wake.wait()
+
+    def _sent(self, outgoing: Outgoing) -> None:
+        self._statistics.events_sent += 1
+        self._statistics.audio_bytes_sent += outgoing.audio_bytes
+        if self._trace is not None:
+            self._trace.write("sent", self.now(), json.loads(outgoing.data))
+
+    def _trace_received(self, payload: Mapping[str, Any]) -> None:
+        if self._trace is not None and payload.get("type") not in AUDIO_DELTA_TYPES:
+            self._trace.write("received", self.now(), payload)

@@ -1,0 +1,111 @@
+"""What waits to be sent, in order: client events and caller audio. No clock of its own, no I/O.
+
+Audio is coalesced: an append holds 20 to 40 ms, less only when an event follows it or 40 ms have passed since
+its first byte came. Audio is bounded in bytes (the oldest goes first), events in number (`put_event` raises).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from parley_realtime.errors import OutgoingQueueFull
+from parley_realtime.formats import AudioFormat
+from parley_realtime.protocol.core import encode_append
+
+MAX_WAIT = 0.04
+
+
+@dataclass(slots=True)
+class _Audio:
+    data: bytearray
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A frame for the socket; `audio_bytes` is 0 for an event."""
+
+    data: str | bytes
+    audio_bytes: int
+
+
+class SendQueue:
+    """See the module. `now` is any monotonic clock in seconds."""
+
+    def __init__(self, audio: AudioFormat, media_buffer_ms: int, max_events: int) -> None:
+        self._format = audio
+        self._low = audio.frame_bytes
+        self._high = audio.frame_bytes * 2
+        sample = audio.sample_bytes
+        self._max_audio = max(self._low, audio.bytes_per_second * media_buffer_ms // 1000 // sample * sample)
+        self._max_events = max_events
+        self._entries: deque[str | _Audio] = deque()
+        self._events = 0
+        self.audio_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def put_event(self, text: str) -> None:
+        """OutgoingQueueFull when `max_events` events wait already."""
+        if self._events >= self._max_events:
+            raise OutgoingQueueFull(
+                f"{self._events} client events wait for the provider: send fewer, or close the client"
+            )
+        self._events += 1
+        self._entries.append(text)
+
+    def put_audio(self, payload: bytes, now: float) -> int:
+        """Add audio; returns how many bytes of the oldest audio were dropped for it."""
+        last = self._entries[-1] if self._entries else None
+        if isinstance(last, _Audio):
+            last.data += payload
+        else:
+            self._entries.append(_Audio(bytearray(payload), now))
+        self.audio_bytes += len(payload)
+        return (
+            self._drop_oldest(self.audio_bytes - self._max_audio) if self.audio_bytes > self._max_audio else 0
+        )
+
+    def _drop_oldest(self, excess: int) -> int:
+        dropped = 0
+        for entry in [e for e in self._entries if isinstance(e, _Audio)]:
+            size = min(excess - dropped, len(entry.data))
+            del entry.data[:size]
+            dropped += size
+            if dropped == excess:
+                break
+        self._entries = deque(e for e in self._entries if not isinstance(e, _Audio) or e.data)
+        self.audio_bytes -= dropped
+        return dropped
+
+    def take(self, now: float) -> Outgoing | None:
+        """The next frame that is due, or None."""
+        if not self._entries:
+            return None
+        head = self._entries[0]
+        if isinstance(head, str):
+            self._entries.popleft()
+            self._events -= 1
+            return Outgoing(head, 0)
+        if len(head.data) < self._low and len(self._entries) == 1 and now < head.since + MAX_WAIT:
+            return None
+        size = min(len(head.data), self._high)
+        audio = bytes(memoryview(head.data)[:size])
+        del head.data[:size]
+        head.since = now
+        if not head.data:
+            self._entries.popleft()
+        self.audio_bytes -= size
+        return Outgoing(encode_append(audio), size)
+
+    def deadline(self) -> float | None:
+        """When `take` will give something though nothing is added: None if that is now or never."""
+        if (
+            len(self._entries) == 1
+            and isinstance(head := self._entries[0], _Audio)
+            and len(head.data) < self._low
+        ):
+            return head.since + MAX_WAIT
+        return None

@@ -1,0 +1,34 @@
+"""What people may read of an event: no key, no audio."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+_SECRET_FIELDS = frozenset({"authorization", "headers", "client_secret", "api_key", "api-key"})
+_KEY_LIKE = re.compile(r"\b(?:sk|ek|rk)[-_][A-Za-z0-9_*\-]{3,}")
+
+
+def scrub(text: str, secret: str) -> str:
+    """`text` without the secret and without anything that looks like a provider key."""
+    if len(secret) >= 8:
+        text = text.replace(secret, "***")
+    return _KEY_LIKE.sub("***", text)
+
+
+def redact(value: Any, secret: str) -> Any:
+    """A copy for people to read: base64 audio as its size, secret fields as `***`."""
+    if isinstance(value, Mapping):
+        return {key: _redact_field(key, item, secret) for key, item in value.items()}
+    if isinstance(value, list):
+        return [redact(item, secret) for item in value]
+    return scrub(value, secret) if isinstance(value, str) else value
+
+
+def _redact_field(key: str, value: Any, secret: str) -> Any:
+    if key.lower() in _SECRET_FIELDS:
+        return "***"
+    if key == "audio" and isinstance(value, str):
+        return f"<{len(value)} characters of audio>"
+    return redact(value, secret)

@@ -1,0 +1,105 @@
+"""Opens the WebSocket and says in our own errors why it could not be opened or why it ended."""
+
+from __future__ import annotations
+
+import logging
+import socket as sockets
+import ssl
+from collections.abc import Mapping
+from functools import partial
+from typing import Literal
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidHandshake,
+    InvalidMessage,
+    InvalidStatus,
+    InvalidURI,
+    ProxyError,
+    WebSocketException,
+)
+
+from parley_realtime.errors import ProtocolError, ProviderError, UnavailableError
+from parley_realtime.protocol.refusals import ErrorDetail, from_close, from_status
+from parley_realtime.redaction import scrub
+
+# The library logs handshake headers, the key among them, when its logger is at DEBUG.
+_socket_logger = logging.getLogger("parley_realtime.socket")
+_socket_logger.setLevel(logging.INFO)
+
+_OURS = {1002: "is not a WebSocket frame", 1007: "is not UTF-8", 1009: "is larger than max_frame_bytes"}
+
+
+class _Connect(connect):
+    """Follows no redirect: credentials go to the host that was named and to no other."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        return exc
+
+
+async def open_socket(
+    url: str,
+    headers: Mapping[str, str],
+    *,
+    tls: ssl.SSLContext | None,
+    proxy: Literal[True] | str | None,
+    ping_interval: float | None,
+    ping_timeout: float | None,
+    close_timeout: float,
+    max_frame_bytes: int,
+    secret: str,
+) -> ClientConnection:
+    """An open WebSocket; ProviderError when there is none. The caller sets the deadline by cancelling."""
+    opener = partial(_Connect, ssl=tls) if tls is not None and url.startswith("wss:") else _Connect
+    try:
+        return await opener(
+            url,
+            additional_headers=dict(headers),
+            user_agent_header="parley-realtime",
+            compression=None,
+            logger=_socket_logger,
+            proxy=proxy,
+            open_timeout=None,
+            ping_interval=ping_interval,
+            ping_timeout=ping_timeout,
+            close_timeout=close_timeout,
+            max_size=max_frame_bytes,
+        )
+    except (WebSocketException, OSError, EOFError) as exc:
+        raise _open_error(exc, secret) from None
+
+
+def _open_error(exc: Exception, secret: str) -> ProviderError:
+    if isinstance(exc, InvalidStatus):
+        body = (exc.response.body or b"")[:200].decode("utf-8", "replace").strip()
+        return from_status(exc.response.status_code, scrub(body, secret))
+    if isinstance(exc, ssl.SSLError):
+        why = getattr(exc, "verify_message", None) or exc.reason or "no reason given"
+        text = f"TLS with the provider failed ({why}): check the URL and the trusted certificates"
+        return UnavailableError(text, code="tls", retryable=False)
+    if isinstance(exc, sockets.gaierror):
+        return UnavailableError("the provider's host name cannot be resolved", code="dns")
+    if isinstance(exc, (ProxyError, InvalidURI)):
+        return UnavailableError(
+            f"no way to the provider ({type(exc).__name__})", code="proxy", retryable=False
+        )
+    if isinstance(exc, InvalidHandshake) and not isinstance(exc, InvalidMessage):
+        return ProtocolError(f"the provider does not speak WebSocket ({exc})", code="handshake")
+    detail = exc.strerror if isinstance(exc, OSError) and exc.strerror else type(exc).__name__
+    return UnavailableError(f"the provider cannot be reached ({detail})", code="connect")
+
+
+def closed_error(
+    exc: ConnectionClosed, last_error: ErrorDetail | None, *, ready: bool, secret: str
+) -> ProviderError:
+    """Why an open socket ended without our closing it."""
+    if exc.rcvd is not None and (exc.sent is None or exc.rcvd_then_sent):
+        return from_close(exc.rcvd.code, scrub(exc.rcvd.reason, secret), last_error, ready=ready)
+    if exc.sent is not None and (what := _OURS.get(exc.sent.code)) is not None:
+        return ProtocolError(f"the provider sent a frame that {what}", close_code=exc.sent.code)
+    if exc.sent is not None and exc.sent.code == 1011:
+        return UnavailableError("the provider answers no pings", code="ping_timeout", close_code=1006)
+    return UnavailableError(
+        "the connection to the provider was lost", code="connection_lost", close_code=1006
+    )
