@@ -1,0 +1,1 @@
+"""Between protobuf and core types; the only place that knows both."""

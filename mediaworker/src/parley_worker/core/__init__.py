@@ -1,0 +1,1 @@
+"""The worker's decisions: pure, no asyncio, no clock, no client library."""

@@ -1,0 +1,173 @@
+"""What a session wants done. The runner does it, in order, without waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from parley_worker.core.audio import AudioFormat
+from parley_worker.core.events import AttachRequest, LegRefusal
+from parley_worker.core.media_path import PlayoutMode
+from parley_worker.core.model import EndReason, SessionState
+from parley_worker.core.records import EventRecord
+
+
+class ClearReason(Enum):
+    """Why agent audio was thrown away."""
+
+    BARGE_IN = "barge-in"
+    REQUESTED = "requested"
+    OVERFLOW = "overflow"
+
+
+# Messages to the caller
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The leg is attached."""
+
+    session_uid: str
+    attempt: int
+    resume_token: str = field(repr=False)
+    input_format: AudioFormat
+    output_format: AudioFormat
+    mode: PlayoutMode
+    output_delay_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Clear:
+    """Throw away audio up to this epoch."""
+
+    epoch: int
+    reason: ClearReason
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A point in the agent's audio."""
+
+    name: str
+    epoch: int
+    item_id: str
+    content_index: int
+    position_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationEvent:
+    """A server event for the caller, numbered within the session's attempt."""
+
+    sequence: int
+    attempt: int
+    type: str
+    event_json: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Draining:
+    """The worker goes away at this Unix time."""
+
+    deadline_unix: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The session is over."""
+
+    reason: EndReason
+    message: str
+
+
+ToLeg = Started | Clear | Mark | ConversationEvent | Draining | Ended
+
+# Effects
+
+
+@dataclass(frozen=True, slots=True)
+class SendProvider:
+    """A client event for the provider."""
+
+    event: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SendLeg:
+    """A message for the attached leg."""
+
+    message: ToLeg
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """A record for NATS."""
+
+    record: EventRecord
+
+
+@dataclass(frozen=True, slots=True)
+class AttachMedia:
+    """Carry audio between this leg and the provider."""
+
+    request: AttachRequest
+
+
+@dataclass(frozen=True, slots=True)
+class DetachMedia:
+    """Hold agent audio; nobody listens."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClearMedia:
+    """Drop agent audio that waits, and what these responses still send; tell the caller by a Clear."""
+
+    responses: tuple[str, ...]
+    reason: ClearReason
+
+
+@dataclass(frozen=True, slots=True)
+class DropLeg:
+    """End the leg: with its refusal, or with OK after an Ended."""
+
+    refusal: LegRefusal | None
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class StateChanged:
+    """The session's report has changed."""
+
+    state: SessionState
+
+
+class Measure(Enum):
+    """Numbers for the metrics, in seconds unless they count."""
+
+    PROVIDER_CONNECTED = "provider_connected"
+    PROVIDER_ERROR = "provider_error"
+    FIRST_AUDIO = "first_audio"
+
+
+@dataclass(frozen=True, slots=True)
+class Observe:
+    """One number for a metric; `word` is a label from a closed list."""
+
+    measure: Measure
+    value: float = 0.0
+    word: str = ""
+
+
+Effect = (
+    SendProvider
+    | SendLeg
+    | Publish
+    | AttachMedia
+    | DetachMedia
+    | ClearMedia
+    | DropLeg
+    | StateChanged
+    | Observe
+)

@@ -1,0 +1,262 @@
+"""What a session is told. Ids and random values come with the event; times are given beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from parley_worker.core.audio import AudioFormat
+from parley_worker.core.media_path import PlayoutMode
+from parley_worker.core.model import EndReason
+
+DTMF_DIGITS = frozenset("0123456789*#ABCD")
+
+
+class Status(StrEnum):
+    """The gRPC statuses a leg can end with, by name."""
+
+    INVALID_ARGUMENT = "INVALID_ARGUMENT"
+    UNAUTHENTICATED = "UNAUTHENTICATED"
+    PERMISSION_DENIED = "PERMISSION_DENIED"
+    FAILED_PRECONDITION = "FAILED_PRECONDITION"
+    RESOURCE_EXHAUSTED = "RESOURCE_EXHAUSTED"
+    ABORTED = "ABORTED"
+    CANCELLED = "CANCELLED"
+    UNAVAILABLE = "UNAVAILABLE"
+    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+    INTERNAL = "INTERNAL"
+
+
+@dataclass(frozen=True, slots=True)
+class LegRefusal:
+    """Why a leg ends with an error: status, word for machines, sentence, and the field that is wrong."""
+
+    status: Status
+    reason: str
+    message: str
+    field: str = ""
+
+
+class CredentialKind(StrEnum):
+    """What the caller showed."""
+
+    TICKET = "ticket"
+    RESUME = "resume_token"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class AttachRequest:
+    """A caller's Start, checked for form. `playout_buffer_ms` is 0 to 5000."""
+
+    credential: CredentialKind
+    input_format: AudioFormat
+    output_format: AudioFormat
+    mode: PlayoutMode
+    playout_buffer_ms: int = 0
+    last_event_sequence: int = 0
+    session_uid: str = ""
+
+
+# What a caller says
+
+
+@dataclass(frozen=True, slots=True)
+class Dtmf:
+    """A key; `digit` is one of DTMF_DIGITS."""
+
+    digit: str = field(repr=False)
+    duration_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the caller's player has come in a part."""
+
+    item_id: str
+    content_index: int
+    played_ms: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class MarkPlayed:
+    """The answer to a mark."""
+
+    name: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cleared:
+    """The answer to a Clear."""
+
+    epoch: int
+    item_id: str
+    content_index: int
+    played_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClientEvent:
+    """A Realtime client event, already parsed; checked by the session."""
+
+    event: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ClientEventInvalid:
+    """A client event that could not be parsed; `message` says why."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolOutput:
+    """The result of a function call."""
+
+    call_id: str
+    output: str = field(repr=False)
+    no_response: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ClearRequest:
+    """Silence, please."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hangup:
+    """The caller ends the session."""
+
+    note: str = field(default="", repr=False)
+
+
+LegCommand = (
+    Dtmf
+    | Progress
+    | MarkPlayed
+    | Cleared
+    | ClientEvent
+    | ClientEventInvalid
+    | ToolOutput
+    | ClearRequest
+    | Hangup
+)
+
+# What else happens
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderOpened:
+    """The WebSocket is open and the provider has greeted."""
+
+    client_id: str
+    web_socket_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderMessage:
+    """A server event; never audio."""
+
+    payload: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderLost:
+    """The provider cannot be reached, refused, or is gone. `message` holds no secret."""
+
+    reason: EndReason
+    message: str
+    close_code: int = 1006
+
+
+@dataclass(frozen=True, slots=True)
+class LegAttached:
+    """A leg that passed `Session.check_attach`. `resume_token` is new and random."""
+
+    request: AttachRequest
+    resume_token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LegLost:
+    """The leg is gone. `cause` as in events.v1.LegDetached."""
+
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class LegSaid:
+    """A caller's message, audio aside."""
+
+    command: LegCommand
+
+
+@dataclass(frozen=True, slots=True)
+class FirstFrame:
+    """The first audio of an answer went to the caller."""
+
+    response_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PartSent:
+    """The end of a content part went to the caller's stream."""
+
+    item_id: str
+    content_index: int
+    epoch: int
+    position_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class OutputOverflow:
+    """More agent audio waits than the session may hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class TerminateRequested:
+    """Somebody ends the session."""
+
+    reason: EndReason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class CommandReceived:
+    """An instruction of the operator."""
+
+    client_event: Mapping[str, Any] | None = field(default=None, repr=False)
+    clear: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DrainAnnounced:
+    """The worker is going away at `deadline_unix`."""
+
+    deadline_unix: float
+
+
+@dataclass(frozen=True, slots=True)
+class DeadlineReached:
+    """`next_deadline()` has come."""
+
+
+Event = (
+    ProviderOpened
+    | ProviderMessage
+    | ProviderLost
+    | LegAttached
+    | LegLost
+    | LegSaid
+    | FirstFrame
+    | PartSent
+    | OutputOverflow
+    | TerminateRequested
+    | CommandReceived
+    | DrainAnnounced
+    | DeadlineReached
+)

@@ -1,0 +1,285 @@
+"""The audio of one session: frames, epochs, played counters. No event, JSON or protobuf.
+
+The session steers it (attach, clear, detach); it decides nothing about the conversation.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+
+from parley_worker.core.audio import AudioFormat, Converter, converter
+from parley_worker.core.playout import PartKey, PlayoutLedger
+
+FRAME_SECONDS = 0.02
+FRAME_MS = 20
+MAX_INPUT_FRAME_MS = 1000
+BURST_FRAME_MS = 100
+CATCH_UP_SECONDS = 0.2
+MUTED_RESPONSES = 64
+
+
+class PlayoutMode(Enum):
+    """How agent audio is delivered."""
+
+    REALTIME = "realtime"
+    BURST = "burst"
+
+
+class InputFault(Enum):
+    """What is wrong with a caller's frame; any of them but STALE ends the leg."""
+
+    EMPTY = "frame-empty"
+    UNALIGNED = "frame-unaligned"
+    OVERSIZED = "frame-oversized"
+    TOO_FAST = "faster-than-real-time"
+    STALE = "frame-stale"
+
+
+class InputPath:
+    """One leg's audio on its way to the provider.
+
+    `burst` seconds of audio may be ahead of real time, counted from the first frame.
+    """
+
+    def __init__(self, leg: AudioFormat, provider: AudioFormat, burst: float) -> None:
+        self._leg = leg
+        self._convert = converter(leg, provider)
+        self._burst_ms = burst * 1000
+        self._last = 0
+        self._ahead_ms = 0.0
+        self._at: float | None = None
+        self.frames = 0
+        self.gaps = 0
+        self.stale = 0
+
+    def accept(self, payload: bytes, sequence: int, now: float) -> bytes | InputFault:
+        """Provider-format bytes that are ready (may be empty), or what is wrong with the frame."""
+        if not payload:
+            return InputFault.EMPTY
+        if len(payload) % self._leg.sample_bytes:
+            return InputFault.UNALIGNED
+        duration = self._leg.ms(len(payload))
+        if duration > MAX_INPUT_FRAME_MS:
+            return InputFault.OVERSIZED
+        if not self._in_time(duration, now):
+            return InputFault.TOO_FAST
+        if sequence <= self._last:
+            self.stale += 1
+            return InputFault.STALE
+        if sequence != self._last + 1:
+            self.gaps += 1
+        self._last = sequence
+        self.frames += 1
+        return self._convert.convert(payload)
+
+    def _in_time(self, duration: float, now: float) -> bool:
+        if self._at is not None:
+            self._ahead_ms = max(0.0, self._ahead_ms - (now - self._at) * 1000)
+        self._at = now
+        self._ahead_ms += duration
+        return self._ahead_ms <= self._burst_ms
+
+
+@dataclass(frozen=True, slots=True)
+class OutFrame:
+    """Audio for the caller, in its format. `position_ms` is within the content part, `late` in seconds."""
+
+    payload: bytes
+    item_id: str
+    content_index: int
+    epoch: int
+    position_ms: float
+    response_id: str = ""
+    late: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class OutMark:
+    """The end of a content part in the caller's stream."""
+
+    item_id: str
+    content_index: int
+    epoch: int
+    position_ms: float
+
+
+Out = OutFrame | OutMark
+
+
+@dataclass(slots=True)
+class _Part:
+    """One content part on its way. `data` is in the provider's format, `ready` in the caller's."""
+
+    key: PartKey
+    response_id: str
+    epoch: int
+    data: bytearray = field(default_factory=bytearray)
+    ready: bytearray = field(default_factory=bytearray)
+    done: bool = False
+    flushed: bool = False
+    taken: float = 0.0
+    position: float = 0.0
+
+
+class OutputPath:
+    """Agent audio on its way to the caller: queue, conversion, playout clock, epochs.
+
+    Audio waits in the provider's format and is converted when it is due, so a caller that comes back with
+    another
+    format goes on where it was. `push` tells when more than `max_bytes` wait: then the answer has to be
+    cancelled.
+    """
+
+    def __init__(self, provider: AudioFormat, ledger: PlayoutLedger, max_bytes: int) -> None:
+        self._provider = provider
+        self._ledger = ledger
+        self._max = max_bytes
+        self._parts: deque[_Part] = deque()
+        self._muted: deque[str] = deque(maxlen=MUTED_RESPONSES)
+        self._response = ""
+        self._leg: AudioFormat | None = None
+        self._mode = PlayoutMode.REALTIME
+        self._convert: Converter | None = None
+        self._due: float | None = None
+        self._closed = False
+        self.epoch = 0
+        self.bytes = 0
+        self.sent_ms = 0.0
+        self.muted_chunks = 0
+
+    def attach(self, leg: AudioFormat, mode: PlayoutMode) -> None:
+        """Deliver in this format from now on; what waits goes on."""
+        self._leg, self._mode = leg, mode
+        self._convert = converter(self._provider, leg)
+        self._due = None
+
+    def detach(self) -> None:
+        """Hold what waits. What was converted but not sent (at most the conversion's delay) is lost."""
+        self._leg = None
+        self._due = None
+        for part in self._parts:
+            part.ready.clear()
+            part.position = part.taken
+
+    def push(self, payload: bytes, response_id: str, item_id: str, content_index: int, now: float) -> bool:
+        """Queue a delta; False when it does not fit any more. Deltas of a cleared answer are dropped."""
+        if response_id in self._muted:
+            self.muted_chunks += 1
+            return True
+        if response_id != self._response:
+            self._response = response_id
+            self.epoch += 1
+        key = (item_id, content_index)
+        self._ledger.received(key, self.epoch, self._provider.ms(len(payload)), now)
+        if not self._parts and self._due is not None and self._due < now:
+            self._due = None
+        part = self._parts[-1] if self._parts else None
+        if part is None or part.key != key or part.done:
+            part = _Part(key, response_id, self.epoch)
+            self._parts.append(part)
+        part.data += payload
+        self.bytes += len(payload)
+        return self.bytes <= self._max
+
+    def end_part(self, response_id: str, item_id: str, content_index: int) -> None:
+        """The provider has sent all audio of a part."""
+        if response_id in self._muted:
+            return
+        key = (item_id, content_index)
+        self._ledger.done(key)
+        for part in self._parts:
+            if part.key == key:
+                part.done = True
+
+    def clear(self, responses: Iterable[str]) -> int:
+        """Drop everything that waits and what these answers still send; gives the epoch to clear up to."""
+        for response in {*responses, *(p.response_id for p in self._parts)}:
+            if response and response not in self._muted:
+                self._muted.append(response)
+        self._parts.clear()
+        self.bytes = 0
+        if self._convert is not None:
+            self._convert.flush()
+        self._due = None
+        return self.epoch
+
+    @property
+    def waiting(self) -> bool:
+        return bool(self._parts)
+
+    def next_due(self, now: float) -> float | None:
+        """When `take` has something; None while nothing waits or nobody is attached."""
+        if self._leg is None or not self._parts or not self._enough(self._parts[0]):
+            return None
+        if self._mode is PlayoutMode.BURST or self._due is None:
+            return now
+        return self._due
+
+    def take(self, now: float, room: int) -> list[Out]:
+        """What is due, at most `room` bytes of audio when bursting.
+
+        The clock moves by 20 ms a frame whatever `now` is; behind by more than 200 ms, or idle, it starts
+        anew.
+        """
+        out: list[Out] = []
+        while self._leg is not None and self._parts:
+            part = self._parts[0]
+            if not self._enough(part):
+                self._due = self._due if self._due is not None and self._due > now else None
+                break
+            if self._finished(part):
+                self._parts.popleft()
+                out.append(OutMark(part.key[0], part.key[1], part.epoch, part.position))
+                continue
+            if self._mode is PlayoutMode.BURST:
+                if room <= 0:
+                    break
+                frame = self._frame(part, self._leg, BURST_FRAME_MS, 0.0, now)
+                room -= len(frame.payload)
+            else:
+                if self._due is None or now - self._due > CATCH_UP_SECONDS:
+                    self._due = now
+                if self._due > now + 1e-6:
+                    break
+                frame = self._frame(part, self._leg, FRAME_MS, now - self._due, now)
+                self._due += FRAME_SECONDS
+            out.append(frame)
+        return out
+
+    def _enough(self, part: _Part) -> bool:
+        """Fills `ready` as far as needed; True when a frame or the part's end can go out."""
+        assert self._leg is not None
+        assert self._convert is not None
+        want = self._leg.bytes_per_ms * (FRAME_MS if self._mode is PlayoutMode.REALTIME else BURST_FRAME_MS)
+        step = self._provider.bytes_per_ms * FRAME_MS
+        while len(part.ready) < want and part.data:
+            chunk = bytes(memoryview(part.data)[:step])
+            del part.data[: len(chunk)]
+            self.bytes -= len(chunk)
+            part.taken += self._provider.ms(len(chunk))
+            part.ready += self._convert.convert(chunk)
+        if not part.data and not part.flushed and (part.done or len(self._parts) > 1):
+            part.ready += self._convert.flush()
+            part.flushed = True
+        if part.flushed or len(part.ready) >= want:
+            return True
+        return self._mode is PlayoutMode.BURST and bool(part.ready)
+
+    def _finished(self, part: _Part) -> bool:
+        return part.flushed and not part.ready
+
+    def _frame(self, part: _Part, leg: AudioFormat, ms: int, late: float, now: float) -> OutFrame:
+        size = leg.bytes_per_ms * ms
+        payload = bytes(memoryview(part.ready)[:size])
+        del part.ready[:size]
+        duration = leg.ms(len(payload))
+        if len(payload) < size and self._mode is PlayoutMode.REALTIME:
+            payload += leg.silence * ((size - len(payload)) // leg.sample_bytes)
+        frame = OutFrame(payload, part.key[0], part.key[1], part.epoch, part.position, part.response_id, late)
+        self._ledger.sent(part.key, part.position, duration, now)
+        part.position += duration
+        self.sent_ms += duration
+        return frame

@@ -1,0 +1,172 @@
+"""What a session is: its configuration, states, end reasons and report. Pure data, shared by every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
+
+
+class Secret:
+    """A value that never shows in a repr, a log or an exception text; `reveal()` gives it."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        return self._value
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    __str__ = __repr__
+
+
+@dataclass(frozen=True, slots=True)
+class SessionKey:
+    """One placement of one session. `uid` and `attempt` are the key, namespace and name are for people."""
+
+    namespace: str
+    name: str
+    uid: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderConfig:
+    """Where the speech-to-speech service is. `api_version` is "ga" or "beta"."""
+
+    url: str
+    api_version: str
+    model: str
+    api_key: Secret = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    ca_pem: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsConfig:
+    """Seconds, all above 0: defaults are filled in before a session is made."""
+
+    max_duration: float
+    idle_timeout: float
+    attach_timeout: float
+    reattach_timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class AccessConfig:
+    """Who may attach: no ticket is needed when `ticket_sha256` is empty. Unix seconds."""
+
+    ticket_sha256: bytes
+    ticket_expires_at: float | None = None
+
+
+PROVIDER_AUDIO = ("pcm16", "g711_ulaw", "g711_alaw")
+DEFAULT_PROVIDER_AUDIO = "pcm16"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionConfig:
+    """Everything a session needs. `provider_audio` is one of PROVIDER_AUDIO, or "" for pcm16."""
+
+    key: SessionKey
+    provider: ProviderConfig
+    session: Mapping[str, object] = field(repr=False)
+    greet: bool
+    limits: LimitsConfig
+    access: AccessConfig
+    privacy: bool = False
+    provider_audio: str = ""
+
+
+class SessionState(Enum):
+    """The life of a session on a worker."""
+
+    CONNECTING = "connecting"
+    """The provider is being connected and configured."""
+    READY = "ready"
+    """Waits for the first caller."""
+    ACTIVE = "active"
+    """A caller is attached."""
+    DETACHED = "detached"
+    """The caller is gone and may come back."""
+    ENDED = "ended"
+    """Over. Nothing follows."""
+
+
+TRANSITIONS: Mapping[SessionState, frozenset[SessionState]] = {
+    SessionState.CONNECTING: frozenset({SessionState.READY, SessionState.ENDED}),
+    SessionState.READY: frozenset({SessionState.ACTIVE, SessionState.ENDED}),
+    SessionState.ACTIVE: frozenset({SessionState.DETACHED, SessionState.ENDED}),
+    SessionState.DETACHED: frozenset({SessionState.ACTIVE, SessionState.ENDED}),
+    SessionState.ENDED: frozenset(),
+}
+
+
+class EndReason(StrEnum):
+    """Why a session ended: the closed list of `VoiceSession.status.endReason`."""
+
+    CALLER_HANGUP = "CallerHangup"
+    AGENT_HANGUP = "AgentHangup"
+    SCENARIO_COMPLETED = "ScenarioCompleted"
+    SCENARIO_FAILED = "ScenarioFailed"
+    TERMINATED = "Terminated"
+    MAX_DURATION = "MaxDuration"
+    IDLE_TIMEOUT = "IdleTimeout"
+    ATTACH_TIMEOUT = "AttachTimeout"
+    REATTACH_TIMEOUT = "ReattachTimeout"
+    QUEUE_TIMEOUT = "QueueTimeout"
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    NO_CAPACITY = "NoCapacity"
+    PROVIDER_AUTH_FAILED = "ProviderAuthFailed"
+    PROVIDER_MODEL_REFUSED = "ProviderModelRefused"
+    PROVIDER_QUOTA = "ProviderQuota"
+    PROVIDER_UNAVAILABLE = "ProviderUnavailable"
+    PROVIDER_PROTOCOL_ERROR = "ProviderProtocolError"
+    WORKER_LOST = "WorkerLost"
+    SHARD_LOST = "ShardLost"
+    DRAIN_DEADLINE = "DrainDeadline"
+    INVALID_SPEC = "InvalidSpec"
+    INTERNAL = "Internal"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a session used: tokens as the provider counts them, audio in seconds."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    input_audio_seconds: float = 0.0
+    output_audio_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SessionReport:
+    """The state of a session as the worker tells it. Times are Unix seconds, None for not yet."""
+
+    key: SessionKey
+    state: SessionState
+    end_reason: EndReason | None = None
+    end_message: str = ""
+    client_id: str = ""
+    web_socket_id: str = ""
+    shard: int = 0
+    ready_at: float | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    usage: Usage = Usage()
+    journal_first: int = 0
+    journal_last: int = 0

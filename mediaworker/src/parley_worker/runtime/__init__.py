@@ -1,0 +1,1 @@
+"""What runs: sessions, playout, supervision and drain."""

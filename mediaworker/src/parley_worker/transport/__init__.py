@@ -1,0 +1,1 @@
+"""The edges: gRPC servers, NATS, HTTP. Each knows only its own protocol."""
