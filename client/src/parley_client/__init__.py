@@ -1,1 +1,101 @@
+"""Parley's client: attach to a voice session, stream audio both ways, receive what happens.
+
+    from parley_client import WavRecorder, connect, paced_wav, resolve_cluster
+
+    target = await resolve_cluster("first-call", namespace="default")
+    async with connect(target, player=WavRecorder("answer.wav")) as call:
+        async for frame in paced_wav("question.wav", call.options.input_format, tail_ms=1000):
+            await call.send_audio(frame)
+
+`python -m parley_client` is the `parley` command.
+"""
+
+from .audio import BufferedPlayer, LevelMeter, WavRecorder, paced_silence, paced_wav, read_wav, write_wav
+from .call import Call, connect
+from .errors import (
+    AttachRefused,
+    AudioError,
+    CallLost,
+    ConnectError,
+    MissingProgram,
+    ParleyError,
+    ProcessDied,
+    ProtocolError,
+    SessionNotFound,
+    SessionNotReady,
+    SlowConsumer,
+    StreamError,
+    TlsError,
+    UsageError,
+)
+from .events import (
+    AgentAudio,
+    Clear,
+    ClearReason,
+    ConversationEvent,
+    Draining,
+    Ended,
+    Event,
+    Heard,
+    Mark,
+    Moved,
+    Reconnecting,
+    Started,
+    Transcript,
+    transcript_of,
+)
+from .formats import AudioFormat, Encoding
+from .options import CallOptions, CallState, CallStats, Playout
+from .resolve import resolve_address, resolve_cluster
+from .target import Target
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "AgentAudio",
+    "AttachRefused",
+    "AudioError",
+    "AudioFormat",
+    "BufferedPlayer",
+    "Call",
+    "CallLost",
+    "CallOptions",
+    "CallState",
+    "CallStats",
+    "Clear",
+    "ClearReason",
+    "ConnectError",
+    "ConversationEvent",
+    "Draining",
+    "Encoding",
+    "Ended",
+    "Event",
+    "Heard",
+    "LevelMeter",
+    "Mark",
+    "MissingProgram",
+    "Moved",
+    "ParleyError",
+    "Playout",
+    "ProcessDied",
+    "ProtocolError",
+    "Reconnecting",
+    "SessionNotFound",
+    "SessionNotReady",
+    "SlowConsumer",
+    "Started",
+    "StreamError",
+    "Target",
+    "TlsError",
+    "Transcript",
+    "UsageError",
+    "WavRecorder",
+    "connect",
+    "paced_silence",
+    "paced_wav",
+    "read_wav",
+    "resolve_address",
+    "resolve_cluster",
+    "transcript_of",
+    "write_wav",
+]

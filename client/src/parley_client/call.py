@@ -1,0 +1,466 @@
+"""A call: attached to a session, resumed when the stream is cut, over when the session is.
+
+One supervisor task owns the stream; a reader, a writer and a ticker run for each leg. Queues are bounded:
+a second of caller audio, 256 control messages, 4096 events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Final, Self
+
+from parley.media.v1 import media_pb2 as pb
+
+from . import codec
+from .audio import BufferedPlayer
+from .errors import (
+    AttachRefused,
+    CallLost,
+    ConnectError,
+    ParleyError,
+    ProtocolError,
+    SlowConsumer,
+    StreamError,
+    TlsError,
+    UsageError,
+)
+from .events import (
+    AgentAudio,
+    Clear,
+    ConversationEvent,
+    Ended,
+    Event,
+    Heard,
+    Mark,
+    Moved,
+    Reconnecting,
+    Started,
+)
+from .formats import PCM16_24K, AudioFormat
+from .leg import Leg, is_resumable
+from .options import PROGRESS_SECONDS, TICK_SECONDS, TRANSITIONS, CallOptions, CallState, CallStats, Playout
+from .target import Target
+
+AUDIO_QUEUE_FRAMES: Final = 50
+CONTROL_QUEUE: Final = 256
+EVENT_QUEUE: Final = 4096
+
+
+def connect(
+    target: Target,
+    *,
+    input_format: AudioFormat | str = PCM16_24K,
+    output_format: AudioFormat | str | None = None,
+    playout: Playout = Playout.REALTIME,
+    player: BufferedPlayer | None = None,
+    options: CallOptions | None = None,
+) -> Call:
+    """Return a call to use as `async with connect(target) as call`; entering it attaches.
+
+    Args:
+        target: from `resolve_cluster`, `resolve_address` or an embedded stack.
+        input_format: caller audio, such as `pcm16@24000` or `g711_ulaw`.
+        output_format: agent audio; the input format when not given.
+        playout: REALTIME, or BURST for a player with a long buffer.
+        player: hears the agent, such as a `WavRecorder`; a silent one on the call's clock if not given.
+        options: everything else; its formats and playout are replaced by the arguments.
+
+    Raises (on entering):
+        ConnectError, TlsError, AttachRefused, ProtocolError.
+    """
+    source = AudioFormat.parse(input_format) if isinstance(input_format, str) else input_format
+    sink = AudioFormat.parse(output_format) if isinstance(output_format, str) else output_format or source
+    chosen = replace(options or CallOptions(), input_format=source, output_format=sink, playout=playout)
+    return Call(target, chosen, player or BufferedPlayer())
+
+
+class Call:
+    """A live call. Leaving the `async with` block hangs up.
+
+    Iterate over it for its events until `Ended`. Take them promptly: when 4096 wait, the oldest audio is
+    dropped, and without audio to drop the call fails with `SlowConsumer`. The player has had the audio before
+    its event is seen.
+    """
+
+    def __init__(self, target: Target, options: CallOptions, player: BufferedPlayer) -> None:
+        self.target = target
+        self.options = options
+        self.player = player
+        self.stats = CallStats()
+        self.state = CallState.NEW
+        self.started: Started | None = None
+        self.ended: Ended | None = None
+        self._error: ParleyError | None = None
+        self._resume_token = ""
+        self._last_event = 0
+        self._frame_number = 0
+        self._media_bytes = 0
+        self._audio: deque[bytes] = deque()
+        self._control: deque[pb.ConverseRequest] = deque()
+        self._events: deque[Event] = deque()
+        self._outgoing = asyncio.Event()
+        self._incoming = asyncio.Event()
+        self._over = asyncio.Event()
+        self._leg: Leg | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._enter(CallState.ATTACHING)
+        try:
+            leg = await self._attach_first()
+        except BaseException:
+            self._enter(CallState.FAILED)
+            raise
+        self._supervisor = asyncio.create_task(self._supervise(leg), name="parley-call")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None or not issubclass(kind, asyncio.CancelledError):
+            await self.hang_up()
+        await self.close()
+
+    # What the caller does
+
+    async def send_audio(self, pcm: bytes) -> None:
+        """Send caller audio in the input format: whole samples, in real time (20 ms is usual).
+
+        Waits while a second of audio is queued on a live stream. While the stream is cut the oldest frames
+        are dropped and counted. After the end of the session it does nothing.
+
+        Raises:
+            UsageError: not whole samples.
+            ParleyError: the call has failed.
+        """
+        format = self.options.input_format
+        if len(pcm) % format.sample_bytes:
+            raise UsageError(f"{len(pcm)} bytes are not whole samples of {format}")
+        self._raise_failure()
+        for start in range(0, len(pcm), format.frame_bytes):
+            while len(self._audio) >= AUDIO_QUEUE_FRAMES and not self._over.is_set():
+                if self.state is not CallState.ATTACHED:
+                    self._audio.popleft()
+                    self.stats.frames_dropped += 1
+                    break
+                await asyncio.sleep(TICK_SECONDS / 2)
+            self._audio.append(pcm[start : start + format.frame_bytes])
+            self._outgoing.set()
+
+    async def send_dtmf(self, digit: str, duration_ms: int = 0) -> None:
+        """Press a key: one of 0-9, *, #, A-D."""
+        if len(digit) != 1 or digit.upper() not in "0123456789*#ABCD":
+            raise UsageError(f"DTMF {digit!r}: one of 0-9, *, #, A-D")
+        self._send(pb.ConverseRequest(dtmf=pb.Dtmf(digit=digit.upper(), duration_ms=duration_ms)))
+
+    async def send_event(self, event: Mapping[str, Any]) -> None:
+        """Send a Realtime client event (an object with its `type`), such as `response.create`."""
+        if not isinstance(event.get("type"), str):
+            raise UsageError("a client event needs a `type`, such as response.create")
+        self._send(pb.ConverseRequest(client_event=pb.ClientEvent(event_json=json.dumps(dict(event)))))
+
+    async def send_tool_output(self, call_id: str, output: str, *, respond: bool = True) -> None:
+        """Answer a function call; the agent is asked to go on unless `respond` is False."""
+        message = pb.ToolOutput(call_id=call_id, output=output, no_response=not respond)
+        self._send(pb.ConverseRequest(tool_output=message))
+
+    async def clear(self) -> None:
+        """Ask for silence: audio not yet heard is dropped, the answer being made is cancelled."""
+        self._send(pb.ConverseRequest(clear=pb.ClearRequest()))
+
+    async def hang_up(self, note: str = "") -> Ended | None:
+        """End the session and wait for its last word, `hangup_timeout` seconds at most.
+
+        Idempotent. Returns None when the end was not confirmed in time.
+        """
+        if self.state in (CallState.ATTACHED, CallState.RESUMING):
+            if len(self._control) < CONTROL_QUEUE:
+                self._send(pb.ConverseRequest(hangup=pb.Hangup(note=note[:200])))
+            try:
+                async with asyncio.timeout(self.options.hangup_timeout):
+                    await self._over.wait()
+            except TimeoutError:
+                pass
+        return self.ended
+
+    async def close(self) -> None:
+        """Drop the stream without a word: the session is held for its reattach timeout. Idempotent."""
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            await asyncio.wait([self._supervisor])
+            self._supervisor = None
+        if self.state is not CallState.CLOSED:
+            self.player.close(self._now())
+            self._enter(CallState.CLOSED)
+        self._over.set()
+        self._incoming.set()
+
+    async def wait_ended(self) -> Ended:
+        """Wait for the end of the session (bounded by its own limits).
+
+        Raises:
+            ParleyError: the call failed first.
+        """
+        await self._over.wait()
+        self._raise_failure()
+        if self.ended is None:
+            raise CallLost("the call was closed before the session ended")
+        return self.ended
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        while True:
+            while self._events:
+                yield self._events.popleft()
+            if self._over.is_set():
+                self._raise_failure()
+                return
+            self._incoming.clear()
+            await self._incoming.wait()
+
+    # The supervisor
+
+    async def _attach_first(self) -> Leg:
+        deadline = self._now() + self.options.attach_timeout
+        attempt = 0
+        while True:
+            try:
+                return await self._attach(pb.Start(ticket=self.target.ticket), deadline, resumed=False)
+            except TlsError:
+                raise
+            except ConnectError:
+                attempt += 1
+                pause = self.options.backoff.delay(attempt, random.random)
+                if self._now() + pause >= deadline:
+                    raise
+                await asyncio.sleep(pause)
+
+    async def _supervise(self, leg: Leg) -> None:
+        try:
+            while True:
+                try:
+                    cause = await self._serve(leg)
+                finally:
+                    self._leg = None
+                    await leg.close()
+                if self.ended is not None:
+                    self._enter(CallState.ENDED)
+                    return
+                if not self.options.resume:
+                    raise CallLost(f"the stream was cut: {cause}")
+                self._enter(CallState.RESUMING)
+                self._emit(Reconnecting(cause))
+                leg = await self._resume(cause)
+                self.stats.resumes += 1
+        except ParleyError as error:
+            self._error = error
+            self._enter(CallState.FAILED)
+        except Exception as error:  # noqa: BLE001 - the supervisor's border: players are user code
+            self._error = ParleyError(f"the call failed: {type(error).__name__}: {error}")
+            self._error.__cause__ = error
+            self._enter(CallState.FAILED)
+        finally:
+            self._over.set()
+            self._incoming.set()
+
+    async def _resume(self, cause: str) -> Leg:
+        deadline = self._now() + self.options.resume_timeout
+        attempt = 0
+        while True:
+            attempt += 1
+            await asyncio.sleep(self.options.backoff.delay(attempt, random.random))
+            try:
+                start = pb.Start(resume_token=self._resume_token, last_event_sequence=self._last_event)
+                return await self._attach(start, deadline, resumed=True)
+            except (ConnectError, AttachRefused) as error:
+                if isinstance(error, AttachRefused) and not is_resumable(error):
+                    raise
+                if self._now() >= deadline:
+                    waited = f"{self.options.resume_timeout:g} s"
+                    raise CallLost(
+                        f"the stream was cut ({cause}) and not resumed within {waited}: {error}"
+                    ) from error
+
+    async def _attach(self, start: pb.Start, deadline: float, *, resumed: bool) -> Leg:
+        options = self.options
+        start.input_format.CopyFrom(codec.format_to_pb(options.input_format))
+        start.output_format.CopyFrom(codec.format_to_pb(options.output_format))
+        start.playout_mode = options.playout.value
+        start.playout_buffer_ms = self.player.buffer_ms
+        leg = await Leg.open(self.target, start, max(0.1, deadline - self._now()))
+        try:
+            started = codec.started_from_pb(leg.started, resumed=resumed)
+            if started.output_format != options.output_format or started.input_format != options.input_format:
+                raise ProtocolError(
+                    f"asked for {options.input_format} in and {options.output_format} out,"
+                    f" the worker agreed to {started.input_format} and {started.output_format}"
+                )
+            self.player.start(started.output_format, self._now())
+        except BaseException:
+            await leg.close()
+            raise
+        if self.started is not None and started.attempt != self.started.attempt:
+            self._last_event = 0
+        self._resume_token = leg.started.resume_token
+        self._frame_number = 0
+        self.started = started
+        self._leg = leg
+        self._enter(CallState.ATTACHED)
+        self._emit(started)
+        return leg
+
+    async def _serve(self, leg: Leg) -> str:
+        """Run one leg to its end; return why it ended. Raises what must not be resumed."""
+        tasks = [
+            asyncio.create_task(self._read(leg), name="parley-call-read"),
+            asyncio.create_task(self._write(leg), name="parley-call-write"),
+            asyncio.create_task(self._tick(), name="parley-call-tick"),
+        ]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if not tasks[0].done() and not tasks[2].done():
+                await asyncio.wait(tasks[:1], timeout=1.0)  # a failed write: the reader knows why
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        for task in tasks:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                if isinstance(error, StreamError) and is_resumable(error):
+                    return str(error)
+                raise error
+        return "the worker ended the stream" if tasks[0].cancelled() else tasks[0].result()
+
+    async def _read(self, leg: Leg) -> str:
+        while True:
+            response = await leg.read()
+            if response is None:
+                return "the worker ended the stream without Ended"
+            event = codec.event_from_pb(response)
+            if event is not None and (cause := self._received(event)):
+                return cause
+
+    def _received(self, event: Event) -> str:
+        """Act on an event and queue it for the user; return a cause when this leg is over."""
+        now = self._now()
+        match event:
+            case AgentAudio():
+                self.stats.frames_received += 1
+                self.stats.bytes_received += len(event.payload)
+                self.player.play(event, now)
+            case Mark():
+                self.player.mark(event, now)
+            case Clear():
+                heard = self.player.clear(event.epoch, now)
+                self._answer_clear(event.epoch, heard)
+                event = replace(event, heard=heard)
+            case ConversationEvent():
+                if event.sequence <= self._last_event:
+                    return ""
+                self.stats.events_received += 1
+                if self._last_event:
+                    self.stats.events_missed += event.sequence - self._last_event - 1
+                self._last_event = event.sequence
+            case Moved():
+                self.target = self.target.moved_to(event.endpoint, event.tls_server_name)
+                self._emit(event)
+                return f"the session moved to {event.endpoint}"
+            case Ended():
+                self.ended = event
+                self._emit(event)
+                return "ended"
+        self._emit(event)
+        return ""
+
+    def _answer_clear(self, epoch: int, heard: Heard) -> None:
+        cleared = pb.Cleared(
+            epoch=epoch, item_id=heard.item_id, content_index=heard.content_index, played_ms=heard.played_ms
+        )
+        self._control.appendleft(pb.ConverseRequest(cleared=cleared))
+        self._outgoing.set()
+
+    async def _write(self, leg: Leg) -> str:
+        while True:
+            while self._control or self._audio:
+                if self._control:
+                    await leg.write(self._control[0])
+                    self._control.popleft()
+                else:
+                    await leg.write(self._next_frame())
+                    self.stats.frames_sent += 1
+            self._outgoing.clear()
+            await self._outgoing.wait()
+
+    def _next_frame(self) -> pb.ConverseRequest:
+        payload = self._audio.popleft()
+        self._frame_number += 1
+        position = round(self.options.input_format.seconds(self._media_bytes) * 1000)
+        self._media_bytes += len(payload)
+        frame = pb.AudioFrame(payload=payload, sequence=self._frame_number, media_time_ms=position)
+        return pb.ConverseRequest(audio=frame)
+
+    async def _tick(self) -> str:
+        """Let the player's time pass: answer marks as they are heard and report progress in BURST mode."""
+        reported = Heard()
+        due = self._now() + PROGRESS_SECONDS
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            now = self._now()
+            for mark in self.player.tick(now):
+                self._offer(pb.ConverseRequest(mark_played=pb.MarkPlayed(name=mark.name, epoch=mark.epoch)))
+            if self.options.playout is Playout.BURST and now >= due:
+                due = now + PROGRESS_SECONDS
+                heard = self.player.heard(now)
+                if heard != reported and heard.item_id:
+                    reported = heard
+                    self._offer(pb.ConverseRequest(progress=_progress(heard)))
+
+    # Small parts
+
+    def _send(self, request: pb.ConverseRequest) -> None:
+        self._raise_failure()
+        if self.state not in (CallState.ATTACHED, CallState.RESUMING):
+            raise CallLost(f"the call is {self.state.value}: nothing can be sent")
+        if not self._offer(request):
+            raise SlowConsumer(f"{CONTROL_QUEUE} messages wait to be sent; the stream is stuck or cut")
+
+    def _offer(self, request: pb.ConverseRequest) -> bool:
+        if len(self._control) >= CONTROL_QUEUE:
+            return False
+        self._control.append(request)
+        self._outgoing.set()
+        return True
+
+    def _emit(self, event: Event) -> None:
+        if len(self._events) >= EVENT_QUEUE:
+            for index, waiting in enumerate(self._events):
+                if isinstance(waiting, AgentAudio):
+                    del self._events[index]
+                    break
+            else:
+                raise SlowConsumer(f"{EVENT_QUEUE} events wait; iterate over the call and take them")
+        self._events.append(event)
+        self._incoming.set()
+
+    def _enter(self, state: CallState) -> None:
+        if state not in TRANSITIONS[self.state]:
+            raise RuntimeError(f"a call cannot go from {self.state.value} to {state.value}")
+        self.state = state
+
+    def _raise_failure(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+def _progress(heard: Heard) -> pb.PlaybackProgress:
+    return pb.PlaybackProgress(
+        item_id=heard.item_id, content_index=heard.content_index, played_ms=heard.played_ms, epoch=heard.epoch
+    )

@@ -1,0 +1,151 @@
+"""One gRPC stream to a worker. Maps gRPC's failures to this package's errors."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import grpc
+import grpc.aio
+from parley.media.v1 import media_pb2 as pb
+from parley.media.v1 import media_pb2_grpc as pb_grpc
+
+from .errors import AttachRefused, ConnectError, ProtocolError, StreamError, TlsError
+from .target import Target
+
+REASON_KEY: Final = "parley-reason"
+MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
+
+_RETRYABLE: Final = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "UNKNOWN", "INTERNAL"})
+_RESUMABLE_REASONS: Final = frozenset({"slow-reader", "draining", "no-caller-audio"})
+_TLS_WORDS: Final = (
+    "handshake failed",
+    "certificate",
+    "ssl_error",
+    "peer name",
+    "wrong_version_number",
+    "tsi_",
+)
+
+_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.enable_retries", 0),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_http_proxy", 0),
+)
+
+_Stream = grpc.aio.StreamStreamCall[pb.ConverseRequest, pb.ConverseResponse]
+
+
+class Leg:
+    """An attached stream. Made by `Leg.open`; `close` is idempotent and never fails."""
+
+    def __init__(self, channel: grpc.aio.Channel, stream: _Stream, started: pb.Started) -> None:
+        self.started = started
+        self._channel = channel
+        self._stream = stream
+
+    @classmethod
+    async def open(cls, target: Target, start: pb.Start, timeout: float) -> Leg:
+        """Connect, attach, wait for Started.
+
+        Raises:
+            ConnectError: not reachable within `timeout` seconds.
+            TlsError: the certificate was refused.
+            AttachRefused: the worker said no.
+            ProtocolError: the first answer was not Started.
+        """
+        channel = _channel(target)
+        try:
+            async with asyncio.timeout(timeout):
+                stream: _Stream = pb_grpc.MediaServiceStub(channel).Converse()
+                try:
+                    await stream.write(pb.ConverseRequest(start=start))
+                except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                    pass  # the read below tells why
+                response = await stream.read()
+            if not isinstance(response, pb.ConverseResponse):
+                raise ProtocolError(f"{target.address} ended the stream without an answer")
+            if response.WhichOneof("message") != "started":
+                raise ProtocolError(f"{target.address} answered Start with {response.WhichOneof('message')}")
+            return cls(channel, stream, response.started)
+        except BaseException as error:
+            await channel.close(None)
+            if isinstance(error, TimeoutError):
+                raise ConnectError(f"{target.address} did not answer within {timeout:g} s") from error
+            if isinstance(error, grpc.aio.AioRpcError):
+                raise _refusal(target, error) from error
+            raise
+
+    async def read(self) -> pb.ConverseResponse | None:
+        """Return the next response, or None when the worker ended the stream with OK.
+
+        Raises:
+            StreamError: it ended with another status.
+        """
+        try:
+            response = await self._stream.read()
+        except grpc.aio.AioRpcError as error:
+            raise _stream_error(error) from error
+        return response if isinstance(response, pb.ConverseResponse) else None
+
+    async def write(self, request: pb.ConverseRequest) -> None:
+        """Send a request; waits while the transport is full.
+
+        Raises:
+            StreamError: the stream is over; `read` says why.
+        """
+        try:
+            await self._stream.write(request)
+        except grpc.aio.AioRpcError as error:
+            raise _stream_error(error) from error
+        except asyncio.InvalidStateError as error:
+            raise StreamError("UNAVAILABLE", "the stream is over") from error
+
+    async def close(self) -> None:
+        """Cancel the stream and close the connection."""
+        self._stream.cancel()
+        await self._channel.close(None)
+
+
+def is_resumable(error: StreamError) -> bool:
+    """True when the session may still be held and an attach with the resume token makes sense."""
+    if error.reason:
+        return error.reason.lower().replace("_", "-") in _RESUMABLE_REASONS
+    return error.status in _RETRYABLE
+
+
+def _channel(target: Target) -> grpc.aio.Channel:
+    options: list[tuple[str, str | int]] = list(_OPTIONS)
+    if not target.tls:
+        return grpc.aio.insecure_channel(target.address, options=options)
+    if target.tls_server_name:
+        options.append(("grpc.ssl_target_name_override", target.tls_server_name))
+    roots = target.ca_pem.encode() if target.ca_pem else None
+    return grpc.aio.secure_channel(target.address, grpc.ssl_channel_credentials(roots), options=options)
+
+
+def _stream_error(error: grpc.aio.AioRpcError) -> StreamError:
+    return StreamError(error.code().name, error.details() or "no details given", reason=_reason(error))
+
+
+def _refusal(target: Target, error: grpc.aio.AioRpcError) -> Exception:
+    details = error.details() or "no details given"
+    reason = _reason(error)
+    if error.code() is grpc.StatusCode.UNAVAILABLE and not reason:
+        if target.tls and any(word in details.lower() for word in _TLS_WORDS):
+            name = target.tls_server_name or target.address.rpartition(":")[0]
+            return TlsError(f"{target.address}: the connection as {name!r} was refused: {details}")
+        return ConnectError(f"{target.address} cannot be reached: {details}")
+    if error.code() is grpc.StatusCode.UNIMPLEMENTED and not reason:
+        return ProtocolError(f"{target.address} is no Parley media worker: {details}")
+    return AttachRefused(error.code().name, details, reason=reason)
+
+
+def _reason(error: grpc.aio.AioRpcError) -> str:
+    for key, value in error.trailing_metadata() or ():
+        if key == REASON_KEY:
+            return value if isinstance(value, str) else value.decode("utf-8", "replace")
+    return ""

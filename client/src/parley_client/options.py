@@ -1,0 +1,87 @@
+"""How a call behaves, the states it goes through, and what it counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+from parley.media.v1 import media_pb2 as pb
+
+from .backoff import Backoff
+from .formats import PCM16_24K, AudioFormat
+
+TICK_SECONDS: Final = 0.02
+PROGRESS_SECONDS: Final = 0.2
+
+
+class Playout(Enum):
+    """How the worker delivers the agent's audio."""
+
+    REALTIME = pb.PLAYOUT_MODE_REALTIME
+    """20 ms frames, paced by the worker."""
+    BURST = pb.PLAYOUT_MODE_BURST
+    """As fast as the provider makes it; the call reports progress."""
+
+
+class CallState(Enum):
+    """The life of a call."""
+
+    NEW = "new"
+    ATTACHING = "attaching"
+    ATTACHED = "attached"
+    RESUMING = "resuming"
+    ENDED = "ended"
+    FAILED = "failed"
+    CLOSED = "closed"
+
+
+TRANSITIONS: Final[Mapping[CallState, frozenset[CallState]]] = {
+    CallState.NEW: frozenset({CallState.ATTACHING, CallState.CLOSED}),
+    CallState.ATTACHING: frozenset({CallState.ATTACHED, CallState.FAILED, CallState.CLOSED}),
+    CallState.ATTACHED: frozenset({CallState.RESUMING, CallState.ENDED, CallState.FAILED, CallState.CLOSED}),
+    CallState.RESUMING: frozenset({CallState.ATTACHED, CallState.ENDED, CallState.FAILED, CallState.CLOSED}),
+    CallState.ENDED: frozenset({CallState.CLOSED}),
+    CallState.FAILED: frozenset({CallState.CLOSED}),
+    CallState.CLOSED: frozenset(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CallOptions:
+    """How a call behaves.
+
+    Attributes:
+        input_format: what `send_audio` is given.
+        output_format: what the agent's audio comes in.
+        playout: who paces the agent's audio.
+        attach_timeout: seconds until the first attach must have succeeded.
+        resume_timeout: seconds that a cut stream is tried to be resumed.
+        hangup_timeout: seconds to wait for the session's end after a hang-up.
+        resume: False to let a cut stream end the call.
+    """
+
+    input_format: AudioFormat = PCM16_24K
+    output_format: AudioFormat = PCM16_24K
+    playout: Playout = Playout.REALTIME
+    attach_timeout: float = 10.0
+    resume_timeout: float = 20.0
+    hangup_timeout: float = 5.0
+    resume: bool = True
+    backoff: Backoff = field(default_factory=Backoff)
+
+
+@dataclass(slots=True)
+class CallStats:
+    """Counters of a call."""
+
+    frames_sent: int = 0
+    frames_dropped: int = 0
+    """Caller frames that found no stream and no room: live audio does not wait."""
+    frames_received: int = 0
+    bytes_received: int = 0
+    events_received: int = 0
+    events_missed: int = 0
+    """Numbers that were skipped in the sequence of conversation events."""
+    resumes: int = 0
