@@ -1,0 +1,160 @@
+#!/usr/bin/env bash
+# Builds our images without a container engine (buildah on a base made by mmdebstrap) and brings them to a cluster.
+# usage: images.sh build [NAME...]    NAME: operator worker localprovider nats (default all); prints NAME REFERENCE ARCHIVE lines
+#        images.sh import TAR...      into every node of this checkout's running cluster
+#        images.sh load [NAME...]     build, then import what the running cluster has not got
+#        images.sh push REGISTRY [NAME...]   build, then push; prints NAME REFERENCE lines
+#        images.sh pause              the sandbox image that up.sh needs
+# A reference is localhost/parley-NAME:dev-KEY, KEY a digest of everything that goes in; :dev is the newest.
+# Nothing whose inputs are unchanged is built, exported or imported again.
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+IMAGES=$CACHE/images EPOCH=1767225600 SUITE=bookworm
+NAMES=(operator worker localprovider nats)
+BUD=(buildah bud --isolation chroot --layers --timestamp "$EPOCH" --quiet)
+need_root images.sh
+mkdir -p "$IMAGES"
+
+digest() { # digest PATH...: of names, modes and contents of the files below the paths
+  { for path in "$@"; do find "$path" -type f ! -path '*/__pycache__/*' ! -name '*.egg-info' -print0; done; } |
+    LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum | cut -c1-12
+}
+known() { buildah inspect --type image "$1" >/dev/null 2>&1; }
+
+base() { # base NAME PACKAGE...: makes localhost/parley-NAME:dev-KEY once; prints it
+  local name=$1 key ref dir include; shift
+  include=$(IFS=,; echo "$*")
+  key=$(echo "$SUITE $include $(digest "$HERE/images/base")" | sha256sum | cut -c1-12)
+  ref=localhost/parley-$name:dev-$key
+  if ! known "$ref"; then
+    say "making the base image $ref ($include)"
+    dir=$(mktemp -d "$IMAGES/base.XXXXXX")
+    if [ ! -f "$IMAGES/$name-$key.base.tar" ]; then
+      rm -f "$IMAGES/$name"-*.base.tar
+      SOURCE_DATE_EPOCH=$EPOCH mmdebstrap --quiet --variant=essential --include="$include" \
+        --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
+        --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
+        --customize-hook='find "$1/usr" -xdev -name __pycache__ -prune -exec rm -rf {} +; rm -f "$1"/etc/resolv.conf "$1"/etc/hostname' \
+        "$SUITE" "$dir/base.tar" >&2
+      mv "$dir/base.tar" "$IMAGES/$name-$key.base.tar"
+    fi
+    ln "$IMAGES/$name-$key.base.tar" "$dir/base.tar"
+    "${BUD[@]}" -t "$ref" -t "localhost/parley-$name:dev" -f "$HERE/images/base/Dockerfile" "$dir" >&2
+    rm -rf "$dir"
+  fi
+  echo "$ref"
+}
+
+# pip inside a build asks the same index, by the same means, as pip outside: its settings are written to a pip.conf
+# that is mounted for the build's RUN steps alone, with the certificates and folders that they name.
+pip_settings() { # pip_settings DIR: fills DIR, prints buildah options
+  local dir=$1 key value
+  mkdir -p "$dir"; echo '[global]' >"$dir/pip.conf"
+  { env | sed -n 's/^PIP_\([A-Z_]*\)=\(.*\)/\1 \2/p'
+    command -v python3 >/dev/null && python3 -m pip config list 2>/dev/null | sed -n "s/^global\.\([a-z-]*\)='\(.*\)'$/\1 \2/p"
+  } | while read -r key value; do
+    key=$(echo "$key" | tr 'A-Z_' 'a-z-')
+    case $key in
+      cert | client-cert) [ -f "$value" ] || continue; cp -L "$value" "$dir/$key.pem"; value=/run/pip/$key.pem ;;
+      find-links) case $value in /*) [ -d "$value" ] || continue; echo "--volume $value:$value:ro" >>"$dir/options" ;; esac ;;
+      config-file | require-virtualenv | target | prefix | user | no-deps | break-system-packages) continue ;;
+    esac
+    grep -q "^$key = " "$dir/pip.conf" || echo "$key = $value" >>"$dir/pip.conf"
+  done
+  if ! grep -q '^cert = ' "$dir/pip.conf" && [ -f "${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}" ]; then
+    cp -L "${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}" "$dir/cert.pem"; echo 'cert = /run/pip/cert.pem' >>"$dir/pip.conf"
+  fi
+  echo "--volume $dir:/run/pip:ro --volume $dir/pip.conf:/etc/pip.conf:ro"
+  cat "$dir/options" 2>/dev/null || true
+}
+
+SOURCES=(pyproject.toml README.md LICENSE NOTICE requirements/build.txt
+  operator/src mediaworker/src client/src localprovider/src proto/gen/python)
+build_one() { # build_one NAME: prints "NAME REFERENCE ARCHIVE"
+  local name=$1 from="" context=$ROOT dockerfile key ref archive scratch began=$SECONDS last options=()
+  scratch=$(mktemp -d)
+  case $name in
+    operator | localprovider) dockerfile=$ROOT/$name/Dockerfile ;;
+    worker) dockerfile=$ROOT/mediaworker/Dockerfile ;;
+    nats) dockerfile=$HERE/images/nats/Dockerfile ;;
+    *) die "no such image: $name (one of: ${NAMES[*]})" ;;
+  esac
+  [ -f "$dockerfile" ] || die "$dockerfile is missing"
+  if [ "$name" = nats ]; then
+    bash "$HERE/build.sh" nats-server
+    context=$scratch; cp "$BIN/nats-server" "$scratch/"
+    key=$(digest "$dockerfile" "$BIN/nats-server")
+  else
+    if [ "$name" = localprovider ]; then from=$(base python-speech python3 python3-venv ca-certificates flite)
+    else from=$(base python python3 python3-venv ca-certificates); fi
+    key=$(cd "$ROOT" && { digest "${SOURCES[@]}"; digest "$dockerfile"; digest requirements; echo "$from"; } | sha256sum | cut -c1-12)
+    read -r -a options <<<"$(pip_settings "$scratch/pip" | tr '\n' ' ')"
+    options+=(--build-arg "BASE=$from")
+  fi
+  ref=localhost/parley-$name:dev-$key archive=$IMAGES/$name-$key.tar
+  if ! known "$ref"; then
+    say "building $ref"
+    "${BUD[@]}" "${options[@]}" -t "$ref" -t "localhost/parley-$name:dev" -f "$dockerfile" "$context" >"$scratch/log" 2>&1 ||
+      { cat "$scratch/log" >&2; die "could not build $ref"; }
+    say "built $ref in $((SECONDS - began)) s"
+  fi
+  if [ ! -f "$archive" ]; then
+    rm -f "$archive.part"
+    buildah push --quiet "$ref" "docker-archive:$archive.part:$ref" >&2 && mv "$archive.part" "$archive"
+  fi
+  last=$IMAGES/$name.$CLUSTER.last   # what this checkout built before goes, once it is replaced
+  if [ -f "$last" ] && [ "$(cat "$last")" != "$key" ]; then
+    buildah rmi "localhost/parley-$name:dev-$(cat "$last")" >/dev/null 2>&1 || true
+    rm -f "$IMAGES/$name-$(cat "$last").tar"
+  fi
+  echo "$key" >"$last"
+  rm -rf "$scratch"
+  echo "$name $ref $archive"
+}
+build() { local name; for name in "${@:-${NAMES[@]}}"; do build_one "$name" 9>&-; done; }
+
+import() { # import TAR...: a tar goes in once; it is known by name, size and time
+  local tar node stamp found=
+  for node in "$STATE"/*/containerd/containerd.sock; do
+    [ -S "$node" ] || continue
+    found=1
+    for tar in "$@"; do
+      stamp=$(dirname "$node")/imported-$(stat -Lc '%n %s %Y' "$tar" | sha256sum | cut -c1-16)
+      [ ! -f "$stamp" ] || continue
+      "$BIN/ctr" -a "$node" -n k8s.io images import "$tar" 2>&1 >/dev/null 9>&- | { grep -v DEPRECATION >&2 || true; }
+      touch "$stamp"
+    done
+  done
+  [ -n "$found" ] || die "no cluster $CLUSTER is running: make cluster-up"
+}
+
+pause() {
+  local scratch key
+  key=$(digest "$HERE/images/pause")
+  [ -f "$IMAGES/pause.tar" ] && [ "$(cat "$IMAGES/pause.key" 2>/dev/null)" = "$key" ] && return
+  command -v go >/dev/null || PATH=$PATH:/usr/local/go/bin
+  scratch=$(mktemp -d)
+  ( cd "$HERE/images/pause" && CGO_ENABLED=0 GOFLAGS= GO111MODULE=off go build -trimpath -ldflags '-s -w -buildid=' -o "$scratch/pause" main.go )
+  "${BUD[@]}" -t localhost/parley-pause:dev -f "$HERE/images/pause/Dockerfile" "$scratch" >&2
+  rm -f "$IMAGES/pause.tar"
+  buildah push --quiet localhost/parley-pause:dev "docker-archive:$IMAGES/pause.tar:localhost/parley-pause:dev" >&2
+  echo "$key" >"$IMAGES/pause.key"; rm -rf "$scratch"
+}
+
+verb=${1:-}; [ $# -eq 0 ] || shift
+case $verb in
+  build) with_lock "$IMAGES/.lock"; build "$@" ;;
+  import) import "$@" ;;
+  load)
+    with_lock "$IMAGES/.lock"; built=$(build "$@"); echo "$built"
+    mapfile -t archives < <(echo "$built" | awk '{print $3}'); import "${archives[@]}" ;;
+  push)
+    registry=${1:?usage: images.sh push REGISTRY [NAME...]}; shift
+    with_lock "$IMAGES/.lock"; built=$(build "$@")
+    echo "$built" | while read -r name ref _; do
+      buildah push --quiet ${PARLEY_TEST_REGISTRY_INSECURE:+--tls-verify=false} "$ref" "docker://$registry/parley-$name:${ref##*:}" >&2
+      echo "$name $registry/parley-$name:${ref##*:}"
+    done ;;
+  pause) with_lock "$IMAGES/.pause.lock"; pause ;;
+  *) die "usage: images.sh build|import|load|push|pause ..." ;;
+esac
