@@ -1,0 +1,226 @@
+{{- define "parley.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- /* Names leave room for the longest suffix of the chart and for the operator's own suffixes. */ -}}
+{{- define "parley.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- $name := include "parley.name" . -}}
+{{- if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* parley.labels (dict "root" . "component" "operator") */ -}}
+{{- define "parley.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+app.kubernetes.io/part-of: parley
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+{{ include "parley.selectorLabels" . }}
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "parley.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "parley.name" .root }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end -}}
+
+{{- /* parley.image (dict "root" . "image" .Values.operator.image) */ -}}
+{{- define "parley.image" -}}
+{{- $repository := .image.repository -}}
+{{- if .root.Values.imageRegistry -}}
+{{- $repository = printf "%s/%s" (trimSuffix "/" .root.Values.imageRegistry) $repository -}}
+{{- end -}}
+{{- if .image.digest -}}
+{{- printf "%s@%s" $repository .image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" $repository (default .root.Chart.AppVersion .image.tag) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "parley.operator.serviceAccountName" -}}
+{{- if .Values.operator.serviceAccount.create -}}
+{{- default (printf "%s-operator" (include "parley.fullname" .)) .Values.operator.serviceAccount.name -}}
+{{- else -}}
+{{- required "operator.serviceAccount.name is needed when operator.serviceAccount.create is false" .Values.operator.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "parley.worker.serviceAccountName" -}}
+{{- if .Values.worker.serviceAccount.create -}}
+{{- default (printf "%s-worker" (include "parley.fullname" .)) .Values.worker.serviceAccount.name -}}
+{{- else -}}
+{{- default "default" .Values.worker.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "parley.natsUrls" -}}
+{{- if .Values.nats.urls -}}
+{{- join "," .Values.nats.urls -}}
+{{- else if .Values.nats.enabled -}}
+nats://{{ include "parley.fullname" . }}-nats.{{ .Release.Namespace }}.svc:4222
+{{- end -}}
+{{- end -}}
+
+{{- define "parley.localProvider.host" -}}
+{{ include "parley.fullname" . }}-local.{{ .Release.Namespace }}.svc
+{{- end -}}
+
+{{- /* What a pod and a container of the "restricted" Pod Security Standard need. The ids are those of the images. */ -}}
+{{- define "parley.podSecurityContext" -}}
+runAsNonRoot: true
+runAsUser: 10001
+runAsGroup: 10001
+fsGroup: 10001
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{- define "parley.containerSecurityContext" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end -}}
+
+{{- /* Scheduling fields of a pod: parley.scheduling .Values.operator */ -}}
+{{- define "parley.scheduling" -}}
+{{- with .priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .topologySpreadConstraints }}
+topologySpreadConstraints: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- /* Seconds of a duration such as 90s, 5m or 1h30m. */ -}}
+{{- define "parley.seconds" -}}
+{{- $total := 0 -}}
+{{- range regexFindAll "[0-9]+(s|m|h)" . -1 -}}
+{{- $number := regexFind "[0-9]+" . | int -}}
+{{- if hasSuffix "h" . -}}{{- $total = add $total (mul $number 3600) -}}
+{{- else if hasSuffix "m" . -}}{{- $total = add $total (mul $number 60) -}}
+{{- else -}}{{- $total = add $total $number -}}{{- end -}}
+{{- end -}}
+{{- $total -}}
+{{- end -}}
+
+{{- /* Refuses values that the schema cannot judge. */ -}}
+{{- define "parley.validate" -}}
+{{- with .Values.defaultPool -}}
+{{- if .create -}}
+{{- $drain := include "parley.seconds" .drainTimeout | int -}}
+{{- $needed := add $drain (int .drainMarginSeconds) | int -}}
+{{- if gt $needed (int .terminationGracePeriodSeconds) -}}
+{{- fail (printf "defaultPool.terminationGracePeriodSeconds is %d: it must be at least drainTimeout plus drainMarginSeconds, %d, or Kubernetes kills workers before their sessions have drained" (int .terminationGracePeriodSeconds) $needed) -}}
+{{- end -}}
+{{- if gt (int .hostPortRange.min) (int .hostPortRange.max) -}}
+{{- fail (printf "defaultPool.hostPortRange.min is %d: it must not be greater than max, %d" (int .hostPortRange.min) (int .hostPortRange.max)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- range .Values.operator.extraEnv -}}
+{{- if has .name (list "PARLEY_OPERATOR_NAMESPACE" "PARLEY_OPERATOR_WORKER_IMAGE" "PARLEY_OPERATOR_WORKER_IMAGE_PULL_POLICY" "PARLEY_OPERATOR_LOG_LEVEL" "PARLEY_OPERATOR_NATS_URL" "PARLEY_OPERATOR_DEFAULT_POOL_FILE") -}}
+{{- fail (printf "operator.extraEnv: %s is set by the chart itself: use its value instead" .name) -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.nats.enabled .Values.nats.urls -}}
+{{- fail "nats.enabled and nats.urls exclude each other: use the trial server or your own" -}}
+{{- end -}}
+{{- if and .Values.nats.storage.existingClaim .Values.nats.storage.createClaim -}}
+{{- fail "nats.storage.existingClaim and nats.storage.createClaim exclude each other" -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Selects worker pods of every pool: the operator labels them with their pool. */ -}}
+{{- define "parley.worker.podSelector" -}}
+matchExpressions:
+  - {key: parley.dev/pool, operator: Exists}
+{{- end -}}
+
+{{- /* Ports of worker pods, as the operator makes them. */ -}}
+{{- define "parley.worker.mediaPort" -}}50051{{- end -}}
+{{- define "parley.worker.controlPort" -}}50052{{- end -}}
+{{- define "parley.worker.adminPort" -}}9090{{- end -}}
+
+{{- define "parley.dnsEgress" -}}
+- ports: [{port: 53, protocol: UDP}, {port: 53, protocol: TCP}]
+{{- end -}}
+
+{{- define "parley.operator.metricsPort" -}}8080{{- end -}}
+
+{{- define "parley.defaultPool.allowedHosts" -}}
+{{- $hosts := .Values.defaultPool.allowedHosts -}}
+{{- if .Values.localProvider.enabled -}}
+{{- $hosts = append $hosts (printf "%s:8765" (include "parley.localProvider.host" .)) -}}
+{{- end -}}
+{{- toYaml $hosts -}}
+{{- end -}}
+
+{{- define "parley.defaultPool.configMap" -}}
+{{ include "parley.fullname" . }}-pool-{{ .Values.defaultPool.name }}
+{{- end -}}
+
+{{- define "parley.defaultPool.manifest" -}}
+apiVersion: parley.dev/v1alpha1
+kind: VoiceWorkerPool
+metadata:
+  name: {{ .Values.defaultPool.name }}
+  namespace: {{ .Release.Namespace }}
+  labels: {{- include "parley.labels" (dict "root" . "component" "worker") | nindent 4 }}
+spec:
+  {{- with .Values.defaultPool }}
+  replicas: {{ .replicas }}
+  sessionsPerWorker: {{ .sessionsPerWorker }}
+  {{- with .allowedNamespaces }}
+  allowedNamespaces: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  provider:
+    allowedHosts: {{- include "parley.defaultPool.allowedHosts" $ | nindent 6 }}
+  exposure:
+    type: {{ .exposure }}
+    {{- if eq .exposure "HostPort" }}
+    hostPortRange: {min: {{ .hostPortRange.min }}, max: {{ .hostPortRange.max }}}
+    {{- end }}
+  updateStrategy:
+    drainTimeout: {{ .drainTimeout }}
+  podTemplate:
+    {{- if or .podLabels .podAnnotations }}
+    metadata:
+      {{- with .podLabels }}
+      labels: {{- toYaml . | nindent 8 }}
+      {{- end }}
+      {{- with .podAnnotations }}
+      annotations: {{- toYaml . | nindent 8 }}
+      {{- end }}
+    {{- end }}
+    spec:
+      serviceAccountName: {{ include "parley.worker.serviceAccountName" $ }}
+      terminationGracePeriodSeconds: {{ .terminationGracePeriodSeconds }}
+      {{- with $.Values.imagePullSecrets }}
+      imagePullSecrets: {{- toYaml . | nindent 8 }}
+      {{- end }}
+      {{- with include "parley.scheduling" . }}
+      {{- . | nindent 6 }}
+      {{- end }}
+      containers:
+        - name: worker
+          resources: {{- toYaml .resources | nindent 12 }}
+  {{- end }}
+{{- end -}}
