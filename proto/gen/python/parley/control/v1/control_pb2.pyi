@@ -253,8 +253,8 @@ class SessionConfig(_message.Message):
     privacy: _builtins.bool
     """True: no content in logs, events or journal."""
     provider_audio: _builtins.str
-    """Format towards the provider that the user pinned; empty to choose by the caller's format at attach
-    ("pcm16", "g711_ulaw", "g711_alaw").
+    """Format towards the provider: "pcm16" (24 kHz), "g711_ulaw" or "g711_alaw"; empty for pcm16. Callers that use
+    the same G.711 format are passed through untouched, without the delay of resampling.
     """
     @_builtins.property
     def provider(self) -> Global___Provider:

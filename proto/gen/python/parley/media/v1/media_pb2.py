@@ -25,61 +25,61 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bparley/media/v1/media.proto\x12\x0fparley.media.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf7\x03\n\x0f\x43onverseRequest\x12\'\n\x05start\x18\x01 \x01(\x0b\x32\x16.parley.media.v1.StartH\x00\x12,\n\x05\x61udio\x18\x02 \x01(\x0b\x32\x1b.parley.media.v1.AudioFrameH\x00\x12%\n\x04\x64tmf\x18\x03 \x01(\x0b\x32\x15.parley.media.v1.DtmfH\x00\x12\x35\n\x08progress\x18\x04 \x01(\x0b\x32!.parley.media.v1.PlaybackProgressH\x00\x12\x32\n\x0bmark_played\x18\x05 \x01(\x0b\x32\x1b.parley.media.v1.MarkPlayedH\x00\x12+\n\x07\x63leared\x18\x06 \x01(\x0b\x32\x18.parley.media.v1.ClearedH\x00\x12\x34\n\x0c\x63lient_event\x18\x07 \x01(\x0b\x32\x1c.parley.media.v1.ClientEventH\x00\x12\x32\n\x0btool_output\x18\x08 \x01(\x0b\x32\x1b.parley.media.v1.ToolOutputH\x00\x12.\n\x05\x63lear\x18\t \x01(\x0b\x32\x1d.parley.media.v1.ClearRequestH\x00\x12)\n\x06hangup\x18\n \x01(\x0b\x32\x17.parley.media.v1.HangupH\x00\x42\t\n\x07message\"\xfe\x02\n\x10\x43onverseResponse\x12+\n\x07started\x18\x01 \x01(\x0b\x32\x18.parley.media.v1.StartedH\x00\x12,\n\x05\x61udio\x18\x02 \x01(\x0b\x32\x1b.parley.media.v1.AgentAudioH\x00\x12\'\n\x05\x63lear\x18\x03 \x01(\x0b\x32\x16.parley.media.v1.ClearH\x00\x12%\n\x04mark\x18\x04 \x01(\x0b\x32\x15.parley.media.v1.MarkH\x00\x12\x33\n\x05\x65vent\x18\x05 \x01(\x0b\x32\".parley.media.v1.ConversationEventH\x00\x12-\n\x08\x64raining\x18\x06 \x01(\x0b\x32\x19.parley.media.v1.DrainingH\x00\x12\'\n\x05moved\x18\x07 \x01(\x0b\x32\x16.parley.media.v1.MovedH\x00\x12\'\n\x05\x65nded\x18\x08 \x01(\x0b\x32\x16.parley.media.v1.EndedH\x00\x42\t\n\x07message\"\x94\x02\n\x05Start\x12\x10\n\x06ticket\x18\x01 \x01(\tH\x00\x12\x16\n\x0cresume_token\x18\x02 \x01(\tH\x00\x12\x32\n\x0cinput_format\x18\x03 \x01(\x0b\x32\x1c.parley.media.v1.AudioFormat\x12\x33\n\routput_format\x18\x04 \x01(\x0b\x32\x1c.parley.media.v1.AudioFormat\x12\x32\n\x0cplayout_mode\x18\x05 \x01(\x0e\x32\x1c.parley.media.v1.PlayoutMode\x12\x19\n\x11playout_buffer_ms\x18\x06 \x01(\x05\x12\x1b\n\x13last_event_sequence\x18\x07 \x01(\x03\x42\x0c\n\ncredential\"W\n\x0b\x41udioFormat\x12\x30\n\x08\x65ncoding\x18\x01 \x01(\x0e\x32\x1e.parley.media.v1.AudioEncoding\x12\x16\n\x0esample_rate_hz\x18\x02 \x01(\x05\"F\n\nAudioFrame\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x15\n\rmedia_time_ms\x18\x03 \x01(\x03\"*\n\x04\x44tmf\x12\r\n\x05\x64igit\x18\x01 \x01(\t\x12\x13\n\x0b\x64uration_ms\x18\x02 \x01(\x05\"\\\n\x10PlaybackProgress\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x15\n\rcontent_index\x18\x02 \x01(\x05\x12\x11\n\tplayed_ms\x18\x03 \x01(\x03\x12\r\n\x05\x65poch\x18\x04 \x01(\x03\")\n\nMarkPlayed\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\"S\n\x07\x43leared\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x0f\n\x07item_id\x18\x02 \x01(\t\x12\x15\n\rcontent_index\x18\x03 \x01(\x05\x12\x11\n\tplayed_ms\x18\x04 \x01(\x03\"!\n\x0b\x43lientEvent\x12\x12\n\nevent_json\x18\x01 \x01(\t\"B\n\nToolOutput\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0e\n\x06output\x18\x02 \x01(\t\x12\x13\n\x0bno_response\x18\x03 \x01(\x08\"\x0e\n\x0c\x43learRequest\"\x16\n\x06Hangup\x12\x0c\n\x04note\x18\x01 \x01(\t\"\x97\x02\n\x07Started\x12\x13\n\x0bsession_uid\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\x12\x32\n\x0cinput_format\x18\x04 \x01(\x0b\x32\x1c.parley.media.v1.AudioFormat\x12\x33\n\routput_format\x18\x05 \x01(\x0b\x32\x1c.parley.media.v1.AudioFormat\x12\x32\n\x0cplayout_mode\x18\x06 \x01(\x0e\x32\x1c.parley.media.v1.PlayoutMode\x12\x1a\n\x12worker_instance_id\x18\x07 \x01(\t\x12\x17\n\x0foutput_delay_ms\x18\x08 \x01(\x01\"{\n\nAgentAudio\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x12\x0f\n\x07item_id\x18\x02 \x01(\t\x12\x15\n\rcontent_index\x18\x03 \x01(\x05\x12\r\n\x05\x65poch\x18\x04 \x01(\x03\x12\x10\n\x08sequence\x18\x05 \x01(\x03\x12\x13\n\x0bposition_ms\x18\x06 \x01(\x03\"D\n\x05\x43lear\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12,\n\x06reason\x18\x02 \x01(\x0e\x32\x1c.parley.media.v1.ClearReason\"`\n\x04Mark\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0f\n\x07item_id\x18\x03 \x01(\t\x12\x15\n\rcontent_index\x18\x04 \x01(\x05\x12\x13\n\x0bposition_ms\x18\x05 \x01(\x03\"X\n\x11\x43onversationEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x12\n\nevent_json\x18\x04 \x01(\t\"=\n\x08\x44raining\x12\x31\n\rdeadline_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"C\n\x05Moved\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x17\n\x0ftls_server_name\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\"(\n\x05\x45nded\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t*\x85\x01\n\rAudioEncoding\x12\x1e\n\x1a\x41UDIO_ENCODING_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41UDIO_ENCODING_PCM16\x10\x01\x12\x1c\n\x18\x41UDIO_ENCODING_G711_ULAW\x10\x02\x12\x1c\n\x18\x41UDIO_ENCODING_G711_ALAW\x10\x03*^\n\x0bPlayoutMode\x12\x1c\n\x18PLAYOUT_MODE_UNSPECIFIED\x10\x00\x12\x19\n\x15PLAYOUT_MODE_REALTIME\x10\x01\x12\x16\n\x12PLAYOUT_MODE_BURST\x10\x02*}\n\x0b\x43learReason\x12\x1c\n\x18\x43LEAR_REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43LEAR_REASON_BARGE_IN\x10\x01\x12\x1a\n\x16\x43LEAR_REASON_REQUESTED\x10\x02\x12\x19\n\x15\x43LEAR_REASON_OVERFLOW\x10\x03\x32\x63\n\x0cMediaService\x12S\n\x08\x43onverse\x12 .parley.media.v1.ConverseRequest\x1a!.parley.media.v1.ConverseResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bparley/media/v1/media.proto\x12\x0fparley.media.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf7\x03\n\x0f\x43onverseRequest\x12\'\n\x05start\x18\x01 \x01(\x0b\x32\x16.parley.media.v1.StartH\x00\x12,\n\x05\x61udio\x18\x02 \x01(\x0b\x32\x1b.parley.media.v1.AudioFrameH\x00\x12%\n\x04\x64tmf\x18\x03 \x01(\x0b\x32\x15.parley.media.v1.DtmfH\x00\x12\x35\n\x08progress\x18\x04 \x01(\x0b\x32!.parley.media.v1.PlaybackProgressH\x00\x12\x32\n\x0bmark_played\x18\x05 \x01(\x0b\x32\x1b.parley.media.v1.MarkPlayedH\x00\x12+\n\x07\x63leared\x18\x06 \x01(\x0b\x32\x18.parley.media.v1.ClearedH\x00\x12\x34\n\x0c\x63lient_event\x18\x07 \x01(\x0b\x32\x1c.parley.media.v1.ClientEventH\x00\x12\x32\n\x0btool_output\x18\x08 \x01(\x0b\x32\x1b.parley.media.v1.ToolOutputH\x00\x12.\n\x05\x63lear\x18\t \x01(\x0b\x32\x1d.parley.media.v1.ClearRequestH\x00\x12)\n\x06hangup\x18\n \x01(\x0b\x32\x17.parley.media.v1.HangupH\x00\x42\t\n\x07message\"\xfe\x02\n\x10\x43onverseResponse\x12+\n\x07started\x18\x01 \x01(\x0b\x32\x18.parley.media.v1.StartedH\x00\x12,\n\x05\x61udio\x18\x02 \x01(\x0b\x32\x1b.parley.media.v1.AgentAudioH\x00\x12\'\n\x05\x63lear\x18\x03 \x01(\x0b\x32\x16.parley.media.v1.ClearH\x00\x12%\n\x04mark\x18\x04 \x01(\x0b\x32\x15.parley.media.v1.MarkH\x00\x12\x33\n\x05\x65vent\x18\x05 \x01(\x0b\x32\".parley.media.v1.ConversationEventH\x00\x12-\n\x08\x64raining\x18\x06 \x01(\x0b\x32\x19.parley.media.v1.DrainingH\x00\x12\'\n\x05moved\x18\x07 \x01(\x0b\x32\x16.parley.media.v1.MovedH\x00\x12\'\n\x05\x65nded\x18\x08 \x01(\x0b\x32\x16.parley.media.v1.EndedH\x00\x42\t\n\x07message\"\xa9\x02\n\x05Start\x12\x10\n\x06ticket\x18\x01 \x01(\tH\x00\x12\x16\n\x0cresume_token\x18\x02 \x01(\tH\x00\x12\x32\n\x0cinput_format\x18\x03 \x01(\x0b\x32\x1c.parley.media.v1.AudioFormat\x12\x33\n\routput_format\x18\x04 \x01(\x0b\x32\x1c.parley.media.v1.AudioFormat\x12\x32\n\x0cplayout_mode\x18\x05 \x01(\x0e\x32\x1c.parley.media.v1.PlayoutMode\x12\x19\n\x11playout_buffer_ms\x18\x06 \x01(\x05\x12\x1b\n\x13last_event_sequence\x18\x07 \x01(\x03\x12\x13\n\x0bsession_uid\x18\x08 \x01(\tB\x0c\n\ncredential\"W\n\x0b\x41udioFormat\x12\x30\n\x08\x65ncoding\x18\x01 \x01(\x0e\x32\x1e.parley.media.v1.AudioEncoding\x12\x16\n\x0esample_rate_hz\x18\x02 \x01(\x05\"F\n\nAudioFrame\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x15\n\rmedia_time_ms\x18\x03 \x01(\x03\"*\n\x04\x44tmf\x12\r\n\x05\x64igit\x18\x01 \x01(\t\x12\x13\n\x0b\x64uration_ms\x18\x02 \x01(\x05\"\\\n\x10PlaybackProgress\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x15\n\rcontent_index\x18\x02 \x01(\x05\x12\x11\n\tplayed_ms\x18\x03 \x01(\x03\x12\r\n\x05\x65poch\x18\x04 \x01(\x03\")\n\nMarkPlayed\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\"S\n\x07\x43leared\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x0f\n\x07item_id\x18\x02 \x01(\t\x12\x15\n\rcontent_index\x18\x03 \x01(\x05\x12\x11\n\tplayed_ms\x18\x04 \x01(\x03\"!\n\x0b\x43lientEvent\x12\x12\n\nevent_json\x18\x01 \x01(\t\"B\n\nToolOutput\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0e\n\x06output\x18\x02 \x01(\t\x12\x13\n\x0bno_response\x18\x03 \x01(\x08\"\x0e\n\x0c\x43learRequest\"\x16\n\x06Hangup\x12\x0c\n\x04note\x18\x01 \x01(\t\"\x97\x02\n\x07Started\x12\x13\n\x0bsession_uid\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\x12\x32\n\x0cinput_format\x18\x04 \x01(\x0b\x32\x1c.parley.media.v1.AudioFormat\x12\x33\n\routput_format\x18\x05 \x01(\x0b\x32\x1c.parley.media.v1.AudioFormat\x12\x32\n\x0cplayout_mode\x18\x06 \x01(\x0e\x32\x1c.parley.media.v1.PlayoutMode\x12\x1a\n\x12worker_instance_id\x18\x07 \x01(\t\x12\x17\n\x0foutput_delay_ms\x18\x08 \x01(\x01\"{\n\nAgentAudio\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x12\x0f\n\x07item_id\x18\x02 \x01(\t\x12\x15\n\rcontent_index\x18\x03 \x01(\x05\x12\r\n\x05\x65poch\x18\x04 \x01(\x03\x12\x10\n\x08sequence\x18\x05 \x01(\x03\x12\x13\n\x0bposition_ms\x18\x06 \x01(\x03\"D\n\x05\x43lear\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12,\n\x06reason\x18\x02 \x01(\x0e\x32\x1c.parley.media.v1.ClearReason\"`\n\x04Mark\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0f\n\x07item_id\x18\x03 \x01(\t\x12\x15\n\rcontent_index\x18\x04 \x01(\x05\x12\x13\n\x0bposition_ms\x18\x05 \x01(\x03\"X\n\x11\x43onversationEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x12\n\nevent_json\x18\x04 \x01(\t\"=\n\x08\x44raining\x12\x31\n\rdeadline_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"C\n\x05Moved\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x17\n\x0ftls_server_name\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\"(\n\x05\x45nded\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t*\x85\x01\n\rAudioEncoding\x12\x1e\n\x1a\x41UDIO_ENCODING_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41UDIO_ENCODING_PCM16\x10\x01\x12\x1c\n\x18\x41UDIO_ENCODING_G711_ULAW\x10\x02\x12\x1c\n\x18\x41UDIO_ENCODING_G711_ALAW\x10\x03*^\n\x0bPlayoutMode\x12\x1c\n\x18PLAYOUT_MODE_UNSPECIFIED\x10\x00\x12\x19\n\x15PLAYOUT_MODE_REALTIME\x10\x01\x12\x16\n\x12PLAYOUT_MODE_BURST\x10\x02*}\n\x0b\x43learReason\x12\x1c\n\x18\x43LEAR_REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43LEAR_REASON_BARGE_IN\x10\x01\x12\x1a\n\x16\x43LEAR_REASON_REQUESTED\x10\x02\x12\x19\n\x15\x43LEAR_REASON_OVERFLOW\x10\x03\x32\x63\n\x0cMediaService\x12S\n\x08\x43onverse\x12 .parley.media.v1.ConverseRequest\x1a!.parley.media.v1.ConverseResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'parley.media.v1.media_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_AUDIOENCODING']._serialized_start=2661
-  _globals['_AUDIOENCODING']._serialized_end=2794
-  _globals['_PLAYOUTMODE']._serialized_start=2796
-  _globals['_PLAYOUTMODE']._serialized_end=2890
-  _globals['_CLEARREASON']._serialized_start=2892
-  _globals['_CLEARREASON']._serialized_end=3017
+  _globals['_AUDIOENCODING']._serialized_start=2682
+  _globals['_AUDIOENCODING']._serialized_end=2815
+  _globals['_PLAYOUTMODE']._serialized_start=2817
+  _globals['_PLAYOUTMODE']._serialized_end=2911
+  _globals['_CLEARREASON']._serialized_start=2913
+  _globals['_CLEARREASON']._serialized_end=3038
   _globals['_CONVERSEREQUEST']._serialized_start=82
   _globals['_CONVERSEREQUEST']._serialized_end=585
   _globals['_CONVERSERESPONSE']._serialized_start=588
   _globals['_CONVERSERESPONSE']._serialized_end=970
   _globals['_START']._serialized_start=973
-  _globals['_START']._serialized_end=1249
-  _globals['_AUDIOFORMAT']._serialized_start=1251
-  _globals['_AUDIOFORMAT']._serialized_end=1338
-  _globals['_AUDIOFRAME']._serialized_start=1340
-  _globals['_AUDIOFRAME']._serialized_end=1410
-  _globals['_DTMF']._serialized_start=1412
-  _globals['_DTMF']._serialized_end=1454
-  _globals['_PLAYBACKPROGRESS']._serialized_start=1456
-  _globals['_PLAYBACKPROGRESS']._serialized_end=1548
-  _globals['_MARKPLAYED']._serialized_start=1550
-  _globals['_MARKPLAYED']._serialized_end=1591
-  _globals['_CLEARED']._serialized_start=1593
-  _globals['_CLEARED']._serialized_end=1676
-  _globals['_CLIENTEVENT']._serialized_start=1678
-  _globals['_CLIENTEVENT']._serialized_end=1711
-  _globals['_TOOLOUTPUT']._serialized_start=1713
-  _globals['_TOOLOUTPUT']._serialized_end=1779
-  _globals['_CLEARREQUEST']._serialized_start=1781
-  _globals['_CLEARREQUEST']._serialized_end=1795
-  _globals['_HANGUP']._serialized_start=1797
-  _globals['_HANGUP']._serialized_end=1819
-  _globals['_STARTED']._serialized_start=1822
-  _globals['_STARTED']._serialized_end=2101
-  _globals['_AGENTAUDIO']._serialized_start=2103
-  _globals['_AGENTAUDIO']._serialized_end=2226
-  _globals['_CLEAR']._serialized_start=2228
-  _globals['_CLEAR']._serialized_end=2296
-  _globals['_MARK']._serialized_start=2298
-  _globals['_MARK']._serialized_end=2394
-  _globals['_CONVERSATIONEVENT']._serialized_start=2396
-  _globals['_CONVERSATIONEVENT']._serialized_end=2484
-  _globals['_DRAINING']._serialized_start=2486
-  _globals['_DRAINING']._serialized_end=2547
-  _globals['_MOVED']._serialized_start=2549
-  _globals['_MOVED']._serialized_end=2616
-  _globals['_ENDED']._serialized_start=2618
-  _globals['_ENDED']._serialized_end=2658
-  _globals['_MEDIASERVICE']._serialized_start=3019
-  _globals['_MEDIASERVICE']._serialized_end=3118
+  _globals['_START']._serialized_end=1270
+  _globals['_AUDIOFORMAT']._serialized_start=1272
+  _globals['_AUDIOFORMAT']._serialized_end=1359
+  _globals['_AUDIOFRAME']._serialized_start=1361
+  _globals['_AUDIOFRAME']._serialized_end=1431
+  _globals['_DTMF']._serialized_start=1433
+  _globals['_DTMF']._serialized_end=1475
+  _globals['_PLAYBACKPROGRESS']._serialized_start=1477
+  _globals['_PLAYBACKPROGRESS']._serialized_end=1569
+  _globals['_MARKPLAYED']._serialized_start=1571
+  _globals['_MARKPLAYED']._serialized_end=1612
+  _globals['_CLEARED']._serialized_start=1614
+  _globals['_CLEARED']._serialized_end=1697
+  _globals['_CLIENTEVENT']._serialized_start=1699
+  _globals['_CLIENTEVENT']._serialized_end=1732
+  _globals['_TOOLOUTPUT']._serialized_start=1734
+  _globals['_TOOLOUTPUT']._serialized_end=1800
+  _globals['_CLEARREQUEST']._serialized_start=1802
+  _globals['_CLEARREQUEST']._serialized_end=1816
+  _globals['_HANGUP']._serialized_start=1818
+  _globals['_HANGUP']._serialized_end=1840
+  _globals['_STARTED']._serialized_start=1843
+  _globals['_STARTED']._serialized_end=2122
+  _globals['_AGENTAUDIO']._serialized_start=2124
+  _globals['_AGENTAUDIO']._serialized_end=2247
+  _globals['_CLEAR']._serialized_start=2249
+  _globals['_CLEAR']._serialized_end=2317
+  _globals['_MARK']._serialized_start=2319
+  _globals['_MARK']._serialized_end=2415
+  _globals['_CONVERSATIONEVENT']._serialized_start=2417
+  _globals['_CONVERSATIONEVENT']._serialized_end=2505
+  _globals['_DRAINING']._serialized_start=2507
+  _globals['_DRAINING']._serialized_end=2568
+  _globals['_MOVED']._serialized_start=2570
+  _globals['_MOVED']._serialized_end=2637
+  _globals['_ENDED']._serialized_start=2639
+  _globals['_ENDED']._serialized_end=2679
+  _globals['_MEDIASERVICE']._serialized_start=3040
+  _globals['_MEDIASERVICE']._serialized_end=3139
 # @@protoc_insertion_point(module_scope)
