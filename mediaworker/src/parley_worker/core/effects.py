@@ -122,10 +122,9 @@ class DetachMedia:
 
 @dataclass(frozen=True, slots=True)
 class ClearMedia:
-    """Drop agent audio that waits, and what these responses still send; tell the caller by a Clear."""
+    """Drop agent audio that waits, and what these responses still send. Tells the caller nothing."""
 
     responses: tuple[str, ...]
-    reason: ClearReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +148,7 @@ class Measure(Enum):
     PROVIDER_CONNECTED = "provider_connected"
     PROVIDER_ERROR = "provider_error"
     FIRST_AUDIO = "first_audio"
+    BARGE_IN = "barge_in"
 
 
 @dataclass(frozen=True, slots=True)

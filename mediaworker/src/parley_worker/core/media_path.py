@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from parley_worker.core.audio import AudioFormat, Converter, converter
-from parley_worker.core.playout import PartKey, PlayoutLedger
+from parley_worker.core.playout import AudioCounters, PartKey, PlayoutLedger
 
 FRAME_SECONDS = 0.02
 FRAME_MS = 20
@@ -133,9 +133,12 @@ class OutputPath:
     cancelled.
     """
 
-    def __init__(self, provider: AudioFormat, ledger: PlayoutLedger, max_bytes: int) -> None:
+    def __init__(
+        self, provider: AudioFormat, ledger: PlayoutLedger, counters: AudioCounters, max_bytes: int
+    ) -> None:
         self._provider = provider
         self._ledger = ledger
+        self._counters = counters
         self._max = max_bytes
         self._parts: deque[_Part] = deque()
         self._muted: deque[str] = deque(maxlen=MUTED_RESPONSES)
@@ -147,7 +150,6 @@ class OutputPath:
         self._closed = False
         self.epoch = 0
         self.bytes = 0
-        self.sent_ms = 0.0
         self.muted_chunks = 0
 
     def attach(self, leg: AudioFormat, mode: PlayoutMode) -> None:
@@ -281,5 +283,5 @@ class OutputPath:
         frame = OutFrame(payload, part.key[0], part.key[1], part.epoch, part.position, part.response_id, late)
         self._ledger.sent(part.key, part.position, duration, now)
         part.position += duration
-        self.sent_ms += duration
+        self._counters.output_ms += duration
         return frame

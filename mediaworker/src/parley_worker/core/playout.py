@@ -48,6 +48,14 @@ class _Segment:
         return self.start + self.length / 1000
 
 
+@dataclass(slots=True)
+class AudioCounters:
+    """Milliseconds of caller audio given to the provider, and of agent audio given to callers."""
+
+    input_ms: float = 0.0
+    output_ms: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Heard:
     """A caller's word on its player: `played_ms` of a part; an empty item for 'nothing was playing'."""
@@ -75,12 +83,14 @@ class PlayoutLedger:
         self._parts: OrderedDict[PartKey, _Part] = OrderedDict()
         self._segments: deque[_Segment] = deque()
         self.buffer_ms = 0
+        self.epoch = 0
 
     def received(self, key: PartKey, epoch: int, duration_ms: float, now: float) -> None:
         """Audio of a part came from the provider."""
         part = self._parts.get(key)
         if part is None:
             self._forget(now)
+            self.epoch = epoch
             part = self._parts[key] = _Part(epoch)
             while len(self._parts) > MAX_PARTS:
                 self._parts.popitem(last=False)

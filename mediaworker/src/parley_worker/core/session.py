@@ -1,0 +1,479 @@
+"""The session core: events in, effects out, one timer. No I/O, no clock, no randomness.
+
+The runner calls `handle(event, now)` and does the effects in order; it calls `handle(DeadlineReached(),
+now)` when
+`next_deadline()` has come. `now` is monotonic seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from parley_worker.core import events as ev
+from parley_worker.core.audio import PROVIDER_FORMATS, AudioFormat, delay_ms
+from parley_worker.core.conversation import Conversation
+from parley_worker.core.effects import (
+    AttachMedia,
+    ClearReason,
+    DetachMedia,
+    Draining,
+    DropLeg,
+    Effect,
+    Ended,
+    Mark,
+    Measure,
+    Observe,
+    SendLeg,
+    SendProvider,
+    Started,
+    StateChanged,
+)
+from parley_worker.core.model import (
+    DEFAULT_PROVIDER_AUDIO,
+    TRANSITIONS,
+    EndReason,
+    SessionConfig,
+    SessionReport,
+    SessionState,
+    Usage,
+)
+from parley_worker.core.playout import AudioCounters, PlayoutLedger
+from parley_worker.core.recorder import Recorder, Replay
+
+S = SessionState
+UPDATE_EVENT_ID = "parley_session_update"
+REFUSED_GRACE_SECONDS = 1.0
+MAX_MARKS = 256
+MAX_ERROR_CHARACTERS = 500
+CLIENT_EVENT_TYPES = frozenset(
+    {
+        "session.update",
+        "response.create",
+        "response.cancel",
+        "conversation.item.create",
+        "conversation.item.retrieve",
+        "conversation.item.truncate",
+        "conversation.item.delete",
+        "input_audio_buffer.commit",
+        "input_audio_buffer.clear",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionBounds:
+    """Waits in seconds and the size of the replay ring."""
+
+    connect_timeout: float = 10.0
+    cleared_timeout: float = 0.2
+    replay_events: int = 512
+    replay_bytes: int = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    epoch: int
+    item_id: str
+    content_index: int
+    position_ms: float
+
+
+class Session:
+    """One session. `ledger` and `counters` are shared with the media path, which writes them."""
+
+    def __init__(
+        self,
+        config: SessionConfig,
+        bounds: SessionBounds,
+        now: float,
+        unix_offset: float,
+        shard: int = 0,
+    ) -> None:
+        self.config = config
+        self.ledger = PlayoutLedger()
+        self.counters = AudioCounters()
+        self.state = S.CONNECTING
+        self._bounds = bounds
+        self._shard = shard
+        self._recorder = Recorder(config.key, unix_offset, config.privacy)
+        self._replay = Replay(config.key.attempt, bounds.replay_events, bounds.replay_bytes)
+        self._talk = Conversation(
+            self._recorder, self.ledger, config.provider.api_version == "ga", bounds.cleared_timeout
+        )
+        self._report = SessionReport(config.key, S.CONNECTING, shard=shard)
+        self._made_at = now
+        self._since = now
+        self._expires: float | None = None
+        self._refused: str | None = None
+        self._refused_at = 0.0
+        self._ticket_used = False
+        self._marks: dict[str, _Mark] = {}
+        self._mark_number = 0
+        self._drain_unix: float | None = None
+
+    # What others read
+
+    @property
+    def provider_format(self) -> AudioFormat:
+        """The format towards the provider."""
+        return PROVIDER_FORMATS[self.config.provider_audio or DEFAULT_PROVIDER_AUDIO]
+
+    @property
+    def report(self) -> SessionReport:
+        """The session as the worker tells it."""
+        last = self._recorder.journal_last
+        return replace(
+            self._report,
+            state=self.state,
+            usage=self._usage(),
+            journal_first=min(last, 1),
+            journal_last=last,
+        )
+
+    def _usage(self) -> Usage:
+        return replace(
+            self._talk.usage,
+            input_audio_seconds=self.counters.input_ms / 1000,
+            output_audio_seconds=self.counters.output_ms / 1000,
+        )
+
+    def start(self, now: float) -> list[Effect]:
+        """The first effects of every session."""
+        return [self._recorder.event("admitted", now, shard=self._shard), StateChanged(self.state)]
+
+    def check_attach(self, request: ev.AttachRequest, now: float) -> ev.LegRefusal | None:
+        """Why this caller may not attach now, or None."""
+        status, kind = ev.Status, request.credential
+        if request.session_uid and request.session_uid != self.config.key.uid:
+            return ev.LegRefusal(
+                status.PERMISSION_DENIED,
+                "other-session",
+                "the credential belongs to another session than start.session_uid names",
+                "start.session_uid",
+            )
+        if self.state is S.ENDED:
+            return ev.LegRefusal(status.FAILED_PRECONDITION, "session-ended", "the session is over")
+        if self.state is S.CONNECTING:
+            return ev.LegRefusal(
+                status.UNAVAILABLE, "session-not-ready", "the provider is not connected yet: try again"
+            )
+        if kind is ev.CredentialKind.RESUME:
+            return None
+        if kind is ev.CredentialKind.NONE and self.config.access.ticket_sha256:
+            return ev.LegRefusal(
+                status.UNAUTHENTICATED, "credential-missing", "start has no ticket", "start.ticket"
+            )
+        if self._ticket_used:
+            return ev.LegRefusal(
+                status.UNAUTHENTICATED,
+                "ticket-used",
+                "the ticket was used: attach again with the resume token of Started",
+                "start.ticket",
+            )
+        expires = self.config.access.ticket_expires_at
+        if expires is not None and self._recorder.unix(now) >= expires:
+            return ev.LegRefusal(
+                status.UNAUTHENTICATED, "ticket-expired", "the ticket has expired", "start.ticket"
+            )
+        return None
+
+    # Events
+
+    def handle(self, event: ev.Event, now: float) -> list[Effect]:
+        """Take an event; the effects are to be done in order. Nothing happens after the end."""
+        if self.state is S.ENDED:
+            return []
+        match event:
+            case ev.ProviderMessage(payload):
+                return self._on_provider(payload, now)
+            case ev.ProviderOpened():
+                return self._on_opened(event)
+            case ev.ProviderLost():
+                return self._on_provider_lost(event, now)
+            case ev.LegAttached():
+                return self._on_attached(event, now)
+            case ev.LegLost(cause):
+                return self._on_leg_lost(cause, now)
+            case ev.LegSaid(command):
+                return self._on_said(command, now) if self.state is S.ACTIVE else []
+            case ev.FirstFrame(response_id):
+                return self._talk.first_frame(response_id, now)
+            case ev.PartSent():
+                return self._on_part_sent(event)
+            case ev.OutputOverflow():
+                return self._talk.interrupt(ClearReason.OVERFLOW, now, self.state is S.ACTIVE)
+            case ev.TerminateRequested(reason, message):
+                return self._end(reason, message, now)
+            case ev.CommandReceived(client_event, clear):
+                return self._on_command(client_event, clear, now)
+            case ev.DrainAnnounced(deadline_unix):
+                return self._on_drain(deadline_unix, now)
+            case ev.DeadlineReached():
+                return self._on_deadline(now)
+
+    def _become(self, state: SessionState, now: float) -> StateChanged:
+        if state not in TRANSITIONS[self.state]:
+            raise AssertionError(f"no way from {self.state} to {state}")
+        self.state = state
+        self._since = now
+        return StateChanged(state)
+
+    # Provider
+
+    def _on_opened(self, event: ev.ProviderOpened) -> list[Effect]:
+        self._report = replace(self._report, client_id=event.client_id, web_socket_id=event.web_socket_id)
+        update = {"type": "session.update", "event_id": UPDATE_EVENT_ID, "session": dict(self.config.session)}
+        return [SendProvider(update), StateChanged(self.state)]
+
+    def _on_provider(self, payload: Mapping[str, Any], now: float) -> list[Effect]:
+        kind = payload.get("type")
+        secret = self.config.provider.api_key.reveal() if kind == "error" else ""
+        message = self._replay.add(payload, secret)
+        effects: list[Effect] = [SendLeg(message)] if self.state is S.ACTIVE else []
+        effects += self._talk.on_message(payload, now, self.state is S.ACTIVE)
+        if self.state is S.CONNECTING:
+            if kind in ("session.updated", "transcription_session.updated"):
+                effects += self._on_ready(payload, now)
+            elif kind == "error" and self._refused is None:
+                error = payload.get("error")
+                words = error.get("message") if isinstance(error, Mapping) else None
+                self._refused = f"the provider refused the session: {words or 'no reason given'}"
+                self._refused_at = now
+        return effects
+
+    def _on_ready(self, payload: Mapping[str, Any], now: float) -> list[Effect]:
+        took = now - self._made_at
+        session = payload.get("session")
+        model = session.get("model") if isinstance(session, Mapping) else None
+        self._expires = now + self.config.limits.max_duration
+        self._report = replace(self._report, ready_at=self._recorder.unix(now))
+        self._refused = None
+        return [
+            self._become(S.READY, now),
+            self._recorder.event(
+                "provider_connected",
+                now,
+                web_socket_id=self._report.web_socket_id,
+                connect_ms=round(took * 1000),
+                model=str(model or self.config.provider.model),
+            ),
+            Observe(Measure.PROVIDER_CONNECTED, took),
+        ]
+
+    def _on_provider_lost(self, event: ev.ProviderLost, now: float) -> list[Effect]:
+        gone = self._recorder.event(
+            "provider_disconnected",
+            now,
+            web_socket_id=self._report.web_socket_id,
+            close_code=event.close_code,
+            reason=str(event.reason),
+        )
+        observe = Observe(Measure.PROVIDER_ERROR, 1, str(event.reason))
+        return [gone, observe, *self._end(event.reason, event.message, now)]
+
+    # Caller
+
+    def _on_attached(self, event: ev.LegAttached, now: float) -> list[Effect]:
+        request = event.request
+        resumed = request.credential is ev.CredentialKind.RESUME
+        first = self.state is S.READY
+        self._ticket_used = True
+        effects: list[Effect] = []
+        if self.state is S.ACTIVE:
+            refusal = ev.LegRefusal(ev.Status.ABORTED, "replaced", "a newer attach took the session over")
+            effects += [*self._detach("replaced", now), DropLeg(refusal, "replaced")]
+        else:
+            effects.append(self._become(S.ACTIVE, now))
+        if first:
+            self._report = replace(self._report, started_at=self._recorder.unix(now))
+        self.ledger.buffer_ms = request.playout_buffer_ms
+        self._marks.clear()
+        self._talk.last_activity = now
+        key = self.config.key
+        started = Started(
+            key.uid,
+            key.attempt,
+            event.resume_token,
+            request.input_format,
+            request.output_format,
+            request.mode,
+            delay_ms(self.provider_format, request.output_format),
+        )
+        effects += [
+            SendLeg(started),
+            self._recorder.event(
+                "leg_attached",
+                now,
+                input_format=str(request.input_format),
+                output_format=str(request.output_format),
+                resumed=resumed,
+            ),
+        ]
+        effects += [SendLeg(missed) for missed in self._replay.since(request.last_event_sequence)]
+        if self._drain_unix is not None:
+            effects.append(SendLeg(Draining(self._drain_unix)))
+        effects.append(AttachMedia(request))
+        if first and self.config.greet:
+            effects += self._talk.ask(now)
+        return effects
+
+    def _detach(self, cause: str, now: float) -> list[Effect]:
+        effects = self._talk.finish_interruption(None, now)
+        return [*effects, DetachMedia(), self._recorder.event("leg_detached", now, cause=cause)]
+
+    def _on_leg_lost(self, cause: str, now: float) -> list[Effect]:
+        if self.state is not S.ACTIVE:
+            return []
+        effects = self._detach(cause, now)
+        return [*effects, DropLeg(None, cause), self._become(S.DETACHED, now)]
+
+    def _on_said(self, command: ev.LegCommand, now: float) -> list[Effect]:
+        match command:
+            case ev.Progress():
+                key = (command.item_id, command.content_index)
+                self.ledger.acknowledge(key, command.played_ms, "progress")
+                return []
+            case ev.MarkPlayed():
+                return self._on_mark_played(command)
+            case ev.Cleared():
+                return self._talk.cleared(command, now)
+            case ev.ClientEvent(event):
+                return self._on_client_event(event, now)
+            case ev.ClientEventInvalid(message):
+                return self._refuse_event("", message)
+            case ev.ToolOutput():
+                result = self._talk.tool_output(command.call_id, command.output, command.no_response, now)
+                return self._refuse_event("tool_output", result) if isinstance(result, str) else result
+            case ev.ClearRequest():
+                return self._talk.interrupt(ClearReason.REQUESTED, now, attached=True)
+            case ev.Dtmf():
+                self._talk.last_activity = now
+                pressed = self._recorder.event("dtmf_received", now, duration_ms=command.duration_ms)
+                return [pressed, *self._recorder.journal("dtmf", now, digit=command.digit)]
+            case ev.Hangup():
+                return self._end(EndReason.CALLER_HANGUP, "the caller hung up", now, command.note)
+
+    def _on_mark_played(self, mark: ev.MarkPlayed) -> list[Effect]:
+        known = self._marks.pop(mark.name, None)
+        if known is not None and known.epoch == mark.epoch:
+            self.ledger.acknowledge((known.item_id, known.content_index), known.position_ms, "mark")
+        return []
+
+    def _on_part_sent(self, part: ev.PartSent) -> list[Effect]:
+        if self.state is not S.ACTIVE:
+            return []
+        self._mark_number += 1
+        name = f"m{self._mark_number}"
+        self._marks[name] = _Mark(part.epoch, part.item_id, part.content_index, part.position_ms)
+        while len(self._marks) > MAX_MARKS:
+            del self._marks[next(iter(self._marks))]
+        return [SendLeg(Mark(name, part.epoch, part.item_id, part.content_index, int(part.position_ms)))]
+
+    def _on_client_event(self, event: Mapping[str, Any], now: float) -> list[Effect]:
+        kind = event.get("type")
+        if not isinstance(kind, str) or kind not in CLIENT_EVENT_TYPES:
+            allowed = ", ".join(sorted(CLIENT_EVENT_TYPES))
+            return self._refuse_event(str(kind), f"type {kind!r} is not allowed: use one of {allowed}")
+        return self._talk.pass_on(event, now)
+
+    def _refuse_event(self, kind: str, message: str) -> list[Effect]:
+        """Tell the caller's program; a mistake in a message costs no call."""
+        payload = {"type": "parley.client_event_refused", "event_type": kind[:100], "message": message}
+        event = self._replay.add(payload)
+        return [SendLeg(event)] if self.state is S.ACTIVE else []
+
+    # Others
+
+    def _on_command(self, client_event: Mapping[str, Any] | None, clear: bool, now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        if clear:
+            effects += self._talk.interrupt(ClearReason.REQUESTED, now, self.state is S.ACTIVE)
+        if client_event is not None and self.state is not S.CONNECTING:
+            effects += self._on_client_event(client_event, now)
+        return effects
+
+    def _on_drain(self, deadline_unix: float, now: float) -> list[Effect]:
+        self._drain_unix = deadline_unix
+        event = self._recorder.event("drain_announced", now, deadline_time=deadline_unix)
+        notice = [SendLeg(Draining(deadline_unix))] if self.state is S.ACTIVE else []
+        return [event, *notice]
+
+    # Time
+
+    def next_deadline(self) -> float | None:
+        """When `handle(DeadlineReached())` is due; None for never."""
+        return min((due for due, _, _ in self._deadlines()), default=None)
+
+    def _deadlines(self) -> list[tuple[float, EndReason | None, str]]:
+        limits = self.config.limits
+        dues: list[tuple[float, EndReason | None, str]] = []
+        match self.state:
+            case S.ENDED:
+                return []
+            case S.CONNECTING:
+                due = self._made_at + self._bounds.connect_timeout
+                text = f"the provider did not configure the session within {self._bounds.connect_timeout:g} s"
+                dues.append((due, EndReason.PROVIDER_UNAVAILABLE, text))
+                if self._refused is not None:
+                    grace = self._refused_at + REFUSED_GRACE_SECONDS
+                    dues.append((grace, EndReason.INVALID_SPEC, self._refused))
+            case S.READY:
+                text = f"nobody attached within {limits.attach_timeout:g} s"
+                dues.append((self._since + limits.attach_timeout, EndReason.ATTACH_TIMEOUT, text))
+            case S.DETACHED:
+                text = f"the caller did not come back within {limits.reattach_timeout:g} s"
+                dues.append((self._since + limits.reattach_timeout, EndReason.REATTACH_TIMEOUT, text))
+            case S.ACTIVE if not self._talk.speaking and not self._talk.busy:
+                quiet = max(self._talk.last_activity, self.ledger.playing_until())
+                text = f"nobody spoke for {limits.idle_timeout:g} s"
+                dues.append((quiet + limits.idle_timeout, EndReason.IDLE_TIMEOUT, text))
+        if self._expires is not None:
+            text = f"the session reached its limit of {limits.max_duration:g} s"
+            dues.append((self._expires, EndReason.MAX_DURATION, text))
+        talk = self._talk.next_deadline()
+        if talk is not None:
+            dues.append((talk, None, ""))
+        return dues
+
+    def _on_deadline(self, now: float) -> list[Effect]:
+        due = sorted((d for d in self._deadlines() if d[0] <= now and d[1] is not None), key=lambda d: d[0])
+        if due:
+            _, reason, message = due[0]
+            assert reason is not None
+            return self._end(reason, message, now)
+        return self._talk.on_deadline(now)
+
+    def _end(self, reason: EndReason, message: str, now: float, note: str = "") -> list[Effect]:
+        message = self._redacted(message)
+        effects: list[Effect] = []
+        attached = self.state is S.ACTIVE
+        if attached:
+            effects += [DetachMedia(), self._recorder.event("leg_detached", now, cause="ended")]
+        usage = self._usage()
+        effects.append(self._become(S.ENDED, now))
+        self._report = replace(
+            self._report, end_reason=reason, end_message=message, ended_at=self._recorder.unix(now)
+        )
+        effects += self._recorder.journal("session_ended", now, reason=str(reason), note=note)
+        effects.append(
+            self._recorder.event(
+                "ended",
+                now,
+                reason=str(reason),
+                message=message,
+                input_tokens=usage.input_tokens,
+                output_tokens=usage.output_tokens,
+                input_audio_seconds=usage.input_audio_seconds,
+                output_audio_seconds=usage.output_audio_seconds,
+            )
+        )
+        if attached:
+            effects += [SendLeg(Ended(reason, message)), DropLeg(None, "ended")]
+        return effects
+
+    def _redacted(self, message: str) -> str:
+        secret = self.config.provider.api_key.reveal()
+        text = message.replace(secret, "***") if secret else message
+        return text[:MAX_ERROR_CHARACTERS]
