@@ -1,4 +1,4 @@
-"""End-to-end tests run on a real cluster, or are skipped with the reason; where CI is set a skip is a failure."""
+"""End-to-end tests run on a real cluster, or are skipped with the reason; with CI set a skip is a failure."""
 
 from __future__ import annotations
 

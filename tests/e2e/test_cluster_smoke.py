@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from cluster_fixture import Cluster, ClusterError, wait_for
@@ -38,7 +39,8 @@ spec:
       command: [{python}, -m, http.server, "8000"]
       ports: [{{containerPort: 8000, hostPort: {host_port}}}]
       readinessProbe: {{httpGet: {{path: /pyvenv.cfg, port: 8000}}, periodSeconds: 1}}
-      securityContext: {{readOnlyRootFilesystem: true, allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}
+      securityContext:
+        {{readOnlyRootFilesystem: true, allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}
 ---
 apiVersion: v1
 kind: Service
@@ -59,7 +61,7 @@ except urllib.error.HTTPError as error:
 
 LIST_PACKAGES = """
 import importlib.metadata, json
-print(json.dumps([d.metadata["Name"].lower() for d in importlib.metadata.distributions()]))
+print(json.dumps([d.metadata["Name"].lower().replace("_", "-") for d in importlib.metadata.distributions()]))
 """
 
 
@@ -92,7 +94,7 @@ def test_a_pod_is_reached_from_this_host_by_host_port_and_by_its_own_address(
         pytest.skip("only the own cluster's addresses are sure to be reachable from here")
     pod = cluster.get("pod", "worker", namespace=namespace)
     for address in (f"{pod['status']['hostIP']}:{HOST_PORT}", f"{pod['status']['podIP']}:8000"):
-        assert "home = " in wait_for(lambda a=address: fetch(f"http://{a}/pyvenv.cfg"), address, timeout=10)
+        assert "home = " in wait_for(partial(fetch, f"http://{address}/pyvenv.cfg"), address, timeout=10)
 
 
 def test_a_port_forward_reaches_a_pod(cluster: Cluster, namespace: str) -> None:

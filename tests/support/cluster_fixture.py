@@ -1,9 +1,9 @@
 """The Kubernetes cluster of the end-to-end tests, and the few verbs that they speak to it with.
 
-Without KUBECONFIG this checkout's own cluster is booted (``tests/support/cluster``), our images are built and
-imported. With KUBECONFIG that cluster is used: a kind cluster gets the images by ``kind load``, any other from
-the registry that PARLEY_TEST_REGISTRY names (host/path, pushed to with buildah). ``why_not`` says why neither is
-possible.
+Without KUBECONFIG this checkout's own cluster is booted (``tests/support/cluster``), our images are built
+and imported. With KUBECONFIG that cluster is used: a kind cluster gets the images by ``kind load``, any other
+from the registry that PARLEY_TEST_REGISTRY names (host/path, pushed to with buildah). ``why_not`` says why
+neither is possible.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def run(
 def wait_for(probe: Callable[[], T | None], what: str, *, timeout: float = 30, every: float = 0.2) -> T:
     """Call ``probe`` until it returns something true, and return that.
 
-    A probe that raises ClusterError, OSError or AssertionError is tried again. AssertionError after ``timeout``
-    seconds.
+    A probe that raises ClusterError, OSError or AssertionError is tried again. AssertionError after
+    ``timeout`` seconds.
     """
     deadline = time.monotonic() + timeout
     last: BaseException | None = None
@@ -93,9 +93,9 @@ def wait_for(probe: Callable[[], T | None], what: str, *, timeout: float = 30, e
 class Cluster:
     """A cluster that our images are in.
 
-    ``images`` maps operator, worker, localprovider, nats to references that a pod can name; ``own`` says that it
-    is this checkout's own cluster, whose pod and node addresses this host reaches; ``started`` that this process
-    booted it.
+    ``images`` maps operator, worker, localprovider, nats to references that a pod can name; ``own`` says
+    that it is this checkout's own cluster, whose pod and node addresses this host reaches; ``started`` that
+    this process booted it.
     """
 
     kubeconfig: Path
@@ -268,8 +268,8 @@ def _why_not_given(kubeconfig: Path) -> str | None:
         return None if shutil.which("kind") else "KUBECONFIG names a kind cluster, and kind is not on PATH"
     if not os.environ.get("PARLEY_TEST_REGISTRY"):
         return (
-            "KUBECONFIG names a cluster that is not kind: set PARLEY_TEST_REGISTRY to a registry that it pulls "
-            "from and you may push to (host/path), or unset KUBECONFIG to boot a cluster here"
+            "KUBECONFIG names a cluster that is not kind: set PARLEY_TEST_REGISTRY to a registry that it "
+            "pulls from and you may push to (host/path), or unset KUBECONFIG to boot a cluster here"
         )
     return None
 

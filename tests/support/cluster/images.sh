@@ -15,9 +15,12 @@ BUD=(buildah bud --isolation chroot --layers --timestamp "$EPOCH" --quiet)
 need_root images.sh
 mkdir -p "$IMAGES"
 
-digest() { # digest PATH...: of names, modes and contents of the files below the paths
-  { for path in "$@"; do find "$path" -type f ! -path '*/__pycache__/*' ! -name '*.egg-info' -print0; done; } |
-    LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum | cut -c1-12
+digest() { # digest PATH...: of names below the paths, wherever those lie, and contents
+  local path
+  for path in "$@"; do
+    ( cd "$(dirname "$path")" && find "$(basename "$path")" -type f ! -path '*/__pycache__/*' -print0 |
+      LC_ALL=C sort -z | xargs -0 -r sha256sum )
+  done | sha256sum | cut -c1-12
 }
 known() { buildah inspect --type image "$1" >/dev/null 2>&1; }
 
@@ -68,8 +71,8 @@ pip_settings() { # pip_settings DIR: fills DIR, prints buildah options
   cat "$dir/options" 2>/dev/null || true
 }
 
-SOURCES=(pyproject.toml README.md LICENSE NOTICE requirements/build.txt
-  operator/src mediaworker/src client/src localprovider/src proto/gen/python)
+# What a Dockerfile copies from its context: its key changes with these and with nothing else.
+copied() { sed -n 's/^COPY \([^-].*\) [^ ]*$/\1/p' "$1" | tr ' ' '\n' | sort -u; }
 build_one() { # build_one NAME: prints "NAME REFERENCE ARCHIVE"
   local name=$1 from="" context=$ROOT dockerfile key ref archive scratch began=$SECONDS last options=()
   scratch=$(mktemp -d)
@@ -87,7 +90,8 @@ build_one() { # build_one NAME: prints "NAME REFERENCE ARCHIVE"
   else
     if [ "$name" = localprovider ]; then from=$(base python-speech python3 python3-venv ca-certificates flite)
     else from=$(base python python3 python3-venv ca-certificates); fi
-    key=$(cd "$ROOT" && { digest "${SOURCES[@]}"; digest "$dockerfile"; digest requirements; echo "$from"; } | sha256sum | cut -c1-12)
+    key=$(cd "$ROOT" && mapfile -t sources < <(copied "$dockerfile") &&
+      { digest "${sources[@]}"; digest "$dockerfile"; echo "$from"; } | sha256sum | cut -c1-12)
     read -r -a options <<<"$(pip_settings "$scratch/pip" | tr '\n' ' ')"
     options+=(--build-arg "BASE=$from")
   fi
