@@ -98,7 +98,7 @@ class AudioFormat:
         if self.encoding is Encoding.PCM16:
             return samples.astype("<i2", copy=False).tobytes()
         codes, borders = _quantizer(self.encoding)
-        encoded: bytes = codes[np.searchsorted(borders, samples)].tobytes()
+        encoded: bytes = codes[np.searchsorted(borders, samples, side="right")].tobytes()
         return encoded
 
 

@@ -19,6 +19,7 @@ MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 _RETRYABLE: Final = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "UNKNOWN", "INTERNAL"})
 _RESUMABLE_REASONS: Final = frozenset({"slow-reader", "draining", "no-caller-audio"})
 _TLS_WORDS: Final = (
+    "verification",
     "handshake failed",
     "certificate",
     "ssl_error",

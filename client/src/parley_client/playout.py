@@ -1,7 +1,8 @@
 """The line that a caller hears: what is queued, what was heard, where a Clear cuts.
 
 Pure: time is an argument (seconds). A piece of audio that arrives while the line is idle starts after
-the jitter buffer; one that arrives in time starts where the last one ends. Nothing is ever heard twice or out of order.
+the jitter buffer; one that arrives in time starts where the last one ends. Nothing is heard twice or out of
+order.
 """
 
 from __future__ import annotations
