@@ -10,25 +10,26 @@ _SECRET_FIELDS = frozenset({"authorization", "headers", "client_secret", "api_ke
 _KEY_LIKE = re.compile(r"\b(?:sk|ek|rk)[-_][A-Za-z0-9_*\-]{3,}")
 
 
-def scrub(text: str, secret: str) -> str:
-    """`text` without the secret and without anything that looks like a provider key."""
-    if len(secret) >= 8:
-        text = text.replace(secret, "***")
+def scrub(text: str, secrets: tuple[str, ...]) -> str:
+    """`text` without the secrets and without anything that looks like a provider key."""
+    for secret in secrets:
+        if len(secret) >= 6:
+            text = text.replace(secret, "***")
     return _KEY_LIKE.sub("***", text)
 
 
-def redact(value: Any, secret: str) -> Any:
+def redact(value: Any, secrets: tuple[str, ...]) -> Any:
     """A copy for people to read: base64 audio as its size, secret fields as `***`."""
     if isinstance(value, Mapping):
-        return {key: _redact_field(key, item, secret) for key, item in value.items()}
+        return {key: _redact_field(key, item, secrets) for key, item in value.items()}
     if isinstance(value, list):
-        return [redact(item, secret) for item in value]
-    return scrub(value, secret) if isinstance(value, str) else value
+        return [redact(item, secrets) for item in value]
+    return scrub(value, secrets) if isinstance(value, str) else value
 
 
-def _redact_field(key: str, value: Any, secret: str) -> Any:
+def _redact_field(key: str, value: Any, secrets: tuple[str, ...]) -> Any:
     if key.lower() in _SECRET_FIELDS:
         return "***"
     if key == "audio" and isinstance(value, str):
         return f"<{len(value)} characters of audio>"
-    return redact(value, secret)
+    return redact(value, secrets)

@@ -48,7 +48,7 @@ async def open_socket(
     ping_timeout: float | None,
     close_timeout: float,
     max_frame_bytes: int,
-    secret: str,
+    secrets: tuple[str, ...],
 ) -> ClientConnection:
     """An open WebSocket; ProviderError when there is none. The caller sets the deadline by cancelling."""
     opener = partial(_Connect, ssl=tls) if tls is not None and url.startswith("wss:") else _Connect
@@ -67,13 +67,13 @@ async def open_socket(
             max_size=max_frame_bytes,
         )
     except (WebSocketException, OSError, EOFError) as exc:
-        raise _open_error(exc, secret) from None
+        raise _open_error(exc, secrets) from exc
 
 
-def _open_error(exc: Exception, secret: str) -> ProviderError:
+def _open_error(exc: Exception, secrets: tuple[str, ...]) -> ProviderError:
     if isinstance(exc, InvalidStatus):
         body = (exc.response.body or b"")[:200].decode("utf-8", "replace").strip()
-        return from_status(exc.response.status_code, scrub(body, secret))
+        return from_status(exc.response.status_code, scrub(body, secrets))
     if isinstance(exc, ssl.SSLError):
         why = getattr(exc, "verify_message", None) or exc.reason or "no reason given"
         text = f"TLS with the provider failed ({why}): check the URL and the trusted certificates"
@@ -91,11 +91,11 @@ def _open_error(exc: Exception, secret: str) -> ProviderError:
 
 
 def closed_error(
-    exc: ConnectionClosed, last_error: ErrorDetail | None, *, ready: bool, secret: str
+    exc: ConnectionClosed, last_error: ErrorDetail | None, *, ready: bool, secrets: tuple[str, ...]
 ) -> ProviderError:
     """Why an open socket ended without our closing it."""
     if exc.rcvd is not None and (exc.sent is None or exc.rcvd_then_sent):
-        return from_close(exc.rcvd.code, scrub(exc.rcvd.reason, secret), last_error, ready=ready)
+        return from_close(exc.rcvd.code, scrub(exc.rcvd.reason, secrets), last_error, ready=ready)
     if exc.sent is not None and (what := _OURS.get(exc.sent.code)) is not None:
         return ProtocolError(f"the provider sent a frame that {what}", close_code=exc.sent.code)
     if exc.sent is not None and exc.sent.code == 1011:

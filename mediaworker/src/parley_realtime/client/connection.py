@@ -83,6 +83,7 @@ class Connection:
         self, parameters: RealtimeAPIClientParameters, core: ProtocolCore, statistics: Statistics, sink: Sink
     ) -> None:
         self._p = parameters
+        self._secrets = parameters.secrets()
         self._core = core
         self._statistics = statistics
         self._sink = sink
@@ -129,7 +130,7 @@ class Connection:
             )
         self._loop = asyncio.get_running_loop()
         if self._p.trace is not None:
-            self._trace = TraceFile(self._p.trace, self._p.api_key)
+            self._trace = TraceFile(self._p.trace, self._secrets)
         self._enter(ConnectionState.CONNECTING)
         self._deadline = self._loop.call_later(self._p.connect_timeout, self._too_late)
         self._work_task = self._loop.create_task(self._work(), name="realtime-work")
@@ -203,7 +204,7 @@ class Connection:
 
     def _too_late(self) -> None:
         if self._last_error is not None:
-            said = f" ({scrub(self._last_error.message, self._p.api_key)})"
+            said = f" ({scrub(self._last_error.message, self._secrets)})"
             if (refusal := from_code(self._last_error.code, said, None)) is not None:
                 self.end(refusal)
                 return
@@ -234,12 +235,15 @@ class Connection:
         socket = self._socket
         assert socket is not None
         code, reason = (1002, "protocol error") if isinstance(self._outcome, ProtocolError) else (1000, "")
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._p.close_timeout + 1):
+        try:
+            async with asyncio.timeout(self._p.close_timeout * 2):
                 await socket.close(code, reason)
+        except TimeoutError:
+            socket.transport.abort()
+            await socket.wait_closed()
         closed_by = socket.close_code or 1006
         return WebSocketCloseEvent(
-            self.socket_id, closed_by, scrub(socket.close_reason or "", self._p.api_key), closed_by != 1006
+            self.socket_id, closed_by, scrub(socket.close_reason or "", self._secrets), closed_by != 1006
         )
 
     async def _work(self) -> None:
@@ -253,7 +257,7 @@ class Connection:
             ping_timeout=p.ping_timeout,
             close_timeout=p.close_timeout,
             max_frame_bytes=p.max_frame_bytes,
-            secret=p.api_key,
+            secrets=self._secrets,
         )
         self._socket = socket
         self.socket_id = f"ws_{uuid.uuid4().hex}"
@@ -263,12 +267,12 @@ class Connection:
             await self._read(socket)
 
     async def _read(self, socket: ClientConnection) -> None:
-        while True:
+        while self._state in (ConnectionState.CONNECTING, ConnectionState.OPEN):
             try:
                 frame = await socket.recv(decode=False)
             except ConnectionClosed as exc:
                 ready = self._ready.is_set()
-                self.end(transport.closed_error(exc, self._last_error, ready=ready, secret=self._p.api_key))
+                self.end(transport.closed_error(exc, self._last_error, ready=ready, secrets=self._secrets))
                 return
             self._received(frame)
 
@@ -290,7 +294,7 @@ class Connection:
         if event.type == "error":
             error = event.payload.get("error")
             if isinstance(error, dict) and isinstance(error.get("message"), str):
-                error["message"] = scrub(error["message"], self._p.api_key)
+                error["message"] = scrub(error["message"], self._secrets)
             self._last_error = ErrorDetail.of(event.payload)
         else:
             self._last_error = None

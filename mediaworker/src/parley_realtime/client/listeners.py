@@ -43,7 +43,7 @@ class Listeners:
         if not any(_same(kept, callback) for kept in registered):
             registered.append(callback)
 
-    def remove(self, event: str, callback: object | None) -> None:
+    def remove(self, event: str, callback: object | None = None) -> None:
         """Without a callback: all listeners of the event. What was not registered is ignored."""
         name = self._known(event)
         if callback is None:

@@ -213,7 +213,7 @@ class MediaHub:
 
     def audio(self, chunk: MediaChunk, now: float) -> None:
         """Hand a chunk to every unit. Late audio of a response that was cleared is dropped and counted."""
-        if chunk.response_id not in self._active:
+        if chunk.response_id and chunk.response_id not in self._active:
             self.response_created(chunk.response_id)
         if chunk.response_id in self._cleared:
             self._statistics.late_chunks_dropped += 1

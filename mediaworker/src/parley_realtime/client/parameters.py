@@ -17,6 +17,7 @@ from parley_realtime.protocol.urls import DEFAULT_BASE_URL, realtime_url
 CloseCallback = Callable[[WebSocketCloseEvent], Awaitable[None] | None]
 ScenarioErrorCallback = Callable[[ScenarioError], None]
 Observer = Callable[[dict[str, Any]], None]
+_SECRET_HEADERS = frozenset({"authorization", "api-key", "proxy-authorization", "cookie"})
 _POSITIVE = (
     "connect_timeout",
     "close_timeout",
@@ -93,7 +94,8 @@ class RealtimeAPIClientParameters:
                 raise ValueError(f"{name} must be greater than 0, got {getattr(self, name)!r}")
         if self.privacy and self.trace is not None:
             raise ValueError("trace cannot be given together with privacy: leave one of them out")
-        for name, value in (("api_key", self.api_key), *self.headers.items()):
+        headers = ((f"headers[{name!r}]", value) for name, value in self.headers.items())
+        for name, value in (("api_key", self.api_key), *headers):
             if not isinstance(value, str) or any(c in value for c in "\r\n\0"):
                 raise ValueError(f"{name} must be a string without line breaks")
 
@@ -114,6 +116,12 @@ class RealtimeAPIClientParameters:
         ours.update({name: value for name, value in named.items() if value})
         given = {name.lower() for name in self.headers}
         return {name: v for name, v in ours.items() if name.lower() not in given} | dict(self.headers)
+
+    def secrets(self) -> tuple[str, ...]:
+        """What must be in no message."""
+        words = [v for name, v in self.headers.items() if name.lower() in _SECRET_HEADERS]
+        words += [part for word in words for part in word.split()[1:]]
+        return tuple(word for word in (self.api_key, *words) if word)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

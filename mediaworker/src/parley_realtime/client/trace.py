@@ -16,8 +16,8 @@ MAX_TRACE_BYTES = 64 * 1024 * 1024
 class TraceFile:
     """Appends until 64 MiB are written, then stops and says so. Only the owner may read the file."""
 
-    def __init__(self, path: Path, secret: str) -> None:
-        self._secret = secret
+    def __init__(self, path: Path, secrets: tuple[str, ...]) -> None:
+        self._secrets = secrets
         self._left = MAX_TRACE_BYTES
         self._file = os.fdopen(
             os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a", encoding="utf-8"
@@ -27,7 +27,7 @@ class TraceFile:
         """One frame. `direction`: `sent` or `received`; `now`: monotonic seconds."""
         if self._left <= 0:
             return
-        line = json.dumps({"t": round(now, 3), direction: redact(event, self._secret)}) + "\n"
+        line = json.dumps({"t": round(now, 3), direction: redact(event, self._secrets)}) + "\n"
         self._left -= len(line)
         self._file.write(line if self._left > 0 else '{"trace": "full, nothing more is written"}\n')
 
