@@ -1,0 +1,311 @@
+"""The sessions of this process: admission, lookup by what a caller shows, reports and their watchers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any, Protocol
+
+from parley_worker.clock import Clock
+from parley_worker.codec.control_pb import Endpoint
+from parley_worker.core.admission import Admission, EndedMemory, Fence, Place, Refusal, WorkerState
+from parley_worker.core.model import EndReason, SessionConfig, SessionKey, SessionReport, SessionState
+from parley_worker.runtime.supervisor import Supervisor
+from parley_worker.telemetry.metrics import Metrics
+from parley_worker.transport.control_server import Change
+from parley_worker.transport.ports import SessionPort
+
+log = logging.getLogger(__name__)
+
+Placement = tuple[str, int]
+
+
+class Runner(SessionPort, Protocol):
+    """One live session, as the registry sees it."""
+
+    @property
+    def report(self) -> SessionReport: ...
+
+    @property
+    def resume_sha256(self) -> bytes:
+        """SHA-256 of the resume token that is good now; empty before the first attach."""
+
+    def run(self) -> Coroutine[Any, Any, SessionReport]: ...
+
+    def terminate(self, reason: EndReason, message: str) -> None: ...
+
+    def command(self, client_event: dict[str, Any] | None, clear: bool) -> None: ...
+
+    def announce_drain(self, deadline_unix: float) -> None: ...
+
+
+class ShardDirectory(Protocol):
+    """Which shard runs a session and where its callers attach."""
+
+    def shard_of(self, uid: str) -> int: ...
+
+    def endpoint(self, shard: int) -> Endpoint: ...
+
+
+class OneShard:
+    """A worker of a single process: everything is on shard 0."""
+
+    def __init__(self) -> None:
+        self._endpoint = Endpoint("")
+
+    def listen(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+
+    def shard_of(self, uid: str) -> int:
+        return 0
+
+    def endpoint(self, shard: int) -> Endpoint:
+        return self._endpoint
+
+
+class Watcher:
+    """One watch: changes in order. Past its bound the watch is over and must be started anew."""
+
+    def __init__(self, bound: int) -> None:
+        self._queue: asyncio.Queue[Change] = asyncio.Queue(bound)
+        self.overflowed = False
+
+    def put(self, change: Change) -> None:
+        try:
+            self._queue.put_nowait(change)
+        except asyncio.QueueFull:
+            self.overflowed = True
+
+    async def next(self, timeout: float) -> Change | None:
+        """The next change; None when `timeout` seconds pass without one."""
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._queue.get()
+        except TimeoutError:
+            return None
+
+
+class SessionRegistry:
+    """Live sessions by uid and attempt, and the memory of those that ended.
+
+    A place is free the moment its session reports ENDED; the runner's last work (closing the provider) goes
+    on for its bounded time.
+    """
+
+    def __init__(
+        self,
+        *,
+        admission: Admission,
+        make_runner: Callable[[SessionConfig], Runner],
+        supervisor: Supervisor,
+        shards: ShardDirectory,
+        clock: Clock,
+        metrics: Metrics,
+        overloaded: Callable[[], str | None] = lambda: None,
+        watch_buffer: int = 1024,
+    ) -> None:
+        self.admission = admission
+        self.shards = shards
+        self._make_runner = make_runner
+        self._supervisor = supervisor
+        self._clock, self._metrics = clock, metrics
+        self._overloaded = overloaded
+        self._watch_buffer = watch_buffer
+        self._runners: dict[Placement, Runner] = {}
+        self._configs: dict[Placement, SessionConfig] = {}
+        self._tasks: dict[Placement, asyncio.Task[Any]] = {}
+        self._reports: dict[Placement, SessionReport] = {}
+        self._by_ticket: dict[bytes, Placement] = {}
+        self._by_resume: dict[bytes, Placement] = {}
+        self._by_uid: dict[str, Placement] = {}
+        self._resume_of: dict[Placement, bytes] = {}
+        self._ended: EndedMemory[SessionReport] = EndedMemory()
+        self._watchers: set[Watcher] = set()
+        self._drain_deadline: float | None = None
+        metrics.capacity(admission.capacity)
+
+    # Admission
+
+    def admit(self, config: SessionConfig, fence: Fence) -> Place | Refusal:
+        """Start the session, or confirm that it runs, or say why not."""
+        key = config.key
+        now = self._clock.monotonic()
+        older = self._by_uid.get(key.uid)
+        verdict = self.admission.admit(key.uid, key.attempt, fence, now, self._overloaded())
+        if isinstance(verdict, Refusal):
+            self._metrics.refused(verdict.reason)
+            return verdict
+        if not verdict.new:
+            return verdict
+        if verdict.replaces and older is not None:
+            self._runners[older].terminate(EndReason.TERMINATED, f"attempt {key.attempt} takes over")
+        self._metrics.admitted()
+        self._start(config)
+        return verdict
+
+    def _start(self, config: SessionConfig) -> None:
+        place = (config.key.uid, config.key.attempt)
+        runner = self._make_runner(config)
+        self._runners[place] = runner
+        self._configs[place] = config
+        self._by_uid[config.key.uid] = place
+        if config.access.ticket_sha256:
+            self._by_ticket[config.access.ticket_sha256] = place
+        self.on_report(runner.report)
+        self._tasks[place] = self._supervisor.spawn(
+            f"session-{config.key.uid}-{config.key.attempt}", self._run(place, runner)
+        )
+
+    async def _run(self, place: Placement, runner: Runner) -> None:
+        try:
+            self.on_report(await runner.run())
+        finally:
+            last = self._reports.get(place)
+            if last is not None and last.state is not SessionState.ENDED:
+                self.on_report(
+                    replace(
+                        last,
+                        state=SessionState.ENDED,
+                        end_reason=EndReason.INTERNAL,
+                        end_message="the worker failed to run the session",
+                        ended_at=self._clock.wall(),
+                    )
+                )
+            self._reports.pop(place, None)
+            self._tasks.pop(place, None)
+            self._runners.pop(place, None)
+
+    # Reports
+
+    def on_report(self, report: SessionReport) -> None:
+        """A session's new state, identity or resume token. After ENDED nothing of it is taken."""
+        place = (report.key.uid, report.key.attempt)
+        before = self._reports.get(place)
+        runner = self._runners.get(place)
+        if runner is None or (before is not None and before.state is SessionState.ENDED):
+            return
+        self._reports[place] = report
+        if report.state is SessionState.ENDED:
+            self._forget(place, report)
+        else:
+            self._index_resume(place, runner.resume_sha256)
+        self._metrics.session_states(
+            Counter(r.state.value for r in self._reports.values() if r.state is not SessionState.ENDED)
+        )
+        if report != before:
+            self._tell(report)
+            if before is None or report.state is SessionState.ENDED:
+                self._tell(None)
+
+    def _forget(self, place: Placement, report: SessionReport) -> None:
+        uid, attempt = place
+        now = self._clock.monotonic()
+        self.admission.ended(uid, attempt, now)
+        self._metrics.session_ended(report.end_reason or EndReason.INTERNAL)
+        self._index_resume(place, b"")
+        ticket = self._configs.pop(place).access.ticket_sha256
+        if self._by_ticket.get(ticket) == place:
+            del self._by_ticket[ticket]
+        if self._by_uid.get(uid) == place:
+            del self._by_uid[uid]
+            self._ended.put(uid, report, now)
+
+    def _index_resume(self, place: Placement, token: bytes) -> None:
+        old = self._resume_of.pop(place, b"")
+        self._by_resume.pop(old, None)
+        if token:
+            self._by_resume[token] = place
+            self._resume_of[place] = token
+
+    # Lookup, for the media server
+
+    def find_by_ticket(self, ticket_sha256: bytes) -> SessionPort | None:
+        return self._find(self._by_ticket.get(ticket_sha256))
+
+    def find_by_resume(self, token_sha256: bytes) -> SessionPort | None:
+        return self._find(self._by_resume.get(token_sha256))
+
+    def find_by_uid(self, uid: str) -> SessionPort | None:
+        return self._find(self._by_uid.get(uid))
+
+    def _find(self, place: Placement | None) -> SessionPort | None:
+        return self._runners.get(place) if place else None
+
+    # Control
+
+    def check(self, fence: Fence, *, instance_optional: bool = False) -> Refusal | None:
+        return self.admission.check(fence, instance_optional=instance_optional)
+
+    def check_attempt(self, key: SessionKey) -> Refusal | None:
+        return self.admission.check_attempt(key.uid, key.attempt, self._clock.monotonic())
+
+    def terminate(self, key: SessionKey, reason: EndReason, message: str) -> bool:
+        """End that placement; false when it is not here."""
+        runner = self._live(key)
+        if runner:
+            runner.terminate(reason, message)
+        return runner is not None
+
+    def command(self, key: SessionKey, client_event: dict[str, Any] | None, clear: bool) -> bool:
+        """Pass an instruction to that placement; false when it is not here."""
+        runner = self._live(key)
+        if runner:
+            runner.command(client_event, clear)
+        return runner is not None
+
+    def _live(self, key: SessionKey) -> Runner | None:
+        place = (key.uid, key.attempt)
+        return self._runners.get(place) if self._by_uid.get(key.uid) == place else None
+
+    # Draining and the end
+
+    def drain(self, deadline_unix: float) -> None:
+        """Admit nothing any more and tell every session when it must be over."""
+        self.become(WorkerState.DRAINING)
+        self._metrics.draining()
+        for place in list(self._by_uid.values()):
+            self._runners[place].announce_drain(deadline_unix)
+
+    def terminate_all(self, reason: EndReason, message: str) -> None:
+        for place in list(self._by_uid.values()):
+            self._runners[place].terminate(reason, message)
+
+    async def wait_empty(self, timeout: float) -> bool:
+        """Wait until every runner has ended; false when `timeout` seconds passed first."""
+        tasks = list(self._tasks.values())
+        if not tasks:
+            return True
+        _, late = await asyncio.wait(tasks, timeout=max(timeout, 0))
+        return not late
+
+    def become(self, state: WorkerState) -> bool:
+        changed = self.admission.become(state)
+        if changed:
+            log.info("worker is %s", state.value)
+            self._tell(None)
+        return changed
+
+    # Watching
+
+    def watch(self) -> Watcher:
+        """Start a watch: every change from here on. End it with `unwatch`."""
+        watcher = Watcher(self._watch_buffer)
+        self._watchers.add(watcher)
+        return watcher
+
+    def unwatch(self, watcher: Watcher) -> None:
+        self._watchers.discard(watcher)
+
+    def reports(self) -> list[SessionReport]:
+        """Every live session and those remembered after their end."""
+        live = [self._reports[place] for place in self._by_uid.values() if place in self._reports]
+        here = {report.key.uid for report in live}
+        ended = self._ended.values(self._clock.monotonic())
+        return live + [report for report in ended if report.key.uid not in here]
+
+    def _tell(self, change: Change) -> None:
+        for watcher in self._watchers:
+            watcher.put(change)

@@ -1,0 +1,284 @@
+"""`WorkerControlService`: the operator's side door, behind mutual TLS."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, NoReturn, Protocol
+
+import grpc
+from grpc import aio
+from parley.control.v1 import control_pb2 as pb
+from parley.control.v1 import control_pb2_grpc
+
+from parley_worker.clock import Clock
+from parley_worker.codec import control_pb
+from parley_worker.codec.events_pb import timestamp
+from parley_worker.core.admission import Admission, Fence, Place, Refusal, RefusalReason
+from parley_worker.core.model import EndReason, LimitsConfig, SessionConfig, SessionKey, SessionReport
+from parley_worker.telemetry.metrics import Metrics
+
+Change = SessionReport | None
+"""A session's new report, or None for the worker's own state."""
+
+SERVICE = pb.DESCRIPTOR.services_by_name["WorkerControlService"].full_name
+
+
+class WatcherPort(Protocol):
+    """One watch in progress."""
+
+    @property
+    def overflowed(self) -> bool: ...
+
+    async def next(self, timeout: float) -> Change: ...
+
+
+class ShardsPort(Protocol):
+    def shard_of(self, uid: str) -> int: ...
+
+    def endpoint(self, shard: int) -> control_pb.Endpoint: ...
+
+
+class RegistryPort(Protocol):
+    """What the control service needs of the sessions."""
+
+    @property
+    def admission(self) -> Admission: ...
+
+    @property
+    def shards(self) -> ShardsPort: ...
+
+    def admit(self, config: SessionConfig, fence: Fence) -> Place | Refusal: ...
+
+    def check(self, fence: Fence, *, instance_optional: bool = False) -> Refusal | None: ...
+
+    def check_attempt(self, key: SessionKey) -> Refusal | None: ...
+
+    def terminate(self, key: SessionKey, reason: EndReason, message: str) -> bool: ...
+
+    def command(self, key: SessionKey, client_event: dict[str, Any] | None, clear: bool) -> bool: ...
+
+    def reports(self) -> list[SessionReport]: ...
+
+    def watch(self) -> Any: ...
+
+    def unwatch(self, watcher: Any) -> None: ...
+
+
+class DrainPort(Protocol):
+    def begin(self, timeout: float) -> float: ...
+
+
+class SinkPort(Protocol):
+    @property
+    def degraded(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who this worker is."""
+
+    name: str
+    pod_uid: str
+    version: str
+    instance: str
+
+
+class OnlyOperator(aio.ServerInterceptor):
+    """Turns away clients whose certificate does not carry the operator's name.
+
+    That the certificate was signed by the control CA is the handshake's work.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name.encode()
+
+    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        if handler.request_streaming:
+            return _wrap(grpc.stream_stream_rpc_method_handler, handler, handler.stream_stream, self._guard)
+        if handler.response_streaming:
+            return _wrap(grpc.unary_stream_rpc_method_handler, handler, handler.unary_stream, self._guard)
+        return _wrap_unary(handler, self._guard)
+
+    async def _guard(self, context: Any) -> None:
+        auth = context.auth_context()
+        names = [*auth.get("x509_common_name", ()), *auth.get("x509_subject_alternative_name", ())]
+        if self._name not in names:
+            shown = ", ".join(name.decode(errors="replace") for name in names) or "nobody"
+            await context.abort(
+                grpc.StatusCode.PERMISSION_DENIED,
+                f"the client's certificate names {shown}; only {self._name.decode()} may call",
+            )
+
+
+def _wrap(make: Any, handler: Any, behavior: Any, guard: Any) -> Any:
+    async def guarded(request: Any, context: Any) -> AsyncIterator[Any]:
+        await guard(context)
+        async for response in behavior(request, context):
+            yield response
+
+    return make(guarded, handler.request_deserializer, handler.response_serializer)
+
+
+def _wrap_unary(handler: Any, guard: Any) -> Any:
+    async def guarded(request: Any, context: Any) -> Any:
+        await guard(context)
+        return await handler.unary_unary(request, context)
+
+    return grpc.unary_unary_rpc_method_handler(
+        guarded, handler.request_deserializer, handler.response_serializer
+    )
+
+
+class ControlService(control_pb2_grpc.WorkerControlServiceServicer):
+    """Turns requests into calls of the registry, and what it says into answers.
+
+    Admit answers a wrong request with `Refused`, the other calls with INVALID_ARGUMENT; a stale sender gets
+    FAILED_PRECONDITION.
+    """
+
+    def __init__(
+        self,
+        *,
+        identity: Identity,
+        registry: RegistryPort,
+        drain: DrainPort,
+        sink: SinkPort,
+        clock: Clock,
+        metrics: Metrics,
+        limits: LimitsConfig,
+        heartbeat: float = 2.0,
+    ) -> None:
+        self._identity = identity
+        self._registry, self._drain, self._sink = registry, drain, sink
+        self._clock, self._metrics = clock, metrics
+        self._limits = limits
+        self._heartbeat = heartbeat
+
+    async def Admit(self, request: pb.AdmitRequest, context: Any) -> pb.AdmitResponse:
+        answer = pb.AdmitResponse(worker_instance_id=self._identity.instance)
+        verdict: Place | Refusal
+        stale = self._registry.check(control_pb.fence(request.fence))
+        try:
+            config = control_pb.session_config(request, self._limits)
+        except control_pb.InvalidRequest as error:
+            verdict = stale or Refusal(RefusalReason.INVALID, str(error))
+            self._metrics.refused(verdict.reason)
+        else:
+            verdict = self._registry.admit(config, control_pb.fence(request.fence))
+        if isinstance(verdict, Refusal):
+            answer.refused.CopyFrom(control_pb.refused(verdict))
+            return answer
+        shard = self._registry.shards.shard_of(request.session.session_uid)
+        endpoint = self._registry.shards.endpoint(shard)
+        answer.admitted.CopyFrom(
+            pb.Admitted(shard=shard, endpoint=endpoint.address, tls_server_name=endpoint.tls_server_name)
+        )
+        return answer
+
+    async def Terminate(self, request: pb.TerminateRequest, context: Any) -> pb.TerminateResponse:
+        key = await self._key(request, context)
+        try:
+            reason = control_pb.end_reason(request.reason)
+        except control_pb.InvalidRequest as error:
+            await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        found = self._registry.terminate(key, reason, request.message)
+        return pb.TerminateResponse(worker_instance_id=self._identity.instance, found=found)
+
+    async def Command(self, request: pb.CommandRequest, context: Any) -> pb.CommandResponse:
+        key = await self._key(request, context)
+        kind = request.WhichOneof("command")
+        event: dict[str, Any] | None = None
+        try:
+            if kind is None:
+                raise control_pb.InvalidRequest("command is missing: give client_event_json or clear")
+            if kind == "client_event_json":
+                event = control_pb.client_event(request.client_event_json)
+        except control_pb.InvalidRequest as error:
+            await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        found = self._registry.command(key, event, request.clear)
+        return pb.CommandResponse(worker_instance_id=self._identity.instance, found=found)
+
+    async def Drain(self, request: pb.DrainRequest, context: Any) -> pb.DrainResponse:
+        await self._fence(request.fence, context)
+        timeout = control_pb.seconds(request.timeout)
+        if not 0 <= timeout <= control_pb.MAX_SECONDS:
+            await _abort(
+                context,
+                grpc.StatusCode.INVALID_ARGUMENT,
+                f"timeout is {timeout:g} s: give 0 to {control_pb.MAX_SECONDS:g} seconds",
+            )
+        deadline = self._drain.begin(timeout)
+        return pb.DrainResponse(
+            worker_instance_id=self._identity.instance,
+            sessions=self._registry.admission.sessions,
+            deadline_time=timestamp(deadline),
+        )
+
+    async def Watch(self, request: pb.WatchRequest, context: Any) -> AsyncIterator[pb.WatchResponse]:
+        await self._fence(request.fence, context, instance_optional=True)
+        watcher = self._registry.watch()
+        try:
+            yield self._message(1, snapshot=self._snapshot())
+            sequence = 1
+            while not watcher.overflowed:
+                change = await watcher.next(self._heartbeat)
+                sequence += 1
+                if change is None:
+                    yield self._message(sequence, worker=self._worker())
+                else:
+                    yield self._message(sequence, session=self._session(change))
+            await _abort(
+                context,
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                "the watcher is too slow: watch again from a snapshot",
+            )
+        finally:
+            self._registry.unwatch(watcher)
+
+    def _message(self, sequence: int, **report: Any) -> pb.WatchResponse:
+        return pb.WatchResponse(worker_instance_id=self._identity.instance, sequence=sequence, **report)
+
+    def _snapshot(self) -> pb.Snapshot:
+        return pb.Snapshot(
+            worker=self._worker(), sessions=[self._session(report) for report in self._registry.reports()]
+        )
+
+    def _session(self, report: SessionReport) -> pb.SessionReport:
+        return control_pb.session_report(report, self._registry.shards.endpoint(report.shard))
+
+    def _worker(self) -> pb.WorkerReport:
+        admission = self._registry.admission
+        return control_pb.worker_report(
+            name=self._identity.name,
+            pod_uid=self._identity.pod_uid,
+            version=self._identity.version,
+            state=admission.state,
+            capacity=admission.capacity,
+            sessions=admission.sessions,
+            journal_degraded=self._sink.degraded,
+        )
+
+    async def _fence(self, fence: pb.Fence, context: Any, *, instance_optional: bool = False) -> None:
+        refusal = self._registry.check(control_pb.fence(fence), instance_optional=instance_optional)
+        if refusal:
+            await _abort(context, grpc.StatusCode.FAILED_PRECONDITION, f"{refusal.reason}: {refusal.message}")
+
+    async def _key(self, request: Any, context: Any) -> SessionKey:
+        await self._fence(request.fence, context)
+        try:
+            key = control_pb.session_key(request.session)
+        except control_pb.InvalidRequest as error:
+            await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        refusal = self._registry.check_attempt(key)
+        if refusal:
+            await _abort(context, grpc.StatusCode.FAILED_PRECONDITION, f"{refusal.reason}: {refusal.message}")
+        return key
+
+
+async def _abort(context: Any, code: grpc.StatusCode, message: str) -> NoReturn:
+    await context.abort(code, message)
+    raise AssertionError("abort returned")

@@ -1,0 +1,399 @@
+"""Events and journal to NATS JetStream, never on the path of a call.
+
+`publish` only appends to a bounded buffer; one task empties it. Each connection is used until it breaks, then
+all that was not acknowledged goes again, in order, over a new one: repeated records are recognised by their
+`Nats-Msg-Id`, and past the streams' duplicate window by looking at what the subject holds. The journal is
+written with `Nats-Expected-Last-Subject-Sequence`, so that a worker whose session was placed anew cannot write.
+
+Loss window: what waits in the buffer is lost when the process is killed; while NATS answers that is what
+happened within about one round trip. `degraded` tells when it is wider, or when something was dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nats.errors
+from nats.aio.client import Client
+from nats.js import JetStreamContext, api
+from nats.js.errors import APIError, NotFoundError
+
+from parley_worker.clock import Clock
+from parley_worker.codec import events_pb
+from parley_worker.core.model import SessionKey
+from parley_worker.core.outbox import Entry, Lane, Outbox
+from parley_worker.core.records import EventRecord, RecordKind
+from parley_worker.telemetry.metrics import Metrics
+from parley_worker.transport.nats_flight import Flight, Gate
+
+log = logging.getLogger(__name__)
+
+LATE_SECONDS = 5.0
+_WRONG_LAST_SEQUENCE = (10071, 10164)
+_STREAM_EXISTS = 10058
+_TOO_BIG = 10054
+_FAILURES = (OSError, nats.errors.Error, TimeoutError, ValueError)
+
+
+@dataclass(frozen=True, slots=True)
+class BusSettings:
+    """Where NATS is and how much may wait. Seconds and bytes. URLs may hold passwords: not in reprs."""
+
+    url: str = field(repr=False)
+    name: str = "parley-worker"
+    creds: Path | None = None
+    tls_dir: Path | None = None
+    replicas: int = 1
+    max_age: float = 7 * 86400.0
+    max_bytes: int = 1 << 30
+    duplicate_window: float = 120.0
+    buffer_count: int = 100_000
+    buffer_bytes: int = 64 << 20
+    window: int = 256
+    connect_timeout: float = 3.0
+    ack_timeout: float = 5.0
+    ping_interval: float = 5.0
+    retry_min: float = 0.1
+    retry_max: float = 2.0
+
+
+class NullBus:
+    """No NATS configured: records go nowhere."""
+
+    degraded = False
+
+    def publish(self, record: EventRecord) -> None:
+        """Forget the record."""
+
+    async def run(self) -> None:
+        """Nothing to do."""
+
+    async def close(self, timeout: float) -> int:
+        """Nothing is ever lost here."""
+        return 0
+
+
+class NatsBus:
+    """The EventSink over JetStream. `run()` is its task; `close()` delivers what waits, within a deadline."""
+
+    def __init__(
+        self,
+        settings: BusSettings,
+        *,
+        worker: str,
+        instance: str,
+        clock: Clock,
+        metrics: Metrics,
+        on_fenced: Callable[[SessionKey], None] = lambda key: None,
+    ) -> None:
+        self._settings = settings
+        self._worker, self._instance = worker, instance
+        self._clock, self._metrics = clock, metrics
+        self._on_fenced = on_fenced
+        self._outbox = Outbox(settings.buffer_count, settings.buffer_bytes, settings.window)
+        self._wake = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._connected = False
+        self._closed = False
+        self._gates: dict[RecordKind, Gate] = {}
+
+    # The sink
+
+    def publish(self, record: EventRecord) -> None:
+        """Append; never waits, never raises. What has no room is dropped by the outbox's rule and counted."""
+        if self._closed:
+            self._metrics.event_dropped(record.kind, "shutdown")
+            return
+        for dropped in self._outbox.add(record, self._clock.monotonic()):
+            self._metrics.event_dropped(dropped.kind, "overflow", dropped.count)
+        self._changed()
+
+    @property
+    def degraded(self) -> bool:
+        """True while records are late, and from a loss until all that waits is delivered."""
+        late = self._outbox.oldest_age(self._clock.monotonic()) > LATE_SECONDS
+        return self._outbox.lossy or late
+
+    @property
+    def connected(self) -> bool:
+        return self._connected
+
+    @property
+    def waiting(self) -> int:
+        """Records not yet acknowledged."""
+        return len(self._outbox)
+
+    def _gauges(self) -> None:
+        box = self._outbox
+        self._metrics.events_buffered(box.count("event"), box.count("journal"), box.size)
+        self._metrics.journal_degraded(self.degraded)
+
+    def _changed(self) -> None:
+        self._gauges()
+        if len(self._outbox):
+            self._empty.clear()
+        else:
+            self._empty.set()
+        self._wake.set()
+
+    async def close(self, timeout: float) -> int:
+        """Wait until everything is delivered, `timeout` seconds at most; returns how many records are lost."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._empty.wait()
+        except TimeoutError:
+            pass
+        self._closed = True
+        lost = self._outbox.clear()
+        for part in lost:
+            self._metrics.event_dropped(part.kind, "shutdown", part.count)
+        self._changed()
+        total = sum(part.count for part in lost)
+        if total:
+            log.error("%d records could not be delivered to NATS", total)
+        return total
+
+    # The connection
+
+    async def run(self) -> None:
+        """Connect, deliver, and connect again, until closed or cancelled."""
+        delay = self._settings.retry_min
+        told = False
+        while not self._closed:
+            client = Client()
+            try:
+                js = await self._open(client)
+                log.info("connected to NATS")
+                delay, told = self._settings.retry_min, False
+                self._set_connected(True)
+                await self._deliver(client, js)
+                if not self._closed:
+                    log.warning("lost NATS: records wait")
+            except _FAILURES as error:
+                if not told:
+                    log.warning("NATS cannot be used: %s: %s; records wait", type(error).__name__, error)
+                told = True
+            finally:
+                self._set_connected(False)
+                self._outbox.put_all_back()
+                await self._shut(client)
+            self._gauges()
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+            delay = min(delay * 2, self._settings.retry_max)
+
+    async def _open(self, client: Client) -> JetStreamContext:
+        settings = self._settings
+
+        async def on_error(error: Exception) -> None:
+            log.debug("nats client: %s", error)
+
+        async def on_disconnect() -> None:
+            self._wake.set()
+
+        async with asyncio.timeout(settings.connect_timeout):
+            await client.connect(
+                servers=settings.url.split(","),
+                name=settings.name,
+                error_cb=on_error,
+                disconnected_cb=on_disconnect,
+                closed_cb=on_disconnect,
+                allow_reconnect=False,
+                max_reconnect_attempts=1,
+                reconnect_time_wait=0,
+                connect_timeout=max(1, round(settings.connect_timeout)),
+                ping_interval=settings.ping_interval,  # type: ignore[arg-type]
+                max_outstanding_pings=2,
+                user_credentials=str(settings.creds) if settings.creds else None,
+                tls=_tls(settings.tls_dir),
+                inbox_prefix=b"_INBOX",
+            )
+        js = client.jetstream(timeout=settings.ack_timeout, publish_async_max_pending=settings.window + 1)
+        await self._ensure(js, events_pb.EVENTS_STREAM, events_pb.EVENTS_SUBJECTS)
+        await self._ensure(js, events_pb.JOURNAL_STREAM, events_pb.JOURNAL_SUBJECTS)
+        self._gates = {
+            "event": Gate(settings.retry_min, settings.retry_max),
+            "journal": Gate(settings.retry_min, settings.retry_max),
+        }
+        return js
+
+    async def _ensure(self, js: JetStreamContext, name: str, subjects: str) -> None:
+        """Create the stream when it is missing; one that exists is left as it is."""
+        try:
+            await js.stream_info(name)
+            return
+        except NotFoundError:
+            pass
+        settings = self._settings
+        config = api.StreamConfig(
+            name=name,
+            subjects=[subjects],
+            storage=api.StorageType.FILE,
+            num_replicas=settings.replicas,
+            max_age=settings.max_age,
+            max_bytes=settings.max_bytes,
+            duplicate_window=_window(settings),
+            allow_direct=True,
+        )
+        try:
+            await js.add_stream(config)
+            log.info("created stream %s", name)
+        except APIError as error:
+            if error.err_code != _STREAM_EXISTS:
+                raise
+
+    async def _shut(self, client: Client) -> None:
+        try:
+            async with asyncio.timeout(2):
+                await client.close()
+        except _FAILURES as error:
+            log.debug("closing NATS: %s", error)
+
+    def _set_connected(self, connected: bool) -> None:
+        self._connected = connected
+        self._metrics.nats_connected(connected)
+
+    # Delivery
+
+    async def _deliver(self, client: Client, js: JetStreamContext) -> None:
+        """Send and take acknowledgements until the connection is gone."""
+        flight = Flight(self._wake)
+        try:
+            while client.is_connected and not self._closed:
+                self._wake.clear()
+                for lane, entry, ack in flight.results():
+                    await self._take_ack(js, lane, entry, ack)
+                now = self._clock.monotonic()
+                if flight.expired(now):
+                    raise nats.errors.TimeoutError
+                shut = frozenset(kind for kind, gate in self._gates.items() if not gate.passes(now))
+                while (taken := self._outbox.take(shut)) is not None:
+                    lane, entry = taken
+                    await self._send(js, flight, lane, entry)
+                    shut = frozenset(kind for kind, gate in self._gates.items() if not gate.passes(now))
+                self._gauges()
+                await self._sleep(flight)
+        finally:
+            flight.abandon()
+
+    async def _sleep(self, flight: Flight) -> None:
+        """Wait for news: a record, an acknowledgement, a lost connection, or the next deadline."""
+        now = self._clock.monotonic()
+        until = min([flight.next_deadline(), *(gate.opens_at(now) for gate in self._gates.values())])
+        try:
+            async with asyncio.timeout(max(0.0, min(until - now, 1.0))):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+    async def _send(self, js: JetStreamContext, flight: Flight, lane: Lane, entry: Entry) -> None:
+        record = entry.record
+        try:
+            message = events_pb.encode(record, self._worker, self._instance)
+        except events_pb.RecordError as error:
+            self._lose(lane, record.kind, str(error))
+            return
+        now = self._clock.monotonic()
+        if entry.first_sent is not None:
+            self._metrics.event_retried(record.kind)
+            old = now - entry.first_sent > _window(self._settings) / 2
+            if old and record.kind == "event" and await self._is_last(js, record, message.msg_id):
+                self._outbox.stored(lane, 0)
+                self._metrics.event_published(record.kind)
+                return
+        entry.first_sent = entry.first_sent or now
+        headers = dict(message.headers)
+        if record.kind == "journal":
+            headers[api.Header.EXPECTED_LAST_SUBJECT_SEQUENCE.value] = str(lane.expected)
+        self._gates[record.kind].sent()
+        try:
+            ack = await js.publish_async(message.subject, message.payload, headers=headers)
+        except nats.errors.MaxPayloadError:
+            self._gates[record.kind].answered()
+            self._lose(
+                lane, record.kind, f"{record.kind} {record.type}: {len(message.payload)} bytes are too many"
+            )
+            return
+        flight.add(lane, entry, ack, now + self._settings.ack_timeout)
+
+    async def _is_last(self, js: JetStreamContext, record: EventRecord, msg_id: str) -> bool:
+        subject = events_pb.events_subject(record.key)
+        held, _ = await self._last(js, events_pb.EVENTS_STREAM, subject)
+        return held == msg_id
+
+    async def _last(self, js: JetStreamContext, stream: str, subject: str) -> tuple[str, int]:
+        """Msg-Id and sequence of the last message on a subject; ("", 0) when there is none."""
+        try:
+            message = await js.get_last_msg(stream, subject)
+        except NotFoundError:
+            return "", 0
+        return (message.headers or {}).get("Nats-Msg-Id", ""), message.seq or 0
+
+    async def _take_ack(
+        self, js: JetStreamContext, lane: Lane, entry: Entry, ack: asyncio.Future[api.PubAck]
+    ) -> None:
+        kind = entry.record.kind
+        gate = self._gates[kind]
+        gate.answered()
+        error = None if ack.cancelled() else ack.exception()
+        if ack.cancelled():
+            self._outbox.put_back(lane)
+        elif error is None:
+            gate.open()
+            self._outbox.stored(lane, ack.result().seq)
+            self._metrics.event_published(kind)
+        elif isinstance(error, APIError) and error.err_code in _WRONG_LAST_SEQUENCE:
+            await self._resolve(js, lane, entry)
+        elif isinstance(error, APIError) and error.err_code == _TOO_BIG:
+            self._lose(lane, kind, f"{kind} {entry.record.type}: the stream refuses its size")
+        else:
+            if gate.shut(self._clock.monotonic()):
+                log.warning("NATS refuses %s records: %s; they wait", kind, error)
+            self._outbox.put_back(lane)
+            if isinstance(error, nats.js.errors.NoStreamResponseError):
+                await self._ensure(js, events_pb.EVENTS_STREAM, events_pb.EVENTS_SUBJECTS)
+                await self._ensure(js, events_pb.JOURNAL_STREAM, events_pb.JOURNAL_SUBJECTS)
+        self._changed()
+
+    async def _resolve(self, js: JetStreamContext, lane: Lane, entry: Entry) -> None:
+        """The journal's subject holds something else than expected: ours after all, older, or newer."""
+        key = entry.record.key
+        held, sequence = await self._last(js, events_pb.JOURNAL_STREAM, events_pb.journal_subject(key))
+        position = events_pb.parse_journal_id(held) if held else (0, 0)
+        ours = (key.attempt, entry.record.sequence)
+        if position == ours:
+            self._outbox.stored(lane, sequence)
+            self._metrics.event_published("journal")
+        elif position is not None and position < ours:
+            lane.expected = sequence
+            self._outbox.put_back(lane)
+        else:
+            lost = self._outbox.fence(lane)
+            self._metrics.event_dropped("journal", "fenced", lost)
+            log.error("journal of session %s attempt %d is fenced: it holds %s", key.uid, key.attempt, held)
+            self._on_fenced(key)
+
+    def _lose(self, lane: Lane, kind: RecordKind, why: str) -> None:
+        log.error("record lost: %s", why)
+        self._metrics.event_dropped(kind, "invalid")
+        self._outbox.give_up(lane)
+        self._changed()
+
+
+def _window(settings: BusSettings) -> float:
+    return min(settings.duplicate_window, settings.max_age) if settings.max_age else settings.duplicate_window
+
+
+def _tls(directory: Path | None) -> ssl.SSLContext | None:
+    if directory is None:
+        return None
+    context = ssl.create_default_context(cafile=str(directory / "ca.crt"))
+    if (directory / "tls.crt").is_file():
+        context.load_cert_chain(directory / "tls.crt", directory / "tls.key")
+    return context

@@ -1,0 +1,82 @@
+"""What is under way to NATS on one connection, and when a stream that refuses is asked again."""
+
+from __future__ import annotations
+
+import asyncio
+
+from nats.js import api
+
+from parley_worker.core.outbox import Entry, Lane
+
+
+class Gate:
+    """Lets everything through while a stream takes records; after a refusal a probe at a time, ever later.
+
+    Starts with a probe. Delays and times are monotonic seconds.
+    """
+
+    def __init__(self, shortest: float, longest: float) -> None:
+        self._min, self._max = shortest, longest
+        self._delay = self._min
+        self._shut_until: float | None = 0.0
+        self._out = 0
+
+    def passes(self, now: float) -> bool:
+        return self._shut_until is None or (self._out == 0 and now >= self._shut_until)
+
+    def opens_at(self, now: float) -> float:
+        """When a probe may go; infinity when nothing has to be waited for."""
+        return (
+            float("inf")
+            if self._shut_until is None or self._out or self._shut_until <= now
+            else self._shut_until
+        )
+
+    def sent(self) -> None:
+        self._out += 1
+
+    def answered(self) -> None:
+        self._out -= 1
+
+    def open(self) -> None:
+        self._shut_until, self._delay = None, self._min
+
+    def shut(self, now: float) -> bool:
+        """True when it was open before."""
+        was_open = self._shut_until is None
+        if not was_open and now < (self._shut_until or 0.0):
+            return False
+        self._shut_until = now + self._delay
+        self._delay = min(self._delay * 2, self._max)
+        return was_open
+
+
+class Flight:
+    """Records that were sent on one connection and are not acknowledged."""
+
+    def __init__(self, wake: asyncio.Event) -> None:
+        self._wake = wake
+        self._out: dict[asyncio.Future[api.PubAck], tuple[Lane, Entry, float]] = {}
+
+    def add(self, lane: Lane, entry: Entry, ack: asyncio.Future[api.PubAck], deadline: float) -> None:
+        self._out[ack] = (lane, entry, deadline)
+        ack.add_done_callback(lambda _: self._wake.set())
+
+    def results(self) -> list[tuple[Lane, Entry, asyncio.Future[api.PubAck]]]:
+        """Those that were answered, in the order in which they were sent."""
+        done = [ack for ack in self._out if ack.done()]
+        return [(*self._out.pop(ack)[:2], ack) for ack in done]
+
+    def next_deadline(self) -> float:
+        return next(iter(self._out.values()))[2] if self._out else float("inf")
+
+    def expired(self, now: float) -> bool:
+        return self.next_deadline() <= now
+
+    def abandon(self) -> None:
+        for ack in list(self._out):
+            if ack.done() and not ack.cancelled():
+                ack.exception()
+            else:
+                ack.cancel()
+        self._out.clear()

@@ -1,0 +1,82 @@
+"""TLS of the servers from files, read anew when they change."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import grpc
+
+log = logging.getLogger(__name__)
+
+Stamp = tuple[tuple[int, int, int], ...]
+
+
+class CertificateFiles:
+    """`tls.crt`, `tls.key` and, for mutual TLS, `ca.crt` in one directory.
+
+    gRPC asks before each handshake; files are read again when one of them was replaced. Files that do not fit
+    together leave the certificates as they were.
+    """
+
+    def __init__(self, directory: Path, *, mutual: bool) -> None:
+        self._mutual = mutual
+        self._paths = [directory / name for name in ("tls.key", "tls.crt", *(("ca.crt",) if mutual else ()))]
+        self._stamp = self._look()
+        self._current = self._read()
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """Server credentials that follow the files."""
+        return grpc.dynamic_ssl_server_credentials(
+            self._configuration(self._current),
+            self._fetch,  # type: ignore[arg-type]
+            require_client_authentication=self._mutual,
+        )
+
+    def _look(self) -> Stamp:
+        stats = [os.stat(path) for path in self._paths]
+        return tuple((s.st_mtime_ns, s.st_ino, s.st_size) for s in stats)
+
+    def _read(self) -> list[bytes]:
+        return [path.read_bytes() for path in self._paths]
+
+    def _configuration(self, files: list[bytes]) -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration(
+            [(files[0], files[1])], files[2] if self._mutual else None
+        )
+
+    def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
+        try:
+            stamp = self._look()
+            if stamp == self._stamp:
+                return None
+            files = self._read()
+            check_pair(files[0], files[1])
+        except (OSError, ValueError) as error:
+            log.warning("certificates in %s are kept: %s", self._paths[0].parent, error)
+            return None
+        self._stamp = stamp
+        if files == self._current:
+            return None
+        self._current = files
+        log.info("certificates in %s were replaced", self._paths[0].parent)
+        return self._configuration(files)
+
+
+def check_pair(key: bytes, certificate: bytes) -> None:
+    """Raise ValueError when they are not PEM or do not belong together."""
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+    from cryptography.x509 import load_pem_x509_certificate
+
+    def spki(public: object) -> bytes:
+        result: bytes = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)  # type: ignore[attr-defined]
+        return result
+
+    try:
+        private = load_pem_private_key(key, None)
+        public = load_pem_x509_certificate(certificate).public_key()
+    except TypeError as error:
+        raise ValueError("tls.key is encrypted") from error
+    if spki(private.public_key()) != spki(public):
+        raise ValueError("tls.key is not the key of tls.crt")
