@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterator
 
 import pytest
 from cluster_fixture import Cluster, ensure_cluster, why_not
+from e2e_release import IMAGES, Release, install
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -26,9 +27,18 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
         pytest.skip(reason)
     capture = request.config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():
-        found = ensure_cluster()
+        found = ensure_cluster(IMAGES)
     yield found
     found.stop()
+
+
+@pytest.fixture(scope="session")
+def release(cluster: Cluster) -> Iterator[Release]:
+    """The chart, installed once for all tests; whatever they leave is removed."""
+    with cluster.namespace("parley-e2e") as namespace:
+        found = install(cluster, namespace)
+        yield found
+        found.remove()
 
 
 @pytest.hookimpl(wrapper=True)
