@@ -1,0 +1,105 @@
+"""What the session core asks of its shell, and the words it exchanges with a brain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from parley_local.speech.wire import WireFormat
+
+from .checks import Json
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """Something that was said or written; `role` is `user`, `assistant` or `system`."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """A tool's output, with the name of the function where the call is known."""
+
+    name: str
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
+class BrainRequest:
+    """The conversation a reply is asked for, oldest entry first."""
+
+    instructions: str
+    history: tuple[Utterance | ToolResult, ...]
+    tools: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Say:
+    """Words of a reply, spoken or written as the session's modalities say."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A function call of a reply."""
+
+    name: str
+    arguments: Json = field(default_factory=dict)
+
+
+Reply = tuple[Say | Call, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send one server event."""
+
+    event: Json
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Close the WebSocket with this code and reason once all events are out."""
+
+    code: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Transcribe:
+    """Recognise committed audio; answer with `Session.transcribed`."""
+
+    item_id: str
+    audio: bytes = field(repr=False)
+    wire: WireFormat
+
+
+@dataclass(frozen=True, slots=True)
+class Think:
+    """Ask the brain; answer with `Session.replied`."""
+
+    response_id: str
+    request: BrainRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Speak:
+    """Synthesise; answer with `Session.spoke`."""
+
+    response_id: str
+    text: str
+    voice: str
+    speed: float
+    wire: WireFormat
+
+
+@dataclass(frozen=True, slots=True)
+class Abandon:
+    """Work under way for this response is of no use any more."""
+
+    response_id: str
+
+
+Effect = Send | Close | Transcribe | Think | Speak | Abandon
