@@ -1,0 +1,127 @@
+"""The provider's side of a session: one RealtimeAPIClient and the media unit that takes its audio."""
+
+from __future__ import annotations
+
+import functools
+import ssl
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from parley_realtime import RealtimeAPIClient, RealtimeAPIClientParameters, RealtimeError, beta
+from parley_realtime.events import MediaChunk, MediaSource
+from parley_realtime.formats import AudioFormat
+
+from parley_worker.core.model import DEFAULT_PROVIDER_AUDIO, SessionConfig
+
+_FORMAT_NAMES = {"pcm16": "pcm16", "g711_ulaw": "pcmu", "g711_alaw": "pcma"}
+
+OnEvent = Callable[[Mapping[str, Any]], None]
+OnAudio = Callable[[bytes, str, str, int], None]
+OnAudioDone = Callable[[str, str, int], None]
+
+
+class _Unit:
+    """Takes chunks the moment they come: the session has a playout clock of its own."""
+
+    own_clock = True
+
+    def __init__(self, on_audio: OnAudio, on_audio_done: OnAudioDone) -> None:
+        self._on_audio = on_audio
+        self._on_audio_done = on_audio_done
+
+    def media_started(
+        self, source: MediaSource, *, tag: str | None, encoding: str, custom_parameters: Mapping[str, str]
+    ) -> None:
+        """Nothing to prepare."""
+
+    def media(self, source: MediaSource, chunk: MediaChunk) -> None:
+        self._on_audio(chunk.payload, chunk.response_id, chunk.item_id, chunk.content_index)
+
+    def media_done(self, source: MediaSource, *, response_id: str, item_id: str, content_index: int) -> None:
+        self._on_audio_done(response_id, item_id, content_index)
+
+    def media_cleared(self, source: MediaSource) -> None:
+        """The session clears by itself."""
+
+
+class Provider:
+    """A thin hand on the client: connect, send, push audio, close."""
+
+    def __init__(self, client: RealtimeAPIClient | beta.RealtimeAPIClient, unit: _Unit) -> None:
+        self._client = client
+        self._unit = unit
+
+    @property
+    def client_id(self) -> str:
+        return self._client.id()
+
+    @property
+    def web_socket_id(self) -> str:
+        return self._client.web_socket_id()
+
+    async def connect(self) -> None:
+        """Raises the RealtimeError that prevented it."""
+        self._client.send_media_to(self._unit)
+        await self._client.connect()
+
+    async def wait_closed(self) -> RealtimeError | None:
+        """What ended the connection; None when `close` did."""
+        return await self._client.wait_closed()
+
+    def send(self, event: Mapping[str, Any]) -> None:
+        """A client event; InvalidEventError or RealtimeError when it cannot be sent."""
+        self._client.send_event(event)
+
+    def push(self, payload: bytes) -> None:
+        """Caller audio in the provider's format."""
+        self._client.push_media(payload)
+
+    def close(self) -> None:
+        """Close the connection or the attempt."""
+        self._client.close()
+
+
+def open_provider(
+    config: SessionConfig,
+    *,
+    connect_timeout: float,
+    close_timeout: float,
+    on_event: OnEvent,
+    on_audio: OnAudio,
+    on_audio_done: OnAudioDone,
+) -> Provider:
+    """A client for this session, not connected yet. ValueError names the field that cannot work."""
+    provider = config.provider
+    audio = AudioFormat.named(_FORMAT_NAMES[config.provider_audio or DEFAULT_PROVIDER_AUDIO])
+    parameters = RealtimeAPIClientParameters(
+        api_key=provider.api_key.reveal(),
+        model=provider.model or None,
+        base_url=provider.url,
+        headers=provider.headers,
+        ssl=_context(provider.ca_pem) if _is_tls(provider.url) else None,
+        observer=on_event,
+        privacy=config.privacy,
+        connect_timeout=connect_timeout,
+        close_timeout=close_timeout,
+        input_format=audio,
+        output_format=audio,
+    )
+    kind = beta.RealtimeAPIClient if provider.api_version == "beta" else RealtimeAPIClient
+    return Provider(kind(parameters), _Unit(on_audio, on_audio_done))
+
+
+def _is_tls(url: str) -> bool:
+    return urlsplit(url).scheme in ("wss", "https")
+
+
+@functools.lru_cache(maxsize=64)
+def _context(ca_pem: str) -> ssl.SSLContext:
+    """Trusts the system's certificates and these; one context serves all sessions that share them."""
+    context = ssl.create_default_context()
+    if ca_pem:
+        try:
+            context.load_verify_locations(cadata=ca_pem)
+        except ssl.SSLError as exc:
+            raise ValueError("ca_pem holds no certificate in PEM form") from exc
+    return context

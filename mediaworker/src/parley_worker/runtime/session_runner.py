@@ -1,0 +1,359 @@
+"""Runs one session: its core, its RealtimeAPIClient, its media path and its leg."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+from collections import deque
+from typing import Any
+
+from parley_realtime import InvalidEventError, RealtimeError
+
+from parley_worker.core import effects as fx
+from parley_worker.core import events as ev
+from parley_worker.core.media_path import InputFault, InputPath, OutFrame, OutputPath, PlayoutMode
+from parley_worker.core.model import EndReason, SessionConfig, SessionReport, SessionState
+from parley_worker.core.session import Session, SessionBounds
+from parley_worker.runtime.deps import RunnerDeps
+from parley_worker.runtime.provider import Provider, open_provider
+from parley_worker.transport.ports import LegPort
+
+log = logging.getLogger(__name__)
+
+_FAULTS = {
+    InputFault.EMPTY: (ev.Status.INVALID_ARGUMENT, "audio.payload is empty; a frame holds 1 to 1000 ms"),
+    InputFault.UNALIGNED: (ev.Status.INVALID_ARGUMENT, "audio.payload is not a whole number of samples"),
+    InputFault.OVERSIZED: (ev.Status.INVALID_ARGUMENT, "audio.payload is longer than 1000 ms"),
+    InputFault.TOO_FAST: (
+        ev.Status.RESOURCE_EXHAUSTED,
+        "audio comes faster than real time: pace frames by their duration",
+    ),
+}
+
+
+class SessionRunner:
+    """The whole life of a session. Everything but `run` is synchronous and called from the event loop."""
+
+    def __init__(self, config: SessionConfig, deps: RunnerDeps) -> None:
+        self._config = config
+        self._deps = deps
+        clock, s = deps.clock, deps.settings
+        now = clock.monotonic()
+        bounds = SessionBounds(s.connect_timeout, s.cleared_timeout, s.replay_events, s.replay_bytes)
+        self._session = Session(config, bounds, now, clock.wall() - now, deps.shard)
+        self._output = OutputPath(
+            self._session.provider_format, self._session.ledger, self._session.counters, s.output_bytes
+        )
+        self._input: InputPath | None = None
+        self._mode = PlayoutMode.REALTIME
+        self._leg: LegPort | None = None
+        self._incoming: LegPort | None = None
+        self._provider: Provider | None = None
+        self._resume_sha256 = b""
+        self._heard_response = ""
+        self._events: deque[ev.Event] = deque()
+        self._handling = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._left_connecting = asyncio.Event()
+        self._ended = asyncio.Event()
+
+    # What the process asks
+
+    @property
+    def report(self) -> SessionReport:
+        """The session as the worker tells it."""
+        return self._session.report
+
+    @property
+    def resume_sha256(self) -> bytes:
+        """SHA-256 of the resume token that is good now; empty before the first attach."""
+        return self._resume_sha256
+
+    def terminate(self, reason: EndReason, message: str) -> None:
+        """End the session; nothing happens when it is over."""
+        self._feed(ev.TerminateRequested(reason, message))
+
+    def command(self, client_event: dict[str, Any] | None, clear: bool) -> None:
+        """Pass a client event to the provider, or ask for silence."""
+        self._feed(ev.CommandReceived(client_event, clear))
+
+    def announce_drain(self, deadline_unix: float) -> None:
+        """Tell the caller that the worker goes away."""
+        self._feed(ev.DrainAnnounced(deadline_unix))
+
+    async def run(self) -> SessionReport:
+        """Connect, converse, end; returns after the provider's socket and all tasks are gone."""
+        try:
+            self._do(self._session.start(self._deps.clock.monotonic()))
+            self._arm()
+            async with asyncio.TaskGroup() as tasks:
+                provide = tasks.create_task(self._provide(), name="provider of a session")
+                await self._ended.wait()
+                if self._provider is not None:
+                    self._provider.close()
+                done, _ = await asyncio.wait((provide,), timeout=self._deps.settings.close_timeout)
+                if not done:
+                    provide.cancel()
+        except asyncio.CancelledError:
+            self.terminate(EndReason.TERMINATED, "the worker stops")
+            raise
+        finally:
+            self._stop()
+        return self.report
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._deps.pacer.cancel(self)
+        if self._provider is not None:
+            self._provider.close()
+        self._left_connecting.set()
+
+    async def _provide(self) -> None:
+        """Open the provider, say so, and say when it is gone."""
+        try:
+            self._provider = open_provider(
+                self._config,
+                connect_timeout=self._deps.settings.connect_timeout,
+                close_timeout=self._deps.settings.close_timeout / 2,
+                on_event=lambda payload: self._feed(ev.ProviderMessage(payload)),
+                on_audio=self._on_audio,
+                on_audio_done=self._on_audio_done,
+            )
+        except ValueError as exc:
+            self._feed(ev.TerminateRequested(EndReason.INVALID_SPEC, f"provider: {exc}"))
+            return
+        try:
+            await self._provider.connect()
+        except RealtimeError as exc:
+            self._provider_lost(exc)
+            return
+        self._feed(ev.ProviderOpened(self._provider.client_id, self._provider.web_socket_id))
+        outcome = await self._provider.wait_closed()
+        if outcome is not None:
+            self._provider_lost(outcome)
+
+    def _provider_lost(self, error: RealtimeError) -> None:
+        words = {str(reason) for reason in EndReason}
+        reason = EndReason(error.reason) if error.reason in words else EndReason.PROVIDER_UNAVAILABLE
+        self._feed(ev.ProviderLost(reason, error.message, error.close_code or 1006))
+
+    # What a leg asks (SessionPort)
+
+    async def wait_ready(self) -> None:
+        """See SessionPort."""
+        await self._left_connecting.wait()
+
+    def attach(self, request: ev.AttachRequest, leg: LegPort) -> ev.LegRefusal | None:
+        """See SessionPort."""
+        refusal = self._session.check_attach(request, self._deps.clock.monotonic())
+        if refusal is not None:
+            return refusal
+        token = self._deps.random_token()
+        self._resume_sha256 = hashlib.sha256(token.encode()).digest()
+        self._incoming = leg
+        self._feed(ev.LegAttached(request, token))
+        self._deps.on_report(self.report)
+        return None
+
+    def leg_audio(
+        self, leg: LegPort, payload: bytes, sequence: int, media_time_ms: int
+    ) -> ev.LegRefusal | None:
+        """See SessionPort."""
+        if leg is not self._leg or self._input is None:
+            return None
+        gaps = self._input.gaps
+        ready = self._input.accept(payload, sequence, self._deps.clock.monotonic())
+        if isinstance(ready, InputFault):
+            if ready is InputFault.STALE:
+                self._deps.metrics.frames_dropped("in", "stale")
+                return None
+            status, message = _FAULTS[ready]
+            return ev.LegRefusal(status, ready.value, message, "audio.payload")
+        self._deps.metrics.audio_in(len(payload))
+        if self._input.gaps != gaps:
+            self._deps.metrics.frame_gap()
+        if ready and self._provider is not None:
+            self._provider.push(ready)
+            self._session.counters.input_ms += self._session.provider_format.ms(len(ready))
+        return None
+
+    def leg_message(self, leg: LegPort, message: ev.LegCommand) -> ev.LegRefusal | None:
+        """See SessionPort."""
+        if leg is self._leg:
+            self._feed(ev.LegSaid(message))
+        return None
+
+    def leg_room(self, leg: LegPort) -> None:
+        """See SessionPort."""
+        if leg is self._leg:
+            self._pump()
+
+    def leg_lost(self, leg: LegPort, cause: str) -> None:
+        """See SessionPort."""
+        if leg is self._leg:
+            self._feed(ev.LegLost(cause))
+
+    # Media
+
+    def _on_audio(self, payload: bytes, response_id: str, item_id: str, content_index: int) -> None:
+        now = self._deps.clock.monotonic()
+        if not self._output.push(payload, response_id, item_id, content_index, now):
+            self._deps.metrics.frames_dropped("out", "overflow")
+            self._feed(ev.OutputOverflow())
+        self._pump()
+
+    def _on_audio_done(self, response_id: str, item_id: str, content_index: int) -> None:
+        self._output.end_part(response_id, item_id, content_index)
+        self._pump()
+
+    def _pump(self) -> None:
+        """Send what is due now and schedule the rest."""
+        due = self._tick(0.0)
+        if due is not None:
+            self._deps.pacer.schedule(self, due, self._tick)
+
+    def _tick(self, _: float) -> float | None:
+        leg, metrics = self._leg, self._deps.metrics
+        if leg is None:
+            return None
+        now = self._deps.clock.monotonic()
+        for out in self._output.take(now, leg.audio_room()):
+            if not isinstance(out, OutFrame):
+                self._feed(ev.PartSent(out.item_id, out.content_index, out.epoch, out.position_ms))
+                continue
+            leg.send_audio(out)
+            metrics.audio_out(len(out.payload))
+            if self._mode is PlayoutMode.REALTIME:
+                metrics.frame_lateness(out.late)
+            if out.response_id != self._heard_response:
+                self._heard_response = out.response_id
+                self._feed(ev.FirstFrame(out.response_id))
+        if self._leg is not leg or (self._mode is PlayoutMode.BURST and leg.audio_room() <= 0):
+            return None
+        return self._output.next_due(now)
+
+    # Core
+
+    def _feed(self, event: ev.Event) -> None:
+        """Handle an event and do its effects; events that effects cause wait their turn."""
+        self._events.append(event)
+        if self._handling:
+            return
+        self._handling = True
+        try:
+            while self._events:
+                now = self._deps.clock.monotonic()
+                self._do(self._session.handle(self._events.popleft(), now))
+        except Exception as exc:
+            log.exception("session %s: internal error", self._config.key.uid)
+            self._deps.metrics.task_crashed()
+            self._crash(exc)
+        finally:
+            self._handling = False
+        self._arm()
+
+    def _crash(self, exc: Exception) -> None:
+        message = f"internal error: {type(exc).__name__}"
+        with contextlib.suppress(Exception):
+            now = self._deps.clock.monotonic()
+            self._do(self._session.handle(ev.TerminateRequested(EndReason.INTERNAL, message), now))
+        if self._leg is not None:
+            self._leg.finish(ev.LegRefusal(ev.Status.INTERNAL, "internal", message))
+        self._left_connecting.set()
+        self._ended.set()
+
+    def _arm(self) -> None:
+        due = self._session.next_deadline()
+        if due is None:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            return
+        if self._timer is not None:
+            if self._timer.when() <= due:
+                return
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(due, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._feed(ev.DeadlineReached())
+
+    def _do(self, effects: list[fx.Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case fx.SendLeg(message):
+                    self._send_leg(message)
+                case fx.SendProvider(event):
+                    self._send_provider(event)
+                case fx.Publish(record):
+                    self._deps.sink.publish(record)
+                case fx.AttachMedia(request):
+                    self._attach_media(request)
+                case fx.DetachMedia():
+                    self._deps.pacer.cancel(self)
+                    self._output.detach()
+                    self._input = None
+                case fx.ClearMedia(responses):
+                    self._output.clear(responses)
+                case fx.DropLeg(refusal, cause):
+                    self._drop_leg(refusal, cause)
+                case fx.StateChanged(state):
+                    self._state_changed(state)
+                case fx.Observe():
+                    self._observe(effect)
+
+    def _send_leg(self, message: fx.ToLeg) -> None:
+        if isinstance(message, fx.Started):
+            self._leg, self._incoming = self._incoming, None
+            self._deps.metrics.leg_attached()
+        if self._leg is not None:
+            self._leg.send(message)
+
+    def _send_provider(self, event: Any) -> None:
+        if self._provider is None:
+            return
+        try:
+            self._provider.send(event)
+        except InvalidEventError as exc:
+            if self._session.state is SessionState.CONNECTING:
+                self._events.append(ev.TerminateRequested(EndReason.INVALID_SPEC, f"session: {exc}"))
+            else:
+                self._events.append(ev.LegSaid(ev.ClientEventInvalid(str(exc))))
+        except RealtimeError as exc:
+            self._events.append(ev.ProviderLost(EndReason.PROVIDER_UNAVAILABLE, exc.message))
+
+    def _attach_media(self, request: ev.AttachRequest) -> None:
+        self._mode = request.mode
+        burst = self._deps.settings.input_burst
+        self._input = InputPath(request.input_format, self._session.provider_format, burst)
+        self._output.attach(request.output_format, request.mode)
+        self._pump()
+
+    def _drop_leg(self, refusal: ev.LegRefusal | None, cause: str) -> None:
+        if self._leg is not None:
+            self._leg.finish(refusal)
+            self._leg = None
+            self._deps.metrics.leg_detached(cause)
+
+    def _state_changed(self, state: SessionState) -> None:
+        if state is not SessionState.CONNECTING:
+            self._left_connecting.set()
+        if state is SessionState.ENDED:
+            self._ended.set()
+        self._deps.on_report(self.report)
+
+    def _observe(self, effect: fx.Observe) -> None:
+        metrics = self._deps.metrics
+        match effect.measure:
+            case fx.Measure.PROVIDER_CONNECTED:
+                metrics.provider_connected(effect.value)
+            case fx.Measure.PROVIDER_ERROR:
+                metrics.provider_error(effect.word)
+            case fx.Measure.FIRST_AUDIO:
+                metrics.first_audio(effect.value)
+            case fx.Measure.BARGE_IN:
+                metrics.barge_in(self._deps.clock.monotonic() - effect.value)
