@@ -6,7 +6,7 @@
         await line.expect("response.create")
         await line.send({"type": "response.done", ...})
 
-`script` replaces what is done with each connection; `status` answers the handshake with an HTTP status.
+`script` replaces what is done with each connection; `status` answers the handshake with an HTTP status, `tls` serves wss.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import ssl
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from types import TracebackType
@@ -127,10 +128,18 @@ async def friendly(line: Line) -> None:
 class ScriptedProvider:
     """See the module. `base_url` is what a client is given."""
 
-    def __init__(self, script: Script = friendly, *, status: int | None = None, body: str = "") -> None:
+    def __init__(
+        self,
+        script: Script = friendly,
+        *,
+        status: int | None = None,
+        body: str = "",
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._script = script
         self._status = status
         self._body = body
+        self._tls = tls
         self._lines: asyncio.Queue[Line] = asyncio.Queue()
         self._server: Server | None = None
         self.connections = 0
@@ -138,7 +147,8 @@ class ScriptedProvider:
     @property
     def base_url(self) -> str:
         assert self._server is not None
-        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        scheme = "http" if self._tls is None else "https"
+        return f"{scheme}://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     async def accepted(self) -> Line:
         """The next connection that passed the upgrade."""
@@ -147,7 +157,13 @@ class ScriptedProvider:
 
     async def __aenter__(self) -> ScriptedProvider:
         self._server = await serve(
-            self._serve, "127.0.0.1", 0, process_request=self._refuse, compression=None, close_timeout=1
+            self._serve,
+            "127.0.0.1",
+            0,
+            ssl=self._tls,
+            process_request=self._refuse,
+            compression=None,
+            close_timeout=1,
         )
         return self
 
