@@ -6,7 +6,8 @@
         await line.expect("response.create")
         await line.send({"type": "response.done", ...})
 
-`script` replaces what is done with each connection; `status` answers the handshake with an HTTP status, `tls` serves wss.
+`script` replaces what is done with each connection, `status` answers the handshake with an HTTP status,
+`tls` serves wss.
 """
 
 from __future__ import annotations
