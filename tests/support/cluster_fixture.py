@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -218,9 +219,11 @@ def ensure_cluster(images: Sequence[str] = IMAGES) -> Cluster:
         return Cluster(given, _give_images(images), own=False)
     _script("packages.sh", "cluster")
     _script("build.sh")
-    built = _references(_script("images.sh", "build", *images))
     running = (_state() / "ready").exists()
-    kubeconfig = _script("up.sh").strip().splitlines()[-1].removeprefix("KUBECONFIG=")
+    with ThreadPoolExecutor() as pool:
+        booting = pool.submit(_script, "up.sh")
+        built = _references(_script("images.sh", "build", *images))
+        kubeconfig = booting.result().strip().splitlines()[-1].removeprefix("KUBECONFIG=")
     _script("images.sh", "import", *(archive for _, archive in built.values()))
     return Cluster(
         Path(kubeconfig), {name: ref for name, (ref, _) in built.items()}, own=True, started=not running

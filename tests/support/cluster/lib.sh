@@ -17,7 +17,7 @@ need_root() { [ "$(id -u)" = 0 ] || die "$1 needs root (network namespaces, moun
 started_at() { local stat; stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1; stat=${stat##*) }; set -- $stat; echo "${20}"; }
 alive() { # alive PIDFILE (holding "PID STARTTIME")
   local pid began
-  read -r pid began <"$1" 2>/dev/null || return 1
+  [ -f "$1" ] && read -r pid began <"$1" || return 1
   [ -n "$pid" ] && [ "$(started_at "$pid")" = "$began" ]
 }
 until_ok() { # until_ok COMMAND...: tries for 60 s
