@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from parley_local.core.effects import BrainRequest, Call, Reply, Say, ToolResult
-from parley_local.speech.digits import extract, find_runs, spell
+from parley_local.speech.digits import extract, join, spell
 
 MAX_WORDS = 4000
 _SLOT = re.compile(r"\{([A-Za-z0-9_.]+)(?:\|(digits|spell))?\}")
@@ -70,7 +70,7 @@ class ScriptBrain:
         if not heard:
             return (Say(spell(self.greeting)),)
         last = heard[-1]
-        said = last.output if isinstance(last, ToolResult) else _normal(last.text)
+        said = last.output if isinstance(last, ToolResult) else join(last.text)
         for rule in self.rules:
             if rule.tool != (last.name if isinstance(last, ToolResult) else None):
                 continue
@@ -116,16 +116,6 @@ def _rule(body: object, where: str) -> Rule:
     if not isinstance(arguments, dict):
         raise ScriptError(f"{where}: call: 'arguments' must be a mapping")
     return Rule(pattern, tool, say, call["name"], arguments)
-
-
-def _normal(text: str) -> str:
-    """Spoken digits joined, so that patterns may say `\\d{6}`."""
-    out: list[str] = []
-    cursor = 0
-    for start, end, digits in find_runs(text):
-        out += [text[cursor:start], digits]
-        cursor = end
-    return "".join(out) + text[cursor:]
 
 
 def _slots(match: re.Match[str] | None, last: object) -> dict[str, str]:

@@ -39,7 +39,7 @@ class SessionOptions:
 
 
 class Session:
-    """The protocol's state. Every public method takes `now` and returns the effects to carry out, in order."""
+    """The protocol's state. Public methods take `now` and return the effects to carry out, in order."""
 
     def __init__(self, options: SessionOptions, vad: VadFactory, new_id: NewId, now: float) -> None:
         self._options = options
@@ -231,7 +231,7 @@ class Session:
         if self._buffer.size + len(audio) > 2 * MAX_APPEND_BYTES:
             raise InvalidRequest(
                 "input_audio_buffer_full",
-                f"The input audio buffer holds at most {2 * MAX_APPEND_BYTES} bytes. Commit or clear it first.",
+                f"The buffer holds at most {2 * MAX_APPEND_BYTES} bytes of audio. Commit or clear it first.",
             )
         rules = self.settings.turn_detection
         for turn in self._buffer.append(audio, rules):

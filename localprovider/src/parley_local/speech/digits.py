@@ -48,7 +48,7 @@ def _extend(tokens: list[tuple[int, int, str]], index: int, runs: list[tuple[int
         if value is not None:
             digits, held, words, end = digits + held + value, "", words + 1, tokens[position][1]
             taken = position + 1
-        elif token.lower() in SOUND_ALIKES and not held and words > 1:
+        elif token.lower() in SOUND_ALIKES and not held and words > 2:
             held = SOUND_ALIKES[token.lower()]
         elif not _JOINT.fullmatch(token):
             break
@@ -61,6 +61,16 @@ def _extend(tokens: list[tuple[int, int, str]], index: int, runs: list[tuple[int
 def extract(text: str) -> str:
     """All digits of `text` in order, digit words in runs included."""
     return "".join(digits for _, _, digits in find_runs(text))
+
+
+def join(text: str) -> str:
+    """`text` with every run of digits written as one number: `four, seven, one` becomes `471`."""
+    out: list[str] = []
+    cursor = 0
+    for start, end, digits in find_runs(text):
+        out += [text[cursor:start], digits]
+        cursor = end
+    return "".join(out) + text[cursor:]
 
 
 def spell(text: str) -> str:

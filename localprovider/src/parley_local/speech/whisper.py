@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .digits import join
 from .interfaces import Samples, SpeechError
 from .wire import resample
 
@@ -119,7 +120,7 @@ class Whisper:
         audio = resample(samples, rate, RATE)
         with self._lock:
             parts = [self._window(audio[start:end]) for start, end in _cuts(audio)]
-        return " ".join(part for part in parts if part)
+        return join(" ".join(part for part in parts if part))
 
     def _window(self, audio: Samples) -> str:
         if len(audio) < RATE // 10 or float(np.max(np.abs(audio))) < 1e-3:
