@@ -28,8 +28,17 @@ def new_server(interceptors: Sequence[Any] = ()) -> aio.Server:
 
 
 def listen(server: aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
-    """Listen, with TLS when there are credentials; returns the port (0 for a unix socket)."""
-    port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+    """Listen, with TLS when there are credentials; returns the port (0 for a unix socket).
+
+    OSError names the address that cannot be had.
+    """
+    try:
+        if credentials:
+            port = server.add_secure_port(address, credentials)
+        else:
+            port = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise OSError(f"cannot listen on {address}: is it in use?") from error
     return 0 if address.startswith("unix:") else port
 
 

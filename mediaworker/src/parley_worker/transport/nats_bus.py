@@ -3,7 +3,7 @@
 `publish` only appends to a bounded buffer; one task empties it. Each connection is used until it breaks, then
 all that was not acknowledged goes again, in order, over a new one: repeated records are recognised by their
 `Nats-Msg-Id`, and past the streams' duplicate window by looking at what the subject holds. The journal is
-written with `Nats-Expected-Last-Subject-Sequence`, so that a worker whose session was placed anew cannot write.
+written with `Nats-Expected-Last-Subject-Sequence`, so a worker whose session was placed anew cannot write.
 
 Loss window: what waits in the buffer is lost when the process is killed; while NATS answers that is what
 happened within about one round trip. `degraded` tells when it is wider, or when something was dropped.
@@ -144,7 +144,7 @@ class NatsBus:
         self._wake.set()
 
     async def close(self, timeout: float) -> int:
-        """Wait until everything is delivered, `timeout` seconds at most; returns how many records are lost."""
+        """Wait until all is delivered, `timeout` seconds at most; returns how many records are lost."""
         try:
             async with asyncio.timeout(timeout):
                 await self._empty.wait()
