@@ -95,7 +95,7 @@ def test_every_pod_is_restricted(tools: Tools, values: str) -> None:
             assert RESTRICTED_CONTAINER.items() <= context.items(), name
             assert context["capabilities"] == {"drop": ["ALL"]}, name
             assert container["resources"]["limits"]["memory"], name
-        assert spec["automountServiceAccountToken"] is name.endswith("-operator"), name
+        assert spec["automountServiceAccountToken"] is name.endswith(("-operator", "-uninstall")), name
 
 
 def test_definitions_are_kept_unless_told_otherwise(tools: Tools) -> None:
