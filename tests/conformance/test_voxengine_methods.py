@@ -1,6 +1,6 @@
 """The ten methods of VoxEngine's RealtimeAPIClient, on both protocol shapes, against a real WebSocket server.
 
-A test is named after its method. `Side` hides how the shapes spell the same thing, so what is asserted is one.
+A test is named after its method. `Side` hides how the shapes spell the same thing: what is asserted is one.
 """
 
 from __future__ import annotations
