@@ -16,7 +16,7 @@ import httpx2
 from lightkube import AsyncClient, KubeConfig
 from lightkube.core.exceptions import ApiError, ConfigError, LoadResourceError
 from lightkube.generic_resource import GenericNamespacedResource, create_namespaced_resource
-from lightkube.resources.core_v1 import Secret
+from lightkube.resources.core_v1 import Pod, Secret
 
 from .errors import ConnectError, SessionNotFound, SessionNotReady, UsageError
 from .target import Target, is_loopback
@@ -105,6 +105,7 @@ async def resolve_cluster(
     context: str | None = None,
     wait: float = 0.0,
     on_phase: Callable[[str], None] | None = None,
+    insecure: bool = False,
 ) -> Target:
     """Read a VoiceSession's status and its ticket Secret.
 
@@ -115,6 +116,7 @@ async def resolve_cluster(
         context: of the kubeconfig.
         wait: seconds to wait for a session that is not ready yet.
         on_phase: told the phase whenever it is read while waiting.
+        insecure: True to allow plain text outside loopback, where the worker speaks no TLS.
 
     Raises:
         SessionNotFound: no such session, or its Secret is missing.
@@ -140,6 +142,7 @@ async def resolve_cluster(
         session=found.name,
         session_uid=found.uid,
         worker=found.worker,
+        insecure=insecure,
     )
 
 
@@ -154,6 +157,26 @@ async def get_session(
     async with kube_client(kubeconfig, context, namespace) as client:
         with api_errors(f"VoiceSession {session}"):
             return session_info(await client.get(VoiceSession, session))
+
+
+async def pod_namespace(
+    pod: str, session_namespace: str, *, kubeconfig: Path | str | None = None, context: str | None = None
+) -> str:
+    """Return the namespace of a worker's pod: the session's own, or the only other one that has such a pod.
+
+    Raises:
+        SessionNotFound: there is no such pod, or several.
+        ConnectError: as `resolve_cluster`; listing pods of all namespaces may be forbidden.
+    """
+    async with kube_client(kubeconfig, context, session_namespace) as client:
+        with api_errors(f"pod {pod}"):
+            pods = client.list(Pod, namespace="*", fields={"metadata.name": pod})
+            found = [item.metadata.namespace or "" async for item in pods if item.metadata]
+    if session_namespace in found:
+        return session_namespace
+    if len(found) != 1:
+        raise SessionNotFound(f"{len(found)} pods are called {pod}; give --worker-namespace")
+    return found[0]
 
 
 async def list_sessions(

@@ -48,6 +48,11 @@ class Target:
                 " (or insecure=True in a network that you trust)"
             )
 
+    @property
+    def port(self) -> int:
+        """The port of the address."""
+        return int(self.address.rpartition(":")[2])
+
     def moved_to(self, address: str, tls_server_name: str = "") -> Target:
         """Return the same session at another address."""
         return replace(self, address=address, tls_server_name=tls_server_name or self.tls_server_name)

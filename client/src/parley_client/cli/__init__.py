@@ -1,0 +1,5 @@
+"""The `parley` command."""
+
+from .app import main
+
+__all__ = ["main"]

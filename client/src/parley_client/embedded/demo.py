@@ -1,0 +1,127 @@
+"""`parley demo`: one session, a spoken question, a spoken answer, and the proof that it was understood."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Final, Protocol
+
+from parley_client.conversation import ConversationOptions, Listener, Outcome, hold
+from parley_client.errors import ParleyError
+from parley_client.formats import PCM16_24K, AudioFormat
+from parley_client.session_events import SessionEvent, read_events
+from parley_client.target import Target
+
+from .manifests import Manifests, parse_manifests, read_manifests
+from .metrics import highlights
+from .speech import digits_in, question_for, random_code, recognise, speak
+from .stack import EmbeddedStack, Step
+
+EVENTS_TIMEOUT: Final = 5.0
+EXAMPLE: Final = "receptionist.yaml"
+
+
+class Presenter(Listener, Protocol):
+    """What embedded mode shows; `cli.console.Output` is one."""
+
+    @property
+    def step(self) -> Step: ...
+
+    def heading(self, text: str) -> None: ...
+
+    def note(self, text: str, **facts: object) -> None: ...
+
+    def session_event(self, event: SessionEvent) -> None: ...
+
+
+@dataclass(slots=True)
+class RunResult:
+    """What came of a session in embedded mode."""
+
+    outcome: Outcome
+    events: list[SessionEvent] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DemoResult:
+    """What came of the demo."""
+
+    run: RunResult
+    code: str
+    heard: str
+    digits: str
+
+    @property
+    def passed(self) -> bool:
+        """True when the six digits came back in the answer's audio."""
+        return self.code in self.digits
+
+
+def find_example() -> Manifests:
+    """Return the example session: the package's copy, or the checkout's `examples/`."""
+    packaged = resources.files("parley_client") / "examples" / EXAMPLE
+    if packaged.is_file():
+        return parse_manifests(packaged.read_text(), f"examples/{EXAMPLE}")
+    for parent in Path(__file__).resolve().parents:
+        candidate = parent / "examples" / EXAMPLE
+        if candidate.is_file():
+            return read_manifests(candidate)
+    raise ParleyError(f"examples/{EXAMPLE} is neither in the installed package nor in a checkout around it")
+
+
+async def run_session(
+    stack: EmbeddedStack,
+    manifests: Manifests,
+    question: Path,
+    answer: Path,
+    presenter: Presenter,
+    options: ConversationOptions | None = None,
+) -> RunResult:
+    """Run one session of the stack: the WAV in, the answer recorded, events and metrics at the end."""
+    target = await stack.open_session(manifests)
+
+    async def talk() -> RunResult:
+        presenter.heading("The conversation")
+        result = RunResult(await hold(target, question, answer, presenter, options))
+        presenter.heading("Events of the session, from NATS")
+        result.events = await _collect(stack, target, presenter)
+        presenter.heading("Some of the worker's metrics")
+        result.metrics = highlights(await stack.scrape())
+        for name, value in result.metrics.items():
+            presenter.note(f"{name} {value:g}", metric=name, value=value)
+        return result
+
+    return await stack.guard(talk())
+
+
+async def run_demo(
+    stack: EmbeddedStack,
+    folder: Path,
+    presenter: Presenter,
+    *,
+    format: AudioFormat = PCM16_24K,
+    code: str | None = None,
+) -> DemoResult:
+    """Ask the example's agent to say a random code; recognise it in the caller's own recording."""
+    code = code or random_code()
+    question, answer = folder / "question.wav", folder / "answer.wav"
+    text = question_for(code)
+    with presenter.step(f"synthesise the question: {text!r}"):
+        await speak(text, question)
+    options = ConversationOptions(format=format)
+    result = await run_session(stack, find_example(), question, answer, presenter, options)
+    with presenter.step("recognise the answer in the recording"):
+        heard = await recognise(answer)
+    return DemoResult(result, code, heard, digits_in(heard))
+
+
+async def _collect(stack: EmbeddedStack, target: Target, presenter: Presenter) -> list[SessionEvent]:
+    """Read the session's events; the last one may still be on its way."""
+    found: list[SessionEvent] = []
+    reader = read_events(stack.nats_url, target.namespace, target.session_uid, idle_timeout=EVENTS_TIMEOUT)
+    async for event in reader:
+        presenter.session_event(event)
+        found.append(event)
+    return found

@@ -1,0 +1,324 @@
+"""The embedded stack: nats-server, local provider, worker and control plane, up and down together."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AbstractContextManager, AsyncExitStack
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self, TypeVar
+from urllib.parse import urlsplit
+
+from parley_client.errors import ParleyError, SessionNotReady, UsageError
+from parley_client.target import Target
+
+from .certificates import CONTROL_NAME, WORKER_NAME, Authority, write_server_files
+from .manifests import Manifests, loopback_url, point_at, provider_urls
+from .processes import Child, ChildSpec
+from .programs import find_program
+
+if TYPE_CHECKING:
+    from parley_operator.embedded import WorkerTarget
+
+T = TypeVar("T")
+Step = Callable[[str], AbstractContextManager[None]]
+
+WORKER_POD: Final = "worker"
+LOCAL_HOSTS: Final = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True, slots=True)
+class StackOptions:
+    """How to run the stack.
+
+    Attributes:
+        local_provider: `auto` starts it when a provider URL is on loopback and nobody listens there; `always`
+            sends every loopback URL to it; `never` leaves URLs alone.
+        voice, recognizer, detector, brain: of the local provider.
+        keep: True to keep the run directory with its logs.
+        run_directory: where to keep state; a temporary folder when not given.
+        ready_timeout: seconds for each part to become ready.
+        session_timeout: seconds for the session to become Ready.
+    """
+
+    local_provider: str = "auto"
+    voice: str = "flite"
+    recognizer: str = "whisper"
+    detector: str = "silero"
+    brain: str = "echo"
+    keep: bool = False
+    run_directory: Path | None = None
+    ready_timeout: float = 60.0
+    session_timeout: float = 30.0
+
+
+class EmbeddedStack:
+    """Use as `async with EmbeddedStack(options, step) as stack`; inside, `open_session` runs a session.
+
+    Args:
+        options: how.
+        step: shows progress: `with step("what is being done"): ...`.
+        environ: what `$(NAME)` in a Secret's stringData refers to; this process's variables when not given.
+
+    Raises (on entering):
+        MissingProgram, ProcessDied, ParleyError.
+    """
+
+    def __init__(self, options: StackOptions, step: Step, environ: Mapping[str, str] | None = None) -> None:
+        self.options = options
+        self.nats_url = ""
+        self.admin_address = ""
+        self.run_directory = Path()
+        self.children: list[Child] = []
+        self._step = step
+        self._environ = dict(os.environ if environ is None else environ)
+        self._cleanup = AsyncExitStack()
+        self._authority = Authority()
+        self._worker: Child | None = None
+        self._provider_url = ""
+
+    async def __aenter__(self) -> Self:
+        nats_server = find_program("nats-server")
+        self.run_directory = self._make_directory()
+        try:
+            with self._step("start nats-server"):
+                await self._start_nats(nats_server)
+            with self._step("start the media worker"):
+                await self._start_worker()
+        except BaseException:
+            await self._close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._close()
+
+    async def _close(self) -> None:
+        try:
+            await self._cleanup.aclose()
+        finally:
+            for child in reversed(self.children):
+                await child.stop()
+
+    async def open_session(self, manifests: Manifests) -> Target:
+        """Apply the objects, wait until the session is Ready, return where to attach.
+
+        Raises:
+            UsageError: an object is refused; the message names the field.
+            SessionNotReady: the session failed or was not ready in time.
+        """
+        manifests = await self._with_provider(manifests)
+        from parley_operator.embedded import EmbeddedControlPlane, InvalidObject, SessionEnded
+
+        hosts = {urlsplit(url).hostname or "" for url in provider_urls(manifests)}
+        plane = EmbeddedControlPlane(
+            self.run_directory / "objects",
+            workers=[self._worker_target()],
+            namespace=manifests.namespace,
+            allowed_hosts=sorted({*LOCAL_HOSTS, "api.openai.com", *hosts} - {""}),
+            environ=self._environ,
+        )
+        with self._step("start the control plane"):
+            await self._cleanup.enter_async_context(plane)
+        name = manifests.session_name
+        with self._step(f"apply VoiceSession {name} and wait until it is Ready"):
+            try:
+                await plane.apply([*manifests.objects, manifests.session])
+                body = await plane.wait_phase(name, {"Ready"}, timeout=self.options.session_timeout)
+            except InvalidObject as error:
+                raise UsageError(str(error)) from error
+            except SessionEnded as error:
+                raise SessionNotReady(str(error), phase="Failed") from error
+            except TimeoutError as error:
+                raise SessionNotReady(self._why_not_ready(plane.get("VoiceSession", name), name)) from error
+        ticket = plane.ticket(name)
+        if ticket is None:
+            raise ParleyError(f"VoiceSession {name} is Ready and has no ticket Secret")
+        metadata = body["metadata"]
+        uid = str(metadata.get("uid", "")) if isinstance(metadata, dict) else ""
+        return Target(
+            address=ticket.endpoint,
+            ticket=ticket.ticket.reveal(),
+            tls=bool(ticket.tls_server_name),
+            tls_server_name=ticket.tls_server_name,
+            ca_pem=ticket.ca.decode(),
+            namespace=manifests.namespace,
+            session=name,
+            session_uid=uid,
+            worker=WORKER_POD,
+        )
+
+    async def guard(self, work: Coroutine[object, object, T]) -> T:
+        """Run `work`; a child that dies meanwhile ends it with `ProcessDied`."""
+        task = asyncio.ensure_future(work)
+        watchers = [asyncio.ensure_future(child.died()) for child in self.children]
+        try:
+            done, _ = await asyncio.wait([task, *watchers], return_when=asyncio.FIRST_COMPLETED)
+            if task not in done:
+                raise next(watcher for watcher in watchers if watcher in done).result()
+            return task.result()
+        finally:
+            for part in (task, *watchers):
+                part.cancel()
+            await asyncio.wait([task, *watchers])
+
+    async def scrape(self) -> str:
+        """Return the worker's metrics as text."""
+        host, _, port = self.admin_address.rpartition(":")
+
+        def get() -> str:
+            connection = HTTPConnection(host, int(port), timeout=5)
+            try:
+                connection.request("GET", "/metrics")
+                return connection.getresponse().read(4 << 20).decode()
+            finally:
+                connection.close()
+
+        try:
+            return await asyncio.to_thread(get)
+        except (OSError, HTTPException) as error:
+            raise ParleyError(
+                f"the worker's metrics at {self.admin_address} cannot be read: {error}"
+            ) from error
+
+    def _make_directory(self) -> Path:
+        chosen = self.options.run_directory
+        if chosen is None:
+            directory = Path(tempfile.mkdtemp(prefix="parley-"))
+        else:
+            directory = chosen.absolute()
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (directory / "logs").mkdir(exist_ok=True)
+        if chosen is None and not self.options.keep:
+            self._cleanup.callback(shutil.rmtree, directory, ignore_errors=True)
+        return directory
+
+    async def _start(self, spec: ChildSpec) -> Child:
+        child = await Child.start(spec, self.run_directory / "logs")
+        self.children.append(child)
+        self._cleanup.push_async_callback(child.stop)
+        return child
+
+    async def _start_nats(self, program: str) -> None:
+        data, ports = self.run_directory / "nats", self.run_directory / "ports"
+        ports.mkdir(exist_ok=True)
+        arguments = ["-a", "127.0.0.1", "-p", "-1", "-js", "-sd", str(data), "--ports_file_dir", str(ports)]
+        child = await self._start(ChildSpec("nats-server", [program, *arguments], json_ready=False))
+
+        async def read_ports() -> str:
+            file = ports / f"nats-server_{child.pid}.ports"
+            while True:
+                try:
+                    urls = json.loads(file.read_text()).get("nats") or []
+                    if urls:
+                        return str(urls[0])
+                except (OSError, ValueError):
+                    pass
+                await asyncio.sleep(0.05)
+
+        try:
+            async with asyncio.timeout(15):
+                self.nats_url = await self.guard(read_ports())
+        except TimeoutError:
+            raise ParleyError(f"nats-server was not ready within 15 s:\n{child.tail()}") from None
+
+    async def _start_worker(self) -> None:
+        tls = self.run_directory / "worker-tls"
+        write_server_files(tls, self._authority, WORKER_NAME)
+        prefix = "PARLEY_WORKER_"
+        env = {
+            "NAME": WORKER_POD,
+            "CAPACITY": "4",
+            "MEDIA_ADDRESS": "127.0.0.1:0",
+            "CONTROL_ADDRESS": "127.0.0.1:0",
+            "ADMIN_ADDRESS": "127.0.0.1:0",
+            "CONTROL_TLS_DIR": str(tls),
+            "MEDIA_TLS_DIR": str(tls),
+            "TLS_SERVER_NAME": WORKER_NAME,
+            "NATS_URL": self.nats_url,
+            "DRAIN_TIMEOUT": "1",
+            "FLUSH_TIMEOUT": "3",
+            "LOG_FORMAT": "plain",
+        }
+        spec = ChildSpec(
+            "media worker",
+            [sys.executable, "-m", "parley_worker"],
+            {prefix + name: value for name, value in env.items()},
+            ready_timeout=self.options.ready_timeout,
+            stop_timeout=8,
+        )
+        self._worker = await self._start(spec)
+        self.admin_address = str(self._worker.ready["admin"])
+
+    def _worker_target(self) -> WorkerTarget:
+        from parley_operator.embedded import WorkerTarget, WorkerTls
+
+        assert self._worker is not None
+        pair = self._authority.issue(CONTROL_NAME)
+        ready = self._worker.ready
+        return WorkerTarget(
+            name=WORKER_POD,
+            control_address=str(ready["control"]),
+            tls=WorkerTls(self._authority.certificate, pair.certificate, pair.key, WORKER_NAME),
+            media_endpoint=str(ready["endpoint"]),
+        )
+
+    async def _with_provider(self, manifests: Manifests) -> Manifests:
+        """Start the local provider where it is meant, and point the objects at it."""
+        mode = self.options.local_provider
+        for url in dict.fromkeys(provider_urls(manifests)):
+            if mode == "never" or not loopback_url(url):
+                continue
+            if mode == "auto" and await _listens(url):
+                continue
+            manifests = point_at(manifests, url, await self._local_provider())
+        return manifests
+
+    async def _local_provider(self) -> str:
+        if self._provider_url:
+            return self._provider_url
+        options = self.options
+        if options.voice == "flite":
+            find_program("flite")
+        arguments = ["--host", "127.0.0.1", "--port", "0", "--voice", options.voice]
+        arguments += ["--recognizer", options.recognizer, "--vad", options.detector, "--brain", options.brain]
+        spec = ChildSpec(
+            "local provider",
+            [sys.executable, "-m", "parley_local", *arguments],
+            ready_timeout=options.ready_timeout,
+        )
+        with self._step("start the local provider (loads the speech models)"):
+            child = await self._start(spec)
+        self._provider_url = str(child.ready["listening"])
+        return self._provider_url
+
+    @staticmethod
+    def _why_not_ready(body: Mapping[str, object] | None, name: str) -> str:
+        status = (body or {}).get("status")
+        conditions = status.get("conditions") if isinstance(status, dict) else None
+        for condition in conditions or []:
+            if condition.get("status") == "False" and condition.get("message"):
+                return f"VoiceSession {name} is not Ready: {condition.get('reason')}: {condition['message']}"
+        return f"VoiceSession {name} was not Ready in time"
+
+
+async def _listens(url: str) -> bool:
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme in ("wss", "https") else 80)
+    try:
+        async with asyncio.timeout(2):
+            _, writer = await asyncio.open_connection(parts.hostname, port)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return True

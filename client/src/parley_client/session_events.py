@@ -1,0 +1,153 @@
+"""Reading a session's events from NATS (`parley.events.v1`, stream PARLEY_EVENTS)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import nats
+import nats.errors
+import nats.js.errors
+from nats.aio.client import Client
+from nats.js.api import DeliverPolicy
+
+from .errors import ConnectError, SessionNotFound
+
+STREAM: Final = "PARLEY_EVENTS"
+CONNECT_TIMEOUT: Final = 5.0
+_COMMON: Final = frozenset(
+    {"namespace", "name", "sessionUid", "attempt", "sequence", "occurTime", "worker", "workerInstanceId"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionEvent:
+    """One fact about a session."""
+
+    namespace: str
+    name: str
+    session_uid: str
+    attempt: int
+    sequence: int
+    occur_time: str
+    """RFC 3339, UTC."""
+    type: str
+    """Last part of the subject, such as `provider-connected`."""
+    fields: Mapping[str, Any]
+    raw: Mapping[str, Any]
+    """The event as published."""
+
+    @property
+    def summary(self) -> str:
+        """The fields of the fact on one line."""
+        return " ".join(f"{name}={_shown(value)}" for name, value in self.fields.items())
+
+
+def parse_event(subject: str, payload: bytes) -> SessionEvent | None:
+    """Read a message; None when it is no event of the contract."""
+    try:
+        raw = json.loads(payload)
+    except ValueError:
+        return None
+    if not isinstance(raw, dict):
+        return None
+    fact = next((value for key, value in raw.items() if key not in _COMMON and isinstance(value, dict)), {})
+    try:
+        return SessionEvent(
+            namespace=str(raw.get("namespace", "")),
+            name=str(raw.get("name", "")),
+            session_uid=str(raw.get("sessionUid", "")),
+            attempt=int(raw.get("attempt", 0)),
+            sequence=int(raw.get("sequence", 0)),
+            occur_time=str(raw.get("occurTime", "")),
+            type=subject.rpartition(".")[2],
+            fields=fact,
+            raw=raw,
+        )
+    except (TypeError, ValueError):
+        return None
+
+
+async def read_events(
+    url: str,
+    namespace: str,
+    uid: str,
+    *,
+    from_start: bool = True,
+    follow: bool = True,
+    idle_timeout: float | None = None,
+) -> AsyncIterator[SessionEvent]:
+    """Give out a session's events in order, until `ended` unless `follow` goes on without it.
+
+    Args:
+        url: NATS server, such as `nats://127.0.0.1:4222`; credentials may be in it.
+        namespace: of the VoiceSession.
+        uid: of the VoiceSession.
+        from_start: False for new events only.
+        follow: False to stop at the last event that the stream holds now.
+        idle_timeout: stop when nothing came for so many seconds.
+
+    Raises:
+        ConnectError: NATS cannot be reached.
+        SessionNotFound: there is no stream of events there.
+    """
+    client = await _connect(url)
+    try:
+        policy = DeliverPolicy.ALL if from_start else DeliverPolicy.NEW
+        subject = f"parley.events.{namespace}.{uid}.>"
+        try:
+            subscription = await client.jetstream().subscribe(
+                subject, stream=STREAM, ordered_consumer=True, deliver_policy=policy
+            )
+        except nats.js.errors.NotFoundError as error:
+            raise SessionNotFound(
+                f"{_safe(url)} has no stream {STREAM}: no worker has written events there"
+            ) from error
+        except nats.js.errors.ServiceUnavailableError as error:
+            raise ConnectError(f"{_safe(url)} has no JetStream") from error
+        waiting = idle_timeout
+        if not follow:
+            waiting = min(idle_timeout or 1.0, 1.0)
+        while True:
+            try:
+                message = await subscription.next_msg(timeout=waiting)
+            except nats.errors.TimeoutError:
+                return
+            event = parse_event(message.subject, message.data)
+            if event is None:
+                continue
+            yield event
+            if event.type == "ended":
+                return
+    finally:
+        await client.close()
+
+
+async def _connect(url: str) -> Client:
+    problems: list[str] = []
+
+    async def note(error: Exception) -> None:
+        problems.append(str(error) or type(error).__name__)
+
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            return await nats.connect(
+                url, error_cb=note, connect_timeout=3, allow_reconnect=True, max_reconnect_attempts=3
+            )
+    except (OSError, nats.errors.Error, TimeoutError, ValueError) as error:
+        why = str(error) or (problems[-1] if problems else "no answer")
+        raise ConnectError(f"NATS at {_safe(url)} cannot be reached: {why}") from error
+
+
+def _safe(url: str) -> str:
+    """The URL without user and password."""
+    scheme, _, rest = url.rpartition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}" if scheme else rest.rpartition("@")[2]
+
+
+def _shown(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return json.dumps(text) if " " in text else text
