@@ -1,0 +1,1 @@
+"""The resources of `parley.dev/v1alpha1` as typed values; pure, imports nothing else of the operator."""

@@ -1,0 +1,47 @@
+"""Names that are part of the public interface: group, kinds, labels, annotations, Secret keys."""
+
+from __future__ import annotations
+
+from typing import Final
+
+GROUP: Final = "parley.dev"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+
+SESSION: Final = "VoiceSession"
+AGENT: Final = "VoiceAgent"
+POOL: Final = "VoiceWorkerPool"
+SECRET: Final = "Secret"  # noqa: S105 - the name of a kind
+POD: Final = "Pod"
+CONFIG_MAP: Final = "ConfigMap"
+
+# kind -> (API prefix, plural)
+RESOURCES: Final = {
+    SESSION: (f"apis/{API_VERSION}", "voicesessions"),
+    AGENT: (f"apis/{API_VERSION}", "voiceagents"),
+    POOL: (f"apis/{API_VERSION}", "voiceworkerpools"),
+    SECRET: ("api/v1", "secrets"),
+    POD: ("api/v1", "pods"),
+    CONFIG_MAP: ("api/v1", "configmaps"),
+}
+
+LABEL_CREDENTIALS: Final = f"{GROUP}/provider-credentials"
+ANNOTATION_PROVIDER_HOSTS: Final = f"{GROUP}/provider-hosts"
+LABEL_POOL: Final = f"{GROUP}/pool"
+LABEL_SESSION: Final = f"{GROUP}/session"
+ANNOTATION_SPEC_HASH: Final = f"{GROUP}/spec-hash"
+ANNOTATION_MEDIA_PORT: Final = f"{GROUP}/media-port"
+# On the ticket Secret: which worker instance was asked, so that a restarted operator asks the same one again.
+ANNOTATION_PLACED_ON: Final = f"{GROUP}/placed-on"
+ANNOTATION_ATTEMPT: Final = f"{GROUP}/attempt"
+
+TICKET_KEY: Final = "ticket"
+ENDPOINT_KEY: Final = "endpoint"
+TLS_SERVER_NAME_KEY: Final = "tlsServerName"
+CA_KEY: Final = "ca.crt"
+
+CONTROL_PORT: Final = 50052
+MEDIA_PORT: Final = 50051
+ADMIN_PORT: Final = 9090
+
+Body = dict[str, object]

@@ -1,0 +1,280 @@
+"""What to do about one session: Observation in, Decision out.
+
+Every fact is looked at afresh, so a decision lost in a crash is simply taken again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from .checks import Problem
+from .ledger import Load, choose_packed, free_places
+from .model import AdmitOutcome, AdmitVerdict, Placement, SessionReport, SessionState
+from .observation import Fate, Observation
+from .phases import EndReason, Phase, advance, end_reason, phase_of
+from .status import (
+    condition,
+    difference,
+    end_status,
+    merge_conditions,
+    parse_timestamp,
+    report_status,
+    worker_status,
+)
+
+# An Admit was answered, its report is still under way.
+REPORT_GRACE = 5.0
+# How long the bound status waits for the provider, so that one write says both.
+BIND_DELAY = 2.0
+RETRY_PROBLEM = 2.0
+# The head of the line looks often, the tail is called up when it moves forward.
+RETRY_QUEUE = 0.5
+RETRY_QUEUE_TAIL = 5.0
+QUEUE_HEAD = 8
+QUEUE_NOTE_AFTER = 1.0
+QUEUE_NOTE_EVERY = 10.0
+
+
+class Act(Enum):
+    """What to do beside writing the status."""
+
+    NOTHING = "nothing"
+    PLACE = "place"
+    ASK_AGAIN = "ask again"
+    FORGET = "forget placement"
+    TERMINATE = "terminate"
+    DELETE = "delete"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """`status` is a merge patch, empty when nothing is to be written; `again` is seconds until the next
+    look."""
+
+    act: Act = Act.NOTHING
+    status: Mapping[str, object] = field(default_factory=dict)
+    load: Load | None = None
+    again: float | None = None
+
+
+def decide(seen: Observation) -> Decision:
+    if seen.subject.over:
+        return _over(seen)
+    if seen.placement is not None and (seen.placement.confirmed or seen.report is not None):
+        return _placed(seen, seen.placement)
+    if isinstance(seen.plan, Problem):
+        return _not_accepted(seen, seen.plan)
+    if seen.placement is not None:
+        return _unanswered(seen)
+    return _queued(seen)
+
+
+def after_refusal(seen: Observation, outcome: AdmitOutcome) -> Decision:
+    """What a worker's final no means; refusals that let another worker be tried do not come here."""
+    reason = EndReason.INVALID_SPEC if outcome.verdict is AdmitVerdict.INVALID else EndReason.INTERNAL
+    words = outcome.message or f"the worker refused the session: {outcome.verdict.value}"
+    accepted = condition(
+        "Accepted",
+        reason is not EndReason.INVALID_SPEC,
+        outcome.verdict.value,
+        words,
+        seen.subject.generation,
+    )
+    return Decision(status=_ending(seen, reason, words, [accepted]))
+
+
+def queue_deadline(seen: Observation) -> float:
+    spec = seen.subject.spec
+    return seen.subject.created + (spec.limits.queue_timeout if spec else 0.0)
+
+
+def _over(seen: Observation) -> Decision:
+    if seen.report is not None and seen.report.live:
+        return Decision(Act.TERMINATE, again=2.0)
+    spec = seen.subject.spec
+    if spec is None or spec.ttl_after_finished is None:
+        return Decision()
+    ended = parse_timestamp(str(seen.subject.status.get("endTime", "")))
+    left = ended + spec.ttl_after_finished - seen.now
+    return Decision(Act.DELETE) if left <= 0 else Decision(again=left)
+
+
+def _placed(seen: Observation, placement: Placement) -> Decision:
+    report = seen.report
+    if report is not None and not report.live:
+        return Decision(status=_ended(seen, placement, report))
+    lost = _lost(seen)
+    if lost:
+        return Decision(status=_ending(seen, EndReason.WORKER_LOST, lost, []))
+    waited = seen.now - placement.since
+    if report is None and seen.fate is Fate.ANSWERS:
+        if waited > REPORT_GRACE:
+            words = f"worker {placement.worker} does not know the session"
+            return Decision(status=_ending(seen, EndReason.WORKER_LOST, words, []))
+        again = max(0.1, BIND_DELAY - waited)
+        return Decision(status=_bound(seen, placement) if waited >= BIND_DELAY else {}, again=again)
+    if report is not None and report.state is SessionState.CONNECTING and waited < BIND_DELAY:
+        return Decision(again=BIND_DELAY - waited)
+    again_in = min(5.0, max(0.5, seen.lost_after - seen.silent_for)) if seen.fate is Fate.SILENT else None
+    return Decision(status=_bound(seen, placement), again=again_in)
+
+
+def _lost(seen: Observation) -> str:
+    """Why the worker must be taken for lost; empty when it is not."""
+    worker = seen.placement.worker if seen.placement else ""
+    if seen.fate is Fate.GONE:
+        return f"worker {worker} is gone"
+    if seen.fate is Fate.RESTARTED:
+        return f"worker {worker} restarted"
+    if seen.fate is Fate.SILENT and seen.silent_for >= seen.lost_after:
+        return f"worker {worker} has not been heard for {seen.silent_for:.0f} s"
+    return ""
+
+
+def _unanswered(seen: Observation) -> Decision:
+    """An Admit went out and no answer came: the same instance is asked until it answers or is gone."""
+    if seen.fate in (Fate.GONE, Fate.RESTARTED):
+        return Decision(Act.FORGET, again=0.0)
+    if seen.fate is Fate.ANSWERS:
+        return Decision(Act.ASK_AGAIN)
+    if seen.now >= queue_deadline(seen):
+        words = "the worker that was asked did not answer before spec.limits.queueTimeout"
+        return Decision(status=_ending(seen, EndReason.QUEUE_TIMEOUT, words, []))
+    return Decision(again=1.0)
+
+
+def _not_accepted(seen: Observation, problem: Problem) -> Decision:
+    left = queue_deadline(seen) - seen.now
+    refused = condition("Accepted", False, problem.reason, problem.message, seen.subject.generation)
+    if seen.subject.spec is None or left <= 0:
+        return Decision(status=_ending(seen, EndReason.INVALID_SPEC, problem.message, [refused]))
+    return Decision(status=_status(seen, Phase.PENDING, [refused], {}), again=min(RETRY_PROBLEM, left))
+
+
+def _queued(seen: Observation) -> Decision:
+    load = choose_packed(seen.loads) if free_places(seen.loads) > seen.position else None
+    if load is not None:
+        return Decision(Act.PLACE, load=load)
+    now = seen.now
+    left = queue_deadline(seen) - now
+    if left <= 0:
+        if seen.workers:
+            words = (
+                "every worker of the pool was full until spec.limits.queueTimeout; add replicas or try later"
+            )
+            return Decision(status=_ending(seen, EndReason.QUEUE_TIMEOUT, words, []))
+        words = "no worker of the pool answered until spec.limits.queueTimeout; see the pool's status"
+        return Decision(status=_ending(seen, EndReason.NO_CAPACITY, words, []))
+    noted = seen.subject.status.get("queue")
+    last = parse_timestamp(str(noted.get("time", ""))) if isinstance(noted, Mapping) else 0.0
+    note: dict[str, object] = {}
+    if now - seen.subject.created >= QUEUE_NOTE_AFTER and now - last >= QUEUE_NOTE_EVERY:
+        note = _queue_note(seen)
+    pace = RETRY_QUEUE if seen.position < QUEUE_HEAD else RETRY_QUEUE_TAIL
+    return Decision(status=note, again=min(pace, left))
+
+
+def _queue_note(seen: Observation) -> dict[str, object]:
+    generation = seen.subject.generation
+    place = seen.position + 1
+    words = f"waits for a free place; number {place} in the queue"
+    if not seen.workers:
+        words = f"no worker of the pool answers yet; number {place} in the queue"
+    from_now = end_status(EndReason.QUEUE_TIMEOUT, "", seen.now)["endTime"]
+    return _status(
+        seen,
+        Phase.PENDING,
+        [
+            condition("Accepted", True, "Accepted", "", generation),
+            condition("Placed", False, "Queued", words, generation),
+        ],
+        {"queue": {"position": place, "time": from_now}},
+    )
+
+
+def _bound(seen: Observation, placement: Placement) -> dict[str, object]:
+    report = seen.report
+    generation = seen.subject.generation
+    phase = Phase.PENDING
+    ready = condition("Ready", False, "Connecting", "the worker connects to the provider", generation)
+    if report is not None and report.state is not SessionState.CONNECTING:
+        phase = Phase.READY if report.state is SessionState.READY else Phase.ACTIVE
+        ready = condition("Ready", True, "ProviderConnected", "", generation)
+    if seen.fate is Fate.SILENT and not seen.report:
+        ready = condition(
+            "Ready", None, "WorkerSilent", "the worker does not answer at the moment", generation
+        )
+    conditions = [
+        condition("Accepted", True, "Accepted", "", generation),
+        condition("Placed", True, "Admitted", f"on worker {placement.worker}", generation),
+        ready,
+    ]
+    if seen.journal_degraded or _has_condition(seen, "RecoveryDegraded"):
+        words = "records wait for NATS" if seen.journal_degraded else ""
+        reason = "JournalLate" if seen.journal_degraded else "JournalCurrent"
+        conditions.append(condition("RecoveryDegraded", seen.journal_degraded, reason, words, generation))
+    return _status(seen, phase, conditions, _facts(seen, placement))
+
+
+def _has_condition(seen: Observation, kind: str) -> bool:
+    found = seen.subject.status.get("conditions")
+    return isinstance(found, list) and any(isinstance(c, Mapping) and c.get("type") == kind for c in found)
+
+
+def _facts(seen: Observation, placement: Placement) -> dict[str, object]:
+    facts: dict[str, object] = {
+        "worker": worker_status(placement, seen.report, seen.node),
+        "attempt": placement.attempt,
+        "queue": None,
+    }
+    if seen.ticket_hash:
+        facts["ticketHash"] = seen.ticket_hash
+        facts["ticketSecretRef"] = {"name": seen.ticket_secret}
+    if seen.report is not None:
+        facts.update(report_status(seen.report))
+    return facts
+
+
+def _ended(seen: Observation, placement: Placement, report: SessionReport) -> dict[str, object]:
+    reason = end_reason(report.end_reason)
+    facts = {
+        **_facts(seen, placement),
+        **end_status(reason, report.end_message, report.end_time or seen.now),
+    }
+    generation = seen.subject.generation
+    conditions = [
+        condition(
+            "Accepted", reason is not EndReason.INVALID_SPEC, reason.value, report.end_message, generation
+        )
+        if reason is EndReason.INVALID_SPEC
+        else condition("Accepted", True, "Accepted", "", generation),
+        condition("Placed", True, "Admitted", f"on worker {placement.worker}", generation),
+        condition("Ready", False, reason.value, report.end_message, generation),
+    ]
+    return _status(seen, phase_of(reason), conditions, facts)
+
+
+def _ending(
+    seen: Observation, reason: EndReason, message: str, conditions: Sequence[Mapping[str, object]]
+) -> dict[str, object]:
+    """The end of a session that no worker reports as ended."""
+    generation = seen.subject.generation
+    facts: dict[str, object] = {"queue": None}
+    if seen.placement is not None and seen.placement.confirmed:
+        facts = _facts(seen, seen.placement)
+    facts.update(end_status(reason, message, seen.now))
+    over = condition("Ready", False, reason.value, message, generation)
+    return _status(seen, phase_of(reason), [*conditions, over], facts)
+
+
+def _status(
+    seen: Observation, phase: Phase, conditions: Sequence[Mapping[str, object]], facts: Mapping[str, object]
+) -> dict[str, object]:
+    previous = seen.subject.status
+    current = seen.subject.phase
+    merged = merge_conditions(previous.get("conditions"), conditions, seen.now)
+    wanted = {**facts, "phase": advance(current, phase).value, "conditions": merged}
+    wanted["observedGeneration"] = seen.subject.generation
+    return difference(previous, wanted)

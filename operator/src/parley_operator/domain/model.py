@@ -1,0 +1,176 @@
+"""What the control plane knows of workers and sessions, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
+
+from parley_operator.api.secret import SecretText
+from parley_operator.api.v1alpha1 import LimitsSpec
+
+
+class WorkerState(Enum):
+    """Life of a worker as it reports it."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+
+
+class SessionState(Enum):
+    """Life of a session on a worker."""
+
+    CONNECTING = "connecting"
+    READY = "ready"
+    ACTIVE = "active"
+    DETACHED = "detached"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a session used: tokens as the provider counts them, audio in seconds."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    input_audio_seconds: float = 0.0
+    output_audio_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SessionReport:
+    """A session as its worker sees it. Times are unix seconds, 0 when not yet."""
+
+    uid: str
+    attempt: int
+    namespace: str
+    name: str
+    state: SessionState
+    end_reason: str = ""
+    end_message: str = ""
+    client_id: str = ""
+    web_socket_id: str = ""
+    shard: int = 0
+    endpoint: str = ""
+    tls_server_name: str = ""
+    ready_time: float = 0.0
+    start_time: float = 0.0
+    end_time: float = 0.0
+    usage: Usage = Usage()
+    journal_stream: str = ""
+    journal_first: int = 0
+    journal_last: int = 0
+
+    @property
+    def live(self) -> bool:
+        return self.state is not SessionState.ENDED
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """A worker as the operator knows it now.
+
+    `instance_id` is empty until the first snapshot. `silent_for` is seconds since it was last heard;
+    `dead` that its container is known not to run. `media_endpoint` is where callers will reach it, as far
+    as known.
+    """
+
+    name: str
+    namespace: str
+    pool: str
+    node: str = ""
+    instance_id: str = ""
+    state: WorkerState = WorkerState.STARTING
+    capacity: int = 0
+    sessions: Mapping[str, SessionReport] = field(default_factory=dict)
+    silent_for: float = 0.0
+    connected: bool = False
+    dead: bool = False
+    media_endpoint: str = ""
+    tls_server_name: str = ""
+    journal_degraded: bool = False
+
+    @property
+    def answers(self) -> bool:
+        return self.connected and bool(self.instance_id)
+
+    @property
+    def live_uids(self) -> frozenset[str]:
+        return frozenset(uid for uid, report in self.sessions.items() if report.live)
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderTarget:
+    """A provider that the trust rules let through."""
+
+    url: str
+    api_version: str
+    model: str
+    api_key: SecretText = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AdmitRequest:
+    """Everything a worker needs to run a session, bound to one instance of it."""
+
+    namespace: str
+    name: str
+    uid: str
+    attempt: int
+    instance_id: str
+    provider: ProviderTarget
+    session_json: str
+    greet: bool
+    limits: LimitsSpec
+    ticket_sha256: bytes
+    privacy: bool
+    provider_audio: str
+
+
+class AdmitVerdict(StrEnum):
+    """How an Admit went. UNKNOWN: no answer came, the session may or may not be there."""
+
+    ADMITTED = "Admitted"
+    UNKNOWN = "Unknown"
+    FULL = "Full"
+    DRAINING = "Draining"
+    OVERLOADED = "Overloaded"
+    WRONG_INSTANCE = "WrongInstance"
+    INVALID = "Invalid"
+    ENDED = "Ended"
+    STALE_LEADER = "StaleLeader"
+    STALE_ATTEMPT = "StaleAttempt"
+
+
+# Another worker may be tried after these: the session is surely not on the worker that said so.
+ELSEWHERE = frozenset(
+    {AdmitVerdict.FULL, AdmitVerdict.DRAINING, AdmitVerdict.OVERLOADED, AdmitVerdict.WRONG_INSTANCE}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AdmitOutcome:
+    """A worker's word on an Admit."""
+
+    verdict: AdmitVerdict
+    message: str = ""
+    shard: int = 0
+    endpoint: str = ""
+    tls_server_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Which worker instance a session was or is being given to."""
+
+    worker: str
+    instance_id: str
+    attempt: int
+    shard: int = 0
+    endpoint: str = ""
+    tls_server_name: str = ""
+    confirmed: bool = False
+    since: float = 0.0

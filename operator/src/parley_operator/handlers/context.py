@@ -1,0 +1,43 @@
+"""What the reconcilers share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from parley_operator.clock import Clock
+from parley_operator.domain.ledger import Ledger
+from parley_operator.ports import Store, WorkerLinks
+from parley_operator.telemetry.metrics import Metrics
+
+from .cache import ObjectCache
+from .queue import KeyedQueue
+
+
+@dataclass(frozen=True, slots=True)
+class ReconcilerSettings:
+    """Times in seconds."""
+
+    default_pool_namespace: str = "default"
+    worker_lost_after: float = 60.0
+    concurrency: int = 32
+    snapshot_wait: float = 5.0
+    sweep_every: float = 5.0
+    # At most this many sessions without an object are ended in one sweep.
+    stray_brake: int = 5
+
+
+@dataclass(slots=True)
+class Context:
+    """Shared by the reconcilers of one process; lives on one event loop."""
+
+    store: Store
+    links: WorkerLinks
+    clock: Clock
+    metrics: Metrics
+    settings: ReconcilerSettings
+    new_ticket: Callable[[], str]
+    control_ca: Callable[[], bytes]
+    cache: ObjectCache = field(default_factory=ObjectCache)
+    queue: KeyedQueue = field(default_factory=KeyedQueue)
+    ledger: Ledger = field(default_factory=Ledger)

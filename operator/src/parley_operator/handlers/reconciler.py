@@ -1,0 +1,237 @@
+"""The level-triggered heart: events and reports become keys, keys are looked at by a fixed number of tasks.
+
+Start: list everything, connect with the workers, wait a bounded time for their snapshots, and only then
+place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+from parley_operator.api.constants import AGENT, POD, POOL, SECRET, SESSION, Body
+from parley_operator.api.v1alpha1 import text_at
+from parley_operator.domain.model import SessionReport
+from parley_operator.ports import StoreError
+
+from .context import Context
+from .pools import PoolReconciler
+from .queue import Key
+from .sessions import SessionReconciler
+
+log = logging.getLogger(__name__)
+
+# Not an object: "end the session of this uid wherever it lives".
+DOOM = "Terminate"
+_REMEMBERED_DELETIONS = 20_000
+_RETRY_FIRST, _RETRY_MOST = 0.2, 30.0
+
+
+class Reconciler:
+    """`observe` objects, `worker_changed` reports, `run` until cancelled. `started` is set once placing
+    begins."""
+
+    def __init__(self, context: Context, pools: PoolReconciler | None = None) -> None:
+        self._context = context
+        self._pools = pools
+        self.sessions = SessionReconciler(context)
+        self.started = asyncio.Event()
+        self._deleted: dict[str, None] = {}
+        self._failures: Counter[Key] = Counter()
+        self._handlers: dict[str, Callable[[Key], Awaitable[float | None]]] = {
+            SESSION: self.sessions.reconcile,
+            DOOM: self._doom,
+        }
+        if pools is not None:
+            self._handlers[POOL] = pools.reconcile
+
+    # -- what comes in
+
+    def observe(self, kind: str, body: Body, *, deleted: bool = False) -> None:
+        """An object was added, changed or deleted. Old news is recognised and does no harm."""
+        cache = self._context.cache
+        key = cache.key(kind, body)
+        before = cache.get(kind, key.namespace, key.name)
+        if deleted:
+            cache.drop(kind, body)
+        else:
+            cache.put(kind, body)
+        self._context.metrics.heard(self._context.clock.now())
+        if kind == SESSION:
+            self._session_seen(key, body, before, deleted)
+        elif kind in (AGENT, POOL):
+            self._wake_pending()
+            if kind == POOL:
+                self._context.queue.add(key)
+        elif kind == SECRET:
+            self._wake_pending(key.namespace)
+        elif kind == POD and self._pools is not None:
+            self._pools.pod_seen(body, deleted)
+
+    def _session_seen(self, key: Key, body: Body, before: Body | None, deleted: bool) -> None:
+        uid = text_at(body, "metadata", "uid")
+        replaced = text_at(before, "metadata", "uid") if before else ""
+        if deleted:
+            self._mark_deleted(uid)
+        elif replaced and replaced != uid:
+            self._mark_deleted(replaced)
+        if not deleted:
+            self._context.queue.add(key)
+
+    def _mark_deleted(self, uid: str) -> None:
+        self._deleted[uid] = None
+        while len(self._deleted) > _REMEMBERED_DELETIONS:
+            self._deleted.pop(next(iter(self._deleted)))
+        self._context.queue.add(Key(DOOM, "", uid))
+
+    def _wake_pending(self, namespace: str = "") -> None:
+        for key, body in self._context.cache.of_kind(SESSION):
+            waiting = text_at(body, "status", "phase") in ("", "Pending")
+            if waiting and namespace in ("", key.namespace):
+                self._context.queue.add(key)
+
+    def worker_changed(self, worker: str, report: SessionReport | None) -> None:
+        """A worker said something about a session, or changed itself."""
+        queue = self._context.queue
+        if report is not None:
+            queue.add(Key(SESSION, report.namespace, report.name))
+            if report.live and report.uid in self._deleted:
+                queue.add(Key(DOOM, "", report.uid))
+        else:
+            for key in self.sessions.keys_on(worker):
+                queue.add(key)
+        if report is None or not report.live:
+            self._call_up(worker)
+
+    def _call_up(self, worker: str) -> None:
+        """Places may have become free: those first in line are looked at."""
+        view = self._context.links.view(worker)
+        if view is None:
+            return
+        for key in self.sessions.line.first((view.namespace, view.pool), max(1, view.capacity)):
+            self._context.queue.add(key)
+        if self._pools is not None:
+            self._context.queue.add_after(Key(POOL, view.namespace, view.pool), 0.2)
+
+    # -- running
+
+    async def seed(self) -> None:
+        """Read every object and every snapshot. Raises `StoreError` when the lists cannot be had."""
+        kinds = [SESSION, AGENT, POOL] + ([POD] if self._pools is not None else [])
+        for kind in kinds:
+            labels = self._pools.pod_labels if kind == POD and self._pools is not None else ""
+            for body in await self._context.store.list(kind, labels):
+                self.observe(kind, body)
+        silent = await self._context.links.wait_snapshots(self._context.settings.snapshot_wait)
+        if silent:
+            log.warning("no snapshot of workers %s: they count as full", ", ".join(silent))
+        self.sessions.restore()
+
+    async def run(self) -> None:
+        """Seed, then work until cancelled."""
+        delay = 0.5
+        while True:
+            try:
+                await self.seed()
+                break
+            except StoreError as error:
+                log.error("cannot list objects: %s; next attempt in %.1f s", error, delay)
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, 15.0)
+        self.started.set()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self._context.settings.concurrency):
+                    group.create_task(self._work())
+                group.create_task(self._tick())
+        finally:
+            self._context.queue.close()
+
+    async def _work(self) -> None:
+        queue, metrics, clock = self._context.queue, self._context.metrics, self._context.clock
+        while True:
+            key = await queue.get()
+            begun = clock.monotonic()
+            outcome = "done"
+            try:
+                again = await self._handle(key)
+                self._failures.pop(key, None)
+            except StoreError as error:
+                outcome, again = "retry", self._backoff(key)
+                log.warning("%s %s/%s: %s; again in %.1f s", *key, error, again)
+            except Exception:
+                outcome, again = "error", self._backoff(key)
+                log.exception("%s %s/%s: unexpected; again in %.1f s", *key, again)
+            finally:
+                queue.done(key)
+            metrics.reconciled(key.kind, outcome, clock.monotonic() - begun)
+            if again is not None:
+                queue.add_after(key, again)
+
+    async def _handle(self, key: Key) -> float | None:
+        handler = self._handlers.get(key.kind)
+        return await handler(key) if handler is not None else None
+
+    def _backoff(self, key: Key) -> float:
+        self._failures[key] += 1
+        return float(min(_RETRY_MOST, _RETRY_FIRST * 2 ** min(self._failures[key], 10)))
+
+    async def _doom(self, key: Key) -> float | None:
+        if not await self.sessions.terminate(key.name, "the VoiceSession was deleted"):
+            return 1.0
+        self.sessions.forget(key.name)
+        return None
+
+    # -- now and then
+
+    async def _tick(self) -> None:
+        every = self._context.settings.sweep_every
+        suspects: set[str] = set()
+        while True:
+            self._gauges()
+            try:
+                suspects = await self._sweep(suspects)
+            except StoreError as error:
+                log.warning("cannot look after stray sessions: %s", error)
+            await asyncio.sleep(every)
+
+    async def _sweep(self, suspects: set[str]) -> set[str]:
+        """End sessions without an object: seen twice as strays, asked for by name, and a few at a time."""
+        context = self._context
+        known = {text_at(body, "metadata", "uid") for _, body in context.cache.of_kind(SESSION)}
+        strays = {
+            uid: report
+            for view in context.links.views()
+            if view.answers
+            for uid, report in view.sessions.items()
+            if report.live and uid not in known and uid not in self._deleted
+        }
+        context.metrics.strays(len(strays))
+        ended = 0
+        for uid in sorted(strays.keys() & suspects):
+            if ended >= context.settings.stray_brake:
+                log.warning("%d sessions without an object; the brake lets %d go", len(strays), ended)
+                break
+            report = strays[uid]
+            body = await context.store.get(SESSION, report.namespace, report.name)
+            if body is not None and text_at(body, "metadata", "uid") == uid:
+                self.observe(SESSION, body)
+                continue
+            ended += 1
+            self._mark_deleted(uid)
+        return set(strays)
+
+    def _gauges(self) -> None:
+        context = self._context
+        phases = Counter(
+            text_at(body, "status", "phase") or "Pending" for _, body in context.cache.of_kind(SESSION)
+        )
+        context.metrics.sessions(phases)
+        views = context.links.views()
+        states = Counter(view.state.value if view.answers else "silent" for view in views)
+        capacity = sum(view.capacity for view in views if view.answers)
+        context.metrics.workers(states, capacity, max((view.silent_for for view in views), default=0.0))
+        context.metrics.queue_depth(len(context.queue))
+        context.metrics.reservations(context.ledger.reservations)

@@ -1,0 +1,150 @@
+"""The ticket Secret of a session: made before Admit, it also remembers who was asked."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+
+from parley_operator.api.constants import (
+    ANNOTATION_ATTEMPT,
+    ANNOTATION_PLACED_ON,
+    API_VERSION,
+    CA_KEY,
+    ENDPOINT_KEY,
+    LABEL_SESSION,
+    SECRET,
+    SESSION,
+    TICKET_KEY,
+    TLS_SERVER_NAME_KEY,
+    Body,
+)
+from parley_operator.api.secret import SecretText
+from parley_operator.api.v1alpha1 import map_at, text_at
+from parley_operator.domain.model import Placement
+from parley_operator.domain.observation import Subject
+from parley_operator.domain.subjects import secret_view
+from parley_operator.ports import Conflict, Store
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A ticket with the Secret that holds it, and the placement written on it."""
+
+    secret_name: str
+    text: SecretText = field(repr=False)
+    placement: Placement | None = None
+    endpoint: str = ""
+
+    @property
+    def digest(self) -> bytes:
+        return sha256(self.text.reveal().encode()).digest()
+
+
+def secret_name(session: str) -> str:
+    return f"{session}-ticket"
+
+
+async def read_ticket(store: Store, subject: Subject) -> Ticket | None:
+    """The ticket of this very session; one of an older session of the same name does not count."""
+    name = secret_name(subject.name)
+    body = await store.get(SECRET, subject.namespace, name)
+    return None if body is None or not _owned(body, subject.uid) else _ticket(name, body)
+
+
+async def ensure_ticket(
+    store: Store, subject: Subject, placement: Placement, ca: bytes, new_ticket: Callable[[], str]
+) -> Ticket:
+    """Make the Secret, or note the new placement on the one that is there.
+
+    Raises `Conflict` while a Secret of that name belongs to somebody else.
+    """
+    name = secret_name(subject.name)
+    text = new_ticket()
+    try:
+        await store.create(SECRET, _secret(subject, placement, ca, text))
+        return Ticket(name, SecretText(text), placement, placement.endpoint)
+    except Conflict:
+        ticket = await read_ticket(store, subject)
+        if ticket is None:
+            raise
+    if _written(ticket.placement) != _written(placement):
+        patch: Body = {"metadata": {"annotations": _notes(placement)}}
+        await store.patch(SECRET, subject.namespace, name, patch)
+    return replace(ticket, placement=placement)
+
+
+async def write_endpoint(store: Store, subject: Subject, ticket: Ticket, placement: Placement) -> None:
+    """Tell callers where the worker is, when it was not foreseen."""
+    if placement.endpoint == ticket.endpoint:
+        return
+    data = {
+        ENDPOINT_KEY: _encoded(placement.endpoint),
+        TLS_SERVER_NAME_KEY: _encoded(placement.tls_server_name),
+    }
+    await store.patch(SECRET, subject.namespace, ticket.secret_name, {"data": data})
+
+
+def _secret(subject: Subject, placement: Placement, ca: bytes, ticket: str) -> Body:
+    return {
+        "apiVersion": "v1",
+        "kind": SECRET,
+        "type": "Opaque",
+        "metadata": {
+            "name": secret_name(subject.name),
+            "namespace": subject.namespace,
+            "labels": {LABEL_SESSION: subject.uid, "app.kubernetes.io/managed-by": "parley-operator"},
+            "annotations": _notes(placement),
+            "ownerReferences": [
+                {
+                    "apiVersion": API_VERSION,
+                    "kind": SESSION,
+                    "name": subject.name,
+                    "uid": subject.uid,
+                    "controller": True,
+                    "blockOwnerDeletion": False,
+                }
+            ],
+        },
+        "data": {
+            TICKET_KEY: _encoded(ticket),
+            ENDPOINT_KEY: _encoded(placement.endpoint),
+            TLS_SERVER_NAME_KEY: _encoded(placement.tls_server_name),
+            CA_KEY: base64.b64encode(ca).decode(),
+        },
+    }
+
+
+def _notes(placement: Placement) -> dict[str, object]:
+    return {
+        ANNOTATION_PLACED_ON: f"{placement.worker}/{placement.instance_id}",
+        ANNOTATION_ATTEMPT: str(placement.attempt),
+    }
+
+
+def _written(placement: Placement | None) -> tuple[str, str, int] | None:
+    return None if placement is None else (placement.worker, placement.instance_id, placement.attempt)
+
+
+def _encoded(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def _owned(body: Body, uid: str) -> bool:
+    owners = map_at(body, "metadata").get("ownerReferences")
+    return isinstance(owners, list) and any(isinstance(o, dict) and o.get("uid") == uid for o in owners)
+
+
+def _ticket(name: str, body: Body) -> Ticket | None:
+    values = secret_view(body).values
+    if TICKET_KEY not in values:
+        return None
+    endpoint = values[ENDPOINT_KEY].reveal() if ENDPOINT_KEY in values else ""
+    server_name = values[TLS_SERVER_NAME_KEY].reveal() if TLS_SERVER_NAME_KEY in values else ""
+    worker, _, instance = text_at(body, "metadata", "annotations", ANNOTATION_PLACED_ON).partition("/")
+    attempt = text_at(body, "metadata", "annotations", ANNOTATION_ATTEMPT)
+    placement = None
+    if worker and instance and attempt.isdigit():
+        placement = Placement(worker, instance, int(attempt), endpoint=endpoint, tls_server_name=server_name)
+    return Ticket(name, values[TICKET_KEY], placement, endpoint)

@@ -1,0 +1,116 @@
+"""The two borders of the reconciler: `Store` (objects) and `WorkerLinks` (media workers); with their
+errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from .api.constants import Body
+from .domain.model import AdmitOutcome, AdmitRequest, WorkerView
+
+
+class StoreError(Exception):
+    """The store did not do it; `retryable` says whether the same call may succeed later."""
+
+    retryable = True
+
+
+class Conflict(StoreError):
+    """The object changed, exists already, or is another object of the same name."""
+
+
+class Refused(StoreError):
+    """The store will not take this object, or not from us. Retried slowly: permissions and schemas can
+    change."""
+
+
+class Store(Protocol):
+    """Objects by kind, namespace and name. Every call has a deadline of its own; errors are `StoreError`s."""
+
+    async def get(self, kind: str, namespace: str, name: str) -> Body | None: ...
+
+    async def list(self, kind: str, labels: str = "") -> list[Body]:
+        """Every object of the kind in all namespaces: complete or an error."""
+        ...
+
+    async def create(self, kind: str, body: Mapping[str, object]) -> Body:
+        """Raises `Conflict` when the name is taken."""
+        ...
+
+    async def patch(self, kind: str, namespace: str, name: str, patch: Mapping[str, object]) -> Body | None:
+        """JSON merge patch; `None` when the object is gone."""
+        ...
+
+    async def patch_status(
+        self, kind: str, namespace: str, name: str, uid: str, status: Mapping[str, object]
+    ) -> Body | None:
+        """Merge `status`; `None` when no object of that name and uid is left."""
+        ...
+
+    async def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
+        """Idempotent; another object of the same name is left alone."""
+        ...
+
+    async def apply(self, kind: str, body: Mapping[str, object]) -> Body:
+        """Create or adjust, owning just the fields given (server-side apply)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerTls:
+    """Client side of mutual TLS, PEM. `server_name` is verified instead of the address."""
+
+    ca: bytes
+    certificate: bytes
+    key: bytes
+    server_name: str
+
+    def __repr__(self) -> str:
+        return f"WorkerTls(server_name={self.server_name!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerTarget:
+    """One worker to be connected with.
+
+    `name` is unique (the pod's name), `namespace`/`pool` say which pool it serves, `control_address` is
+    host:port.
+    Without `tls` the control channel is plaintext: only a loopback address is accepted then.
+    """
+
+    name: str
+    control_address: str
+    tls: WorkerTls | None = None
+    pool: str = "default"
+    namespace: str = "default"
+    node: str = ""
+    pod_uid: str = ""
+    media_endpoint: str = ""
+    dead: bool = False
+
+
+class WorkerLinks(Protocol):
+    """The media workers. Calls never raise for a worker's sake: a silent worker is an outcome."""
+
+    def view(self, worker: str) -> WorkerView | None: ...
+
+    def views(self) -> Sequence[WorkerView]: ...
+
+    async def wait_snapshots(self, timeout: float) -> list[str]:
+        """Wait for every worker's first snapshot; returns the names of those still missing after
+        `timeout`."""
+        ...
+
+    def set_target(self, target: WorkerTarget) -> None: ...
+
+    def remove(self, worker: str) -> None: ...
+
+    async def admit(self, worker: str, request: AdmitRequest) -> AdmitOutcome: ...
+
+    async def terminate(self, worker: str, uid: str, attempt: int, reason: str, message: str) -> bool | None:
+        """True: found and told; False: not there; None: no answer."""
+        ...
+
+    async def drain(self, worker: str, timeout: float) -> bool: ...

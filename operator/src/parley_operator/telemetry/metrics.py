@@ -1,0 +1,105 @@
+"""The operator's own metrics: one method a fact, prefix `parley_operator_`, no label per session."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_SLOW = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+PHASES = ("Pending", "Ready", "Active", "Recovering", "Completed", "Failed", "Cancelled")
+
+
+class Metrics:
+    """All of them, on a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        r = self.registry
+        p = "parley_operator_"
+        self._reconciles = Counter(
+            p + "reconciles_total", "Objects looked at.", ("kind", "outcome"), registry=r
+        )
+        self._duration = Histogram(
+            p + "reconcile_duration_seconds", "Time of one look.", ("kind",), buckets=_FAST, registry=r
+        )
+        self._queue = Gauge(p + "queue_depth", "Keys that wait to be looked at.", registry=r)
+        self._placements = Counter(p + "placements_total", "Sessions given a place.", registry=r)
+        self._placed_after = Histogram(
+            p + "placement_duration_seconds",
+            "From creation of a session to its place; creation times have whole seconds.",
+            buckets=_SLOW,
+            registry=r,
+        )
+        self._refusals = Counter(
+            p + "refusals_total", "Sessions not accepted, each once a reason.", ("reason",), registry=r
+        )
+        self._admits = Counter(p + "admits_total", "Answers to Admit.", ("result",), registry=r)
+        self._terminates = Counter(p + "terminates_total", "Answers to Terminate.", ("result",), registry=r)
+        self._ended = Counter(p + "sessions_ended_total", "Sessions over.", ("reason",), registry=r)
+        self._sessions = Gauge(p + "sessions", "VoiceSessions by phase.", ("phase",), registry=r)
+        self._workers = Gauge(p + "workers", "Workers by what is known of them.", ("state",), registry=r)
+        self._capacity = Gauge(p + "capacity", "Places of all workers that answer.", registry=r)
+        self._reserved = Gauge(p + "reservations", "Places promised, Admit under way.", registry=r)
+        self._strays = Gauge(p + "stray_sessions", "Sessions on workers without a VoiceSession.", registry=r)
+        self._watch_age = Gauge(
+            p + "worker_watch_age_seconds", "Longest silence among the workers.", registry=r
+        )
+        self._api_errors = Counter(
+            p + "api_errors_total", "Failed calls of the API server.", ("verb", "code"), registry=r
+        )
+        self._object_age = Gauge(
+            p + "last_event_timestamp_seconds", "When an object was last heard of.", registry=r
+        )
+        for phase in PHASES:
+            self._sessions.labels(phase)
+
+    def reconciled(self, kind: str, outcome: str, seconds: float) -> None:
+        self._reconciles.labels(kind, outcome).inc()
+        self._duration.labels(kind).observe(seconds)
+
+    def queue_depth(self, depth: int) -> None:
+        self._queue.set(depth)
+
+    def placed(self, after_seconds: float) -> None:
+        self._placements.inc()
+        self._placed_after.observe(max(0.0, after_seconds))
+
+    def refused(self, reason: str) -> None:
+        self._refusals.labels(reason).inc()
+
+    def admitted(self, result: str) -> None:
+        self._admits.labels(result).inc()
+
+    def terminated(self, found: bool | None) -> None:
+        self._terminates.labels("unanswered" if found is None else "found" if found else "unknown").inc()
+
+    def ended(self, reason: str) -> None:
+        self._ended.labels(reason).inc()
+
+    def sessions(self, by_phase: Mapping[str, int]) -> None:
+        for phase in PHASES:
+            self._sessions.labels(phase).set(by_phase.get(phase, 0))
+
+    def workers(self, by_state: Mapping[str, int], capacity: int, oldest_silence: float) -> None:
+        for state in ("ready", "starting", "draining", "stopped", "silent"):
+            self._workers.labels(state).set(by_state.get(state, 0))
+        self._capacity.set(capacity)
+        self._watch_age.set(oldest_silence)
+
+    def reservations(self, count: int) -> None:
+        self._reserved.set(count)
+
+    def strays(self, count: int) -> None:
+        self._strays.set(count)
+
+    def api_error(self, verb: str, code: int) -> None:
+        self._api_errors.labels(verb, str(code)).inc()
+
+    def heard(self, at: float) -> None:
+        self._object_age.set(at)
+
+    def render(self) -> bytes:
+        """The text exposition."""
+        return generate_latest(self.registry)

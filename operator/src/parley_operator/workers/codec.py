@@ -1,0 +1,128 @@
+"""Between control.v1 messages and the domain's values."""
+
+from __future__ import annotations
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from parley.control.v1 import control_pb2 as pb
+
+from parley_operator.domain.model import (
+    AdmitOutcome,
+    AdmitRequest,
+    AdmitVerdict,
+    SessionReport,
+    SessionState,
+    Usage,
+    WorkerState,
+)
+
+_WORKER_STATES = {
+    pb.WORKER_STATE_READY: WorkerState.READY,
+    pb.WORKER_STATE_DRAINING: WorkerState.DRAINING,
+    pb.WORKER_STATE_STOPPED: WorkerState.STOPPED,
+}
+_SESSION_STATES = {
+    pb.SESSION_STATE_READY: SessionState.READY,
+    pb.SESSION_STATE_ACTIVE: SessionState.ACTIVE,
+    pb.SESSION_STATE_DETACHED: SessionState.DETACHED,
+    pb.SESSION_STATE_ENDED: SessionState.ENDED,
+}
+_VERDICTS = {
+    pb.REFUSAL_REASON_FULL: AdmitVerdict.FULL,
+    pb.REFUSAL_REASON_DRAINING: AdmitVerdict.DRAINING,
+    pb.REFUSAL_REASON_INVALID: AdmitVerdict.INVALID,
+    pb.REFUSAL_REASON_STALE_LEADER: AdmitVerdict.STALE_LEADER,
+    pb.REFUSAL_REASON_STALE_ATTEMPT: AdmitVerdict.STALE_ATTEMPT,
+    pb.REFUSAL_REASON_WRONG_INSTANCE: AdmitVerdict.WRONG_INSTANCE,
+    pb.REFUSAL_REASON_ENDED: AdmitVerdict.ENDED,
+    pb.REFUSAL_REASON_OVERLOADED: AdmitVerdict.OVERLOADED,
+}
+
+
+def duration(seconds: float) -> Duration:
+    whole = int(seconds)
+    return Duration(seconds=whole, nanos=int((seconds - whole) * 1e9))
+
+
+def seconds_of(stamp: Timestamp) -> float:
+    return stamp.seconds + stamp.nanos / 1e9
+
+
+def worker_state(value: int) -> WorkerState:
+    return _WORKER_STATES.get(value, WorkerState.STARTING)  # type: ignore[call-overload,no-any-return]
+
+
+def session_report(message: pb.SessionReport) -> SessionReport:
+    usage, journal = message.usage, message.journal
+    return SessionReport(
+        uid=message.session.session_uid,
+        attempt=message.session.attempt,
+        namespace=message.session.namespace,
+        name=message.session.name,
+        state=_SESSION_STATES.get(message.state, SessionState.CONNECTING),
+        end_reason=message.end_reason,
+        end_message=message.end_message,
+        client_id=message.client_id,
+        web_socket_id=message.web_socket_id,
+        shard=message.shard,
+        endpoint=message.endpoint,
+        tls_server_name=message.tls_server_name,
+        ready_time=seconds_of(message.ready_time),
+        start_time=seconds_of(message.start_time),
+        end_time=seconds_of(message.end_time),
+        usage=Usage(
+            usage.input_tokens,
+            usage.output_tokens,
+            usage.cached_tokens,
+            usage.input_audio_seconds,
+            usage.output_audio_seconds,
+        ),
+        journal_stream=journal.stream,
+        journal_first=journal.first,
+        journal_last=journal.last,
+    )
+
+
+def admit_message(request: AdmitRequest, leader_epoch: int) -> pb.AdmitRequest:
+    limits = request.limits
+    wanted = {
+        "max_duration": limits.max_duration,
+        "idle_timeout": limits.idle_timeout,
+        "attach_timeout": limits.attach_timeout,
+        "reattach_timeout": limits.reattach_timeout,
+    }
+    return pb.AdmitRequest(
+        session=pb.SessionRef(
+            namespace=request.namespace,
+            name=request.name,
+            session_uid=request.uid,
+            attempt=request.attempt,
+        ),
+        fence=pb.Fence(leader_epoch=leader_epoch, worker_instance_id=request.instance_id),
+        config=pb.SessionConfig(
+            provider=pb.Provider(
+                url=request.provider.url,
+                api_version=request.provider.api_version,
+                model=request.provider.model,
+                api_key=request.provider.api_key.reveal(),
+            ),
+            session_json=request.session_json,
+            greet=request.greet,
+            limits=pb.Limits(**{key: duration(value) for key, value in wanted.items() if value}),
+            access=pb.Access(ticket_sha256=request.ticket_sha256),
+            privacy=request.privacy,
+            provider_audio=request.provider_audio,
+        ),
+    )
+
+
+def admit_outcome(response: pb.AdmitResponse) -> AdmitOutcome:
+    if response.HasField("admitted"):
+        admitted = response.admitted
+        return AdmitOutcome(
+            AdmitVerdict.ADMITTED, "", admitted.shard, admitted.endpoint, admitted.tls_server_name
+        )
+    if response.HasField("refused"):
+        refused = response.refused
+        return AdmitOutcome(_VERDICTS.get(refused.reason, AdmitVerdict.FULL), refused.message)
+    return AdmitOutcome(AdmitVerdict.UNKNOWN, "the worker answered neither yes nor no")

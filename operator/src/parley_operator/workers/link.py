@@ -1,0 +1,330 @@
+"""One connection with one media worker: a Watch that never rests, and the calls.
+
+Silence rule: a worker sends something every 2 seconds; after `silence` seconds without a word the stream
+is taken
+for dead and opened anew. What was known of the worker stays visible meanwhile, marked as not connected.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
+
+import grpc
+import grpc.aio
+from parley.control.v1 import control_pb2 as pb
+from parley.control.v1 import control_pb2_grpc
+
+from parley_operator.clock import Clock
+from parley_operator.domain.model import AdmitOutcome, AdmitRequest, AdmitVerdict, SessionReport, WorkerView
+from parley_operator.ports import WorkerTarget
+
+from . import codec
+
+log = logging.getLogger(__name__)
+
+_OPTIONS = [
+    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+    ("grpc.keepalive_time_ms", 20000),
+    ("grpc.keepalive_timeout_ms", 5000),
+    ("grpc.enable_http_proxy", 0),
+]
+# Codes that prove that the worker never saw the request or would never have run it.
+_REFUSING = {
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.UNIMPLEMENTED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LinkSettings:
+    """Seconds."""
+
+    call_timeout: float = 5.0
+    silence: float = 6.0
+    retry_first: float = 0.2
+    retry_most: float = 2.0
+
+
+Changed = Callable[[str, SessionReport | None], None]
+
+
+def make_channel(target: WorkerTarget) -> grpc.aio.Channel:
+    """Mutual TLS; plaintext only to loopback. Raises `ValueError` otherwise."""
+    if target.tls is None:
+        host = target.control_address.rpartition(":")[0].strip("[]")
+        if not target.control_address.startswith("unix:") and not _loopback(host):
+            raise ValueError(f"worker {target.name}: control at {target.control_address} needs TLS")
+        return grpc.aio.insecure_channel(target.control_address, options=_OPTIONS)
+    credentials = grpc.ssl_channel_credentials(target.tls.ca, target.tls.key, target.tls.certificate)
+    options = [
+        *_OPTIONS,
+        ("grpc.ssl_target_name_override", target.tls.server_name),
+        ("grpc.default_authority", target.tls.server_name),
+    ]
+    return grpc.aio.secure_channel(target.control_address, credentials, options=options)
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class WorkerLink:
+    """The link with one worker.
+
+    `changed(worker, report)` is called for every session report and, with `None`,
+    whenever the worker itself changed (connected, lost, new instance, new snapshot).
+    """
+
+    def __init__(
+        self, target: WorkerTarget, epoch: int, clock: Clock, changed: Changed, settings: LinkSettings
+    ) -> None:
+        self.target = target
+        self._epoch = epoch
+        self._clock = clock
+        self._changed = changed
+        self._settings = settings
+        self._channel = make_channel(target)
+        self._stub = control_pb2_grpc.WorkerControlServiceStub(self._channel)
+        self._heard = clock.monotonic()
+        self._state = WorkerView(
+            target.name,
+            target.namespace,
+            target.pool,
+            node=target.node,
+            media_endpoint=target.media_endpoint,
+            tls_server_name=target.tls.server_name if target.tls else "",
+        )
+        self.snapshot_seen = asyncio.Event()
+
+    def view(self) -> WorkerView:
+        silent = max(0.0, self._clock.monotonic() - self._heard)
+        return replace(self._state, silent_for=silent, dead=self.target.dead)
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        delay = self._settings.retry_first
+        while True:
+            try:
+                await self._watch()
+                delay = self._settings.retry_first
+            except grpc.aio.AioRpcError as error:
+                log.info(
+                    "worker %s: watch ended: %s %s", self.target.name, error.code().name, error.details()
+                )
+            except TimeoutError:
+                log.warning("worker %s: silent for %.0f s", self.target.name, self._settings.silence)
+            if self._state.connected:
+                delay = self._settings.retry_first
+                self._state = replace(self._state, connected=False)
+                self._changed(self.target.name, None)
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, self._settings.retry_most)
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def _watch(self) -> None:
+        call = self._stub.Watch(pb.WatchRequest(fence=self._fence("")))
+        expected = 1
+        try:
+            while True:
+                async with asyncio.timeout(self._settings.silence):
+                    message = await call.read()
+                if not isinstance(message, pb.WatchResponse):
+                    return
+                if message.sequence != expected:
+                    log.warning("worker %s: report %d missing", self.target.name, expected)
+                    return
+                expected += 1
+                self._heard = self._clock.monotonic()
+                self._take(message)
+        finally:
+            call.cancel()
+
+    def _take(self, message: pb.WatchResponse) -> None:
+        kind = message.WhichOneof("report")
+        if kind == "snapshot":
+            snapshot = message.snapshot
+            sessions = {r.session.session_uid: codec.session_report(r) for r in snapshot.sessions}
+            self._state = replace(
+                self._with_worker(snapshot.worker),
+                instance_id=message.worker_instance_id,
+                sessions=sessions,
+                connected=True,
+            )
+            self.snapshot_seen.set()
+            self._changed(self.target.name, None)
+            for report in sessions.values():
+                self._changed(self.target.name, report)
+        elif kind == "session":
+            report = codec.session_report(message.session)
+            self._state = replace(self._state, sessions={**self._state.sessions, report.uid: report})
+            self._trim()
+            self._changed(self.target.name, report)
+        elif kind == "worker":
+            before = (self._state.state, self._state.capacity, self._state.journal_degraded)
+            self._state = self._with_worker(message.worker)
+            if before != (self._state.state, self._state.capacity, self._state.journal_degraded):
+                self._changed(self.target.name, None)
+
+    def _with_worker(self, report: pb.WorkerReport) -> WorkerView:
+        return replace(
+            self._state,
+            state=codec.worker_state(report.state),
+            capacity=report.capacity,
+            journal_degraded=report.journal_degraded,
+        )
+
+    def _trim(self) -> None:
+        """At most 1024 ended sessions are remembered, as the worker itself does; the oldest go first."""
+        ended = [r for r in self._state.sessions.values() if not r.live]
+        if len(ended) > 1024:
+            gone = {r.uid for r in sorted(ended, key=lambda r: r.end_time)[: len(ended) - 1024]}
+            kept = {uid: r for uid, r in self._state.sessions.items() if uid not in gone}
+            self._state = replace(self._state, sessions=kept)
+
+    def _fence(self, instance_id: str) -> pb.Fence:
+        return pb.Fence(leader_epoch=self._epoch, worker_instance_id=instance_id)
+
+    async def admit(self, request: AdmitRequest) -> AdmitOutcome:
+        message = codec.admit_message(request, self._epoch)
+        try:
+            response = await self._stub.Admit(message, timeout=self._settings.call_timeout)
+        except grpc.aio.AioRpcError as error:
+            if error.code() in _REFUSING:
+                return AdmitOutcome(AdmitVerdict.OVERLOADED, f"the worker refuses us: {error.code().name}")
+            return AdmitOutcome(AdmitVerdict.UNKNOWN, error.code().name)
+        return codec.admit_outcome(response)
+
+    async def terminate(self, uid: str, attempt: int, reason: str, message: str) -> bool | None:
+        report = self._state.sessions.get(uid)
+        request = pb.TerminateRequest(
+            session=pb.SessionRef(
+                session_uid=uid,
+                attempt=attempt,
+                namespace=report.namespace if report else "",
+                name=report.name if report else "",
+            ),
+            fence=self._fence(self._state.instance_id),
+            reason=reason,
+            message=message,
+        )
+        try:
+            response = await self._stub.Terminate(request, timeout=self._settings.call_timeout)
+        except grpc.aio.AioRpcError as error:
+            log.warning("worker %s: terminate of %s: %s", self.target.name, uid, error.code().name)
+            return None
+        return bool(response.found)
+
+    async def drain(self, timeout: float) -> bool:
+        request = pb.DrainRequest(fence=self._fence(self._state.instance_id), timeout=codec.duration(timeout))
+        try:
+            await self._stub.Drain(request, timeout=self._settings.call_timeout)
+        except grpc.aio.AioRpcError as error:
+            log.warning("worker %s: drain: %s", self.target.name, error.code().name)
+            return False
+        return True
+
+
+class LinkSet:
+    """All links, kept equal to the wanted targets; implements `ports.WorkerLinks`."""
+
+    def __init__(
+        self,
+        *,
+        epoch: int,
+        clock: Clock,
+        changed: Changed | None = None,
+        settings: LinkSettings | None = None,
+    ) -> None:
+        self._epoch = epoch
+        self._clock = clock
+        self.on_change = changed
+        self._settings = settings or LinkSettings()
+        self._links: dict[str, WorkerLink] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def set_target(self, target: WorkerTarget) -> None:
+        """Begin to watch, or follow a change. Another address or identity makes a new link."""
+        link = self._links.get(target.name)
+        if link is not None:
+            old = link.target
+            kept = (old.control_address, old.pod_uid) == (target.control_address, target.pod_uid)
+            if kept and old.tls == target.tls:
+                was_dead = old.dead
+                link.target = target
+                if target.dead != was_dead:
+                    self._changed(target.name, None)
+                return
+            self.remove(target.name)
+        link = WorkerLink(target, self._epoch, self._clock, self._changed, self._settings)
+        self._links[target.name] = link
+        self._tasks[target.name] = asyncio.create_task(link.run(), name=f"watch {target.name}")
+
+    def remove(self, worker: str) -> None:
+        link = self._links.pop(worker, None)
+        task = self._tasks.pop(worker, None)
+        if link is None or task is None:
+            return
+        closing = asyncio.create_task(_shut(link, task), name=f"close {worker}")
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+        self._changed(worker, None)
+
+    def _changed(self, worker: str, report: SessionReport | None) -> None:
+        if self.on_change is not None:
+            self.on_change(worker, report)
+
+    async def close(self) -> None:
+        for worker in list(self._links):
+            self.remove(worker)
+        await asyncio.gather(*self._closing, return_exceptions=True)
+
+    async def wait_snapshots(self, timeout: float) -> list[str]:
+        """Wait until every worker sent its snapshot; returns the names of those that did not in time."""
+        waits = [link.snapshot_seen.wait() for link in self._links.values()]
+        try:
+            async with asyncio.timeout(timeout):
+                await asyncio.gather(*waits)
+        except TimeoutError:
+            pass
+        return sorted(name for name, link in self._links.items() if not link.snapshot_seen.is_set())
+
+    def view(self, worker: str) -> WorkerView | None:
+        link = self._links.get(worker)
+        return None if link is None else link.view()
+
+    def views(self) -> Sequence[WorkerView]:
+        return [link.view() for link in self._links.values()]
+
+    async def admit(self, worker: str, request: AdmitRequest) -> AdmitOutcome:
+        link = self._links.get(worker)
+        if link is None:
+            return AdmitOutcome(AdmitVerdict.UNKNOWN, "no link with the worker")
+        return await link.admit(request)
+
+    async def terminate(self, worker: str, uid: str, attempt: int, reason: str, message: str) -> bool | None:
+        link = self._links.get(worker)
+        return None if link is None else await link.terminate(uid, attempt, reason, message)
+
+    async def drain(self, worker: str, timeout: float) -> bool:
+        link = self._links.get(worker)
+        return False if link is None else await link.drain(timeout)
+
+
+async def _shut(link: WorkerLink, task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await link.close()
