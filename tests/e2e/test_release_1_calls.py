@@ -15,8 +15,8 @@ from cluster_fixture import ClusterError
 from e2e_release import ADMIN, MEDIA, OPERATOR_PORT, Release, condition, moved, pool, session
 from nats_reader import Record, check_complete, events_of, journal_of
 from parley_client import Target, resolve_cluster
-from speech import recognize_digits, synthesize
-from spoken import Caller, check_gapless, six_digits
+from speech import code_phrase, random_code
+from spoken import Answer, Caller, check_gapless, heard_digits
 
 FORMATS = {
     "mu-law": "g711_ulaw",
@@ -37,7 +37,7 @@ class Call:
     digits: str
     target: Target
     caller: Caller
-    response: dict[str, Any]
+    answer: Answer
     final: dict[str, Any]
     events: list[Record]
     journal: list[Record]
@@ -76,17 +76,16 @@ def scrape(release: Release) -> dict[str, dict[str, float]]:
 
 
 async def call(release: Release, name: str, folder: Path) -> Call:
-    digits = six_digits()
-    spoken = await asyncio.to_thread(synthesize, f"My code is {', '.join(digits)}.")
+    digits = random_code()
     await asyncio.to_thread(release.wait_phase, name, "Ready")
     target = await resolve_cluster(
         name, namespace=release.namespace, kubeconfig=release.cluster.kubeconfig, wait=10
     )
     with reach(release, target, name == "outside") as reached:
         async with Caller(reached, FORMATS[name], folder / f"{name}.wav") as caller:
-            response = await caller.ask(spoken.samples, spoken.rate)
+            answer = await caller.ask(code_phrase(digits))
     final = await asyncio.to_thread(release.wait_phase, name, "Completed", timeout=20)
-    return Call(name, digits, target, caller, response, final, [], [])
+    return Call(name, digits, target, caller, answer, final, [], [])
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -133,13 +132,13 @@ def test_helm_test_passes(release: Release) -> None:
 
 def test_every_caller_hears_its_own_digits(party: Party) -> None:
     assert len({one.digits for one in party.calls}) > 1
-    heard = {one.name: recognize_digits(one.caller.recording) for one in party.calls}
+    heard = {one.name: heard_digits(one.caller.recording) for one in party.calls}
     assert heard == {one.name: one.digits for one in party.calls}
 
 
 def test_every_answer_is_complete_and_gapless(party: Party) -> None:
     for one in party.calls:
-        assert one.response["status"] == "completed"
+        assert one.answer.response["status"] == "completed"
         check_gapless(one.caller)
         assert one.caller.call.stats.events_missed == 0
         assert one.caller.call.stats.resumes == 0

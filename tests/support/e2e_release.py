@@ -201,7 +201,6 @@ def values_for(cluster: Cluster) -> dict[str, Any]:
     values["defaultPool"] = {
         "sessionsPerWorker": 10,
         "drainTimeout": "5s",
-        "drainMarginSeconds": 10,
         "terminationGracePeriodSeconds": 20,
         "resources": {"requests": {"cpu": "50m", "memory": "96Mi"}, "limits": {"memory": "512Mi"}},
     }

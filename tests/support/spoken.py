@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
+import wave
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,14 +23,16 @@ from parley_client import (
     WavRecorder,
     connect,
 )
-from parley_client.audio import frames, paced_silence, resample
+from parley_client.audio import frames, paced_silence
+from speech import recognize_digits, synthesize
 
 QUIET = 0.8  # seconds without agent audio after which an answer is over
 
 
-def six_digits() -> str:
-    """Digits for one caller, chosen anew in every run."""
-    return "".join(secrets.choice("0123456789") for _ in range(6))
+def heard_digits(recording: Path) -> str:
+    """The digits in what a caller heard, read from its recording."""
+    with wave.open(str(recording), "rb") as source:
+        return recognize_digits(source.readframes(source.getnframes()), source.getframerate())
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,19 @@ class Arrival:
 
     at: float
     audio: AgentAudio
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A response as the provider tells it, and its audio as the caller got it (PCM16)."""
+
+    response: dict[str, Any]
+    pcm: bytes
+    rate: int
+
+    @property
+    def digits(self) -> str:
+        return recognize_digits(self.pcm, self.rate)
 
 
 @dataclass
@@ -89,17 +104,21 @@ class Caller:
     def ended(self) -> Ended | None:
         return self.call.ended
 
-    async def ask(self, samples: np.ndarray, rate: int, *, timeout: float = 45) -> dict[str, Any]:
-        """Say it and listen to the whole answer; returns the response."""
-        done, rate_here = self._count("response.done"), self.audio_format.sample_rate_hz
-        self._speech.extend(frames(resample(samples, rate, rate_here), self.audio_format))
+    async def ask(self, text: str, *, timeout: float = 45) -> Answer:
+        """Say it and listen to the whole answer."""
+        rate = self.audio_format.sample_rate_hz
+        pcm = await asyncio.to_thread(synthesize, text, rate)
+        done, begun = self._count("response.done"), len(self.arrivals)
+        self._speech.extend(frames(np.frombuffer(pcm, dtype="<i2"), self.audio_format))
         async with asyncio.timeout(timeout):
             while self._count("response.done") <= done:
                 await self._wait()
             while not (self.recorder.idle and self._quiet_for() > QUIET):
                 await self._wait(0.05)
-        answer = [event for event in self.events if event.type == "response.done"][done]
-        return dict(answer.data["response"])
+        event = [event for event in self.events if event.type == "response.done"][done]
+        payload = b"".join(arrival.audio.payload for arrival in self.arrivals[begun:])
+        samples = self.audio_format.decode(payload).astype("<i2")
+        return Answer(dict(event.data["response"]), samples.tobytes(), rate)
 
     async def wait_ended(self, timeout: float = 15) -> Ended:
         async with asyncio.timeout(timeout):
