@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aimock_server
@@ -150,6 +152,24 @@ async def test_our_formats_are_what_it_is_told(aimock: str) -> None:
         while session.get("instructions") != "second":
             session = await asyncio.wait_for(updated.get(), 5)
         assert "pcmu" not in json.dumps(session["audio"])
+
+
+async def test_the_documented_example(aimock: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "realtime-client.md").read_text()
+    example = page.split("```python\n", 1)[1].split("```", 1)[0]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-W",
+        "error",
+        "-c",
+        example,
+        env={**os.environ, "REALTIME_URL": aimock, "OPENAI_API_KEY": aimock_server.API_KEY},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    said, wrong = await asyncio.wait_for(process.communicate(), 30)
+    assert (process.returncode, wrong.decode()) == (0, "")
+    assert said.decode() == "Hello! How can I help you today?"
 
 
 async def test_the_beta_refusal(aimock: str) -> None:

@@ -1,4 +1,4 @@
-"""Runs @copilotkit/aimock, an independent emulation of the Realtime API, pinned in `aimock/package-lock.json`.
+"""Runs @copilotkit/aimock, an independent emulation of the Realtime API, as the lock file pins it.
 
 It is installed by `npm ci` into `build/aimock`, once per lock file.
 """

@@ -127,6 +127,28 @@ async def test_a_listener_that_does_not_end() -> None:
         await listeners.dispatch(event(), 0.01)
 
 
+async def test_a_listener_that_waits_for_something_cancelled() -> None:
+    async def waits(_: Any) -> None:
+        gone = asyncio.get_running_loop().create_future()
+        gone.cancel()
+        await gone
+
+    listeners = Listeners(GA)
+    listeners.add(DONE, waits)
+    with pytest.raises(ScenarioError, match="was cancelled by something"):
+        await listeners.dispatch(event(), 1)
+
+
+async def test_a_dispatch_that_is_cancelled_is_no_scenario_error() -> None:
+    listeners = Listeners(GA)
+    listeners.add(DONE, lambda _: asyncio.Event().wait())
+    dispatch = asyncio.create_task(listeners.dispatch(event(), 5))
+    await asyncio.sleep(0)
+    dispatch.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await dispatch
+
+
 async def test_a_listeners_own_timeout_is_not_ours() -> None:
     async def gives_up(_: Any) -> None:
         raise TimeoutError("mine")

@@ -258,6 +258,15 @@ class TestFormats:
         c.encode({"type": "session.update", "session": {}})
         assert c.needed_before("input_audio_buffer.append") is None
 
+    def test_a_refused_update_has_not_told_them(self) -> None:
+        c = core(GA, inward=PCMU, outward=PCMU)
+        c.encode({"type": "session.update", "session": {"bogus": 1}})
+        c.decode('{"type":"error","error":{"code":"unknown_parameter"}}')
+        assert c.needed_before("input_audio_buffer.append") is not None
+        c.decode('{"type":"session.updated","session":{}}')
+        c.decode('{"type":"error","error":{"code":"response_cancel_not_active"}}')
+        assert c.needed_before("input_audio_buffer.append") is None
+
     @SHAPES
     def test_the_default_formats_need_no_telling(self, shape: Shape) -> None:
         assert core(shape).needed_before("input_audio_buffer.append") is None

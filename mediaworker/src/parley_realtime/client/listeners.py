@@ -79,8 +79,11 @@ async def _call(callback: object, event: RealtimeEvent[Any], timeout: float) -> 
             result = callback(event)
             if inspect.isawaitable(result):
                 await result
-    except asyncio.CancelledError:
-        raise
+    except asyncio.CancelledError as exc:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise ScenarioError(f"a listener of {event.name} was cancelled by something it waited for") from exc
     except Exception as exc:
         if limit.expired():
             raise ScenarioError(f"a listener of {event.name} did not end within {timeout:g} s") from exc

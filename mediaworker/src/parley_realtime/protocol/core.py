@@ -20,6 +20,7 @@ from parley_realtime.protocol.shape import ClientType, Event, Shape
 MAX_EVENT_ID = 512
 _APPEND_HEAD = b'{"type":"input_audio_buffer.append","audio":"'
 _APPEND_TAIL = b'"}'
+_UPDATED = frozenset({"session.updated", "transcription_session.updated"})
 _UPDATES = frozenset({"session.update", "transcription_session.update"})
 _NEEDS_FORMATS = frozenset({"response.create"})
 
@@ -55,7 +56,7 @@ class ProtocolCore:
 
     Formats other than the provider's default (pcm16, 24 kHz) have to be told to it before the first audio and
     the
-    first response: `needed_before` gives the update to send ahead where the user has sent none.
+    first response: `needed_before` gives the update to send ahead where no update of the user has done so.
     """
 
     def __init__(self, shape: Shape, kind: ClientType, inward: AudioFormat, outward: AudioFormat) -> None:
@@ -63,7 +64,7 @@ class ProtocolCore:
         self.kind = kind
         self.inward = inward
         self.outward = outward
-        self._formats_told = inward.name == "pcm16" and outward.name == "pcm16"
+        self._formats_told = self._formats_in_force = inward.name == "pcm16" and outward.name == "pcm16"
 
     def decode(self, frame: str | bytes) -> Incoming:
         """One server frame. Broken JSON, a missing type or broken base64 give `Malformed`."""
@@ -78,6 +79,11 @@ class ProtocolCore:
             return _malformed("an event without a type")
         if kind in AUDIO_DELTA_TYPES:
             return self._audio(kind, payload)
+        if kind in _UPDATED:
+            self._formats_in_force = self._formats_told
+        elif kind == "error" and not self._formats_in_force:
+            # A provider discards an update with any error as a whole, the formats in it too.
+            self._formats_told = False
         return ServerEvent(kind, self.shape.names.get(kind, self.shape.unknown_name), payload)
 
     def _audio(self, kind: str, payload: Event) -> Incoming:
