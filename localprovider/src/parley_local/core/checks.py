@@ -8,6 +8,7 @@ from typing import Any
 from .errors import InvalidRequest, invalid_value, missing, unknown_parameter
 
 Json = dict[str, Any]
+LONGEST_TEXT = 24 * 1024 * 1024  # as long as a message may be
 
 
 def mapping(value: object, param: str) -> Mapping[str, Any]:
@@ -39,7 +40,7 @@ def required_string(body: Mapping[str, Any], key: str, param: str = "") -> str:
     path = f"{param}.{key}" if param else key
     if body.get(key) is None:
         raise missing(path)
-    return string(body[key], path)
+    return string(body[key], path, longest=LONGEST_TEXT)
 
 
 def boolean(value: object, param: str) -> bool:

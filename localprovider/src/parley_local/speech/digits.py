@@ -14,8 +14,12 @@ _TOKEN = re.compile(r"[0-9]+|[A-Za-z]+|[^0-9A-Za-z]+")
 _JOINT = re.compile(r"(?:[\s,\-–—:/]|\.(?=\s))+")
 
 
+def _numeric(token: str) -> bool:
+    return token.isascii() and token.isdigit()
+
+
 def _value(token: str) -> str | None:
-    return token if token.isdigit() else WORDS.get(token.lower())
+    return token if _numeric(token) else WORDS.get(token.lower())
 
 
 def find_runs(text: str) -> list[tuple[int, int, str]]:
@@ -53,7 +57,7 @@ def _extend(tokens: list[tuple[int, int, str]], index: int, runs: list[tuple[int
         elif not _JOINT.fullmatch(token):
             break
         position += 1
-    if words > 1 or tokens[index][2].isdigit():
+    if words > 1 or _numeric(tokens[index][2]):
         runs.append((start, end, digits))
     return taken
 
