@@ -11,7 +11,9 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 IMAGES=$CACHE/images EPOCH=1767225600 SUITE=bookworm
 NAMES=(operator worker localprovider nats)
-BUD=(buildah bud --isolation chroot --layers --timestamp "$EPOCH" --quiet)
+# A storage of our own: nobody else's images are seen, tagged over or pruned.
+BUILDAH=(buildah --root "$CACHE/containers" --runroot /run/parley-containers)
+BUD=("${BUILDAH[@]}" bud --isolation chroot --layers --timestamp "$EPOCH" --quiet)
 need_root images.sh
 mkdir -p "$IMAGES"
 
@@ -22,7 +24,7 @@ digest() { # digest PATH...: of names below the paths, wherever those lie, and c
       LC_ALL=C sort -z | xargs -0 -r sha256sum )
   done | sha256sum | cut -c1-12
 }
-known() { buildah inspect --type image "$1" >/dev/null 2>&1; }
+known() { "${BUILDAH[@]}" inspect --type image "$1" >/dev/null 2>&1; }
 
 base() { # base NAME PACKAGE...: makes localhost/parley-NAME:dev-KEY once; prints it
   local name=$1 key ref dir include; shift
@@ -73,6 +75,12 @@ pip_settings() { # pip_settings DIR: fills DIR, prints buildah options
 
 # What a Dockerfile copies from its context: its key changes with these and with nothing else.
 copied() { sed -n 's/^COPY \([^-].*\) [^ ]*$/\1/p' "$1" | tr ' ' '\n' | sort -u; }
+bud() { "${BUD[@]}" "${options[@]}" "$@" >"$scratch/log" 2>&1 || { cat "$scratch/log" >&2; die "could not build $ref"; }; }
+prune() { # layers of builds that were replaced: a few megabytes each
+  local dangling
+  dangling=$("${BUILDAH[@]}" images --filter dangling=true --quiet | wc -l)
+  [ "$dangling" -lt 40 ] || "${BUILDAH[@]}" rmi --prune >/dev/null 2>&1 || true
+}
 build_one() { # build_one NAME: prints "NAME REFERENCE ARCHIVE"
   local name=$1 from="" context=$ROOT dockerfile key ref archive scratch began=$SECONDS last options=()
   scratch=$(mktemp -d)
@@ -98,24 +106,27 @@ build_one() { # build_one NAME: prints "NAME REFERENCE ARCHIVE"
   ref=localhost/parley-$name:dev-$key archive=$IMAGES/$name-$key.tar
   if ! known "$ref"; then
     say "building $ref"
-    "${BUD[@]}" "${options[@]}" -t "$ref" -t "localhost/parley-$name:dev" -f "$dockerfile" "$context" >"$scratch/log" 2>&1 ||
-      { cat "$scratch/log" >&2; die "could not build $ref"; }
+    # The stage of the pinned packages has a name, so that its layers outlive the pruning of what older builds left.
+    if grep -q ' AS dependencies$' "$dockerfile"; then
+      bud --target dependencies -t "localhost/parley-$name-dependencies:dev" -f "$dockerfile" "$context"
+    fi
+    bud -t "$ref" -t "localhost/parley-$name:dev" -f "$dockerfile" "$context"
     say "built $ref in $((SECONDS - began)) s"
   fi
   if [ ! -f "$archive" ]; then
     rm -f "$archive.part"
-    buildah push --quiet "$ref" "docker-archive:$archive.part:$ref" >&2 && mv "$archive.part" "$archive"
+    "${BUILDAH[@]}" push --quiet "$ref" "docker-archive:$archive.part:$ref" >&2 && mv "$archive.part" "$archive"
   fi
   last=$IMAGES/$name.$CLUSTER.last   # what this checkout built before goes, once it is replaced
   if [ -f "$last" ] && [ "$(cat "$last")" != "$key" ]; then
-    buildah rmi "localhost/parley-$name:dev-$(cat "$last")" >/dev/null 2>&1 || true
+    "${BUILDAH[@]}" rmi "localhost/parley-$name:dev-$(cat "$last")" >/dev/null 2>&1 || true
     rm -f "$IMAGES/$name-$(cat "$last").tar"
   fi
   echo "$key" >"$last"
   rm -rf "$scratch"
   echo "$name $ref $archive"
 }
-build() { local name; for name in "${@:-${NAMES[@]}}"; do build_one "$name" 9>&-; done; }
+build() { local name; for name in "${@:-${NAMES[@]}}"; do build_one "$name" 9>&-; done; prune; }
 
 import() { # import TAR...: a tar goes in once; it is known by name, size and time
   local tar node stamp found=
@@ -141,7 +152,7 @@ pause() {
   ( cd "$HERE/images/pause" && CGO_ENABLED=0 GOFLAGS= GO111MODULE=off go build -trimpath -ldflags '-s -w -buildid=' -o "$scratch/pause" main.go )
   "${BUD[@]}" -t localhost/parley-pause:dev -f "$HERE/images/pause/Dockerfile" "$scratch" >&2
   rm -f "$IMAGES/pause.tar"
-  buildah push --quiet localhost/parley-pause:dev "docker-archive:$IMAGES/pause.tar:localhost/parley-pause:dev" >&2
+  "${BUILDAH[@]}" push --quiet localhost/parley-pause:dev "docker-archive:$IMAGES/pause.tar:localhost/parley-pause:dev" >&2
   echo "$key" >"$IMAGES/pause.key"; rm -rf "$scratch"
 }
 
@@ -156,7 +167,7 @@ case $verb in
     registry=${1:?usage: images.sh push REGISTRY [NAME...]}; shift
     with_lock "$IMAGES/.lock"; built=$(build "$@")
     echo "$built" | while read -r name ref _; do
-      buildah push --quiet ${PARLEY_TEST_REGISTRY_INSECURE:+--tls-verify=false} "$ref" "docker://$registry/parley-$name:${ref##*:}" >&2
+      "${BUILDAH[@]}" push --quiet ${PARLEY_TEST_REGISTRY_INSECURE:+--tls-verify=false} "$ref" "docker://$registry/parley-$name:${ref##*:}" >&2
       echo "$name $registry/parley-$name:${ref##*:}"
     done ;;
   pause) with_lock "$IMAGES/.pause.lock"; pause ;;
