@@ -42,10 +42,11 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """Records that were given up."""
+    """Records that were given up; `cause` is `overflow` or `fenced`."""
 
     kind: RecordKind
     count: int
+    cause: str = "overflow"
 
 
 def estimate(record: EventRecord) -> int:
@@ -112,7 +113,7 @@ class Outbox:
         if lane.fenced:
             if lane.closed:
                 del self._lanes[key]
-            return [Dropped("journal", 1)]
+            return [Dropped("journal", 1, "fenced")]
         entry = Entry(record, estimate(record), now)
         lane.waiting.append(entry)
         self._order[record.kind][id(entry)] = entry

@@ -30,7 +30,7 @@ from parley_worker.core.model import SessionKey
 from parley_worker.core.outbox import Entry, Lane, Outbox
 from parley_worker.core.records import EventRecord, RecordKind
 from parley_worker.telemetry.metrics import Metrics
-from parley_worker.transport.nats_flight import Flight, Gate
+from parley_worker.transport.nats_flight import AckInbox, Flight, Gate, StreamRefused
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ class NatsBus:
             self._metrics.event_dropped(record.kind, "shutdown")
             return
         for dropped in self._outbox.add(record, self._clock.monotonic()):
-            self._metrics.event_dropped(dropped.kind, "overflow", dropped.count)
+            self._metrics.event_dropped(dropped.kind, dropped.cause, dropped.count)
         self._changed()
 
     @property
@@ -214,7 +214,7 @@ class NatsBus:
                 tls=_tls(settings.tls_dir),
                 inbox_prefix=b"_INBOX",
             )
-        js = client.jetstream(timeout=settings.ack_timeout, publish_async_max_pending=settings.window + 1)
+        js = client.jetstream(timeout=settings.ack_timeout)
         await self._ensure(js, events_pb.EVENTS_STREAM, events_pb.EVENTS_SUBJECTS)
         await self._ensure(js, events_pb.JOURNAL_STREAM, events_pb.JOURNAL_SUBJECTS)
         self._gates = {
@@ -263,6 +263,8 @@ class NatsBus:
 
     async def _deliver(self, client: Client, js: JetStreamContext) -> None:
         """Send and take acknowledgements until the connection is gone."""
+        inbox = AckInbox(client)
+        await inbox.open()
         flight = Flight(self._wake)
         try:
             while client.is_connected and not self._closed:
@@ -275,7 +277,7 @@ class NatsBus:
                 shut = frozenset(kind for kind, gate in self._gates.items() if not gate.passes(now))
                 while (taken := self._outbox.take(shut)) is not None:
                     lane, entry = taken
-                    await self._send(js, flight, lane, entry)
+                    await self._send(js, inbox, flight, lane, entry)
                     shut = frozenset(kind for kind, gate in self._gates.items() if not gate.passes(now))
                 self._gauges()
                 await self._sleep(flight)
@@ -292,7 +294,9 @@ class NatsBus:
         except TimeoutError:
             pass
 
-    async def _send(self, js: JetStreamContext, flight: Flight, lane: Lane, entry: Entry) -> None:
+    async def _send(
+        self, js: JetStreamContext, inbox: AckInbox, flight: Flight, lane: Lane, entry: Entry
+    ) -> None:
         record = entry.record
         try:
             message = events_pb.encode(record, self._worker, self._instance)
@@ -313,7 +317,7 @@ class NatsBus:
             headers[api.Header.EXPECTED_LAST_SUBJECT_SEQUENCE.value] = str(lane.expected)
         self._gates[record.kind].sent()
         try:
-            ack = await js.publish_async(message.subject, message.payload, headers=headers)
+            ack = await inbox.publish(message.subject, message.payload, headers)
         except nats.errors.MaxPayloadError:
             self._gates[record.kind].answered()
             self._lose(
@@ -336,7 +340,7 @@ class NatsBus:
         return (message.headers or {}).get("Nats-Msg-Id", ""), message.seq or 0
 
     async def _take_ack(
-        self, js: JetStreamContext, lane: Lane, entry: Entry, ack: asyncio.Future[api.PubAck]
+        self, js: JetStreamContext, lane: Lane, entry: Entry, ack: asyncio.Future[int]
     ) -> None:
         kind = entry.record.kind
         gate = self._gates[kind]
@@ -346,17 +350,17 @@ class NatsBus:
             self._outbox.put_back(lane)
         elif error is None:
             gate.open()
-            self._outbox.stored(lane, ack.result().seq)
+            self._outbox.stored(lane, ack.result())
             self._metrics.event_published(kind)
-        elif isinstance(error, APIError) and error.err_code in _WRONG_LAST_SEQUENCE:
+        elif isinstance(error, StreamRefused) and error.err_code in _WRONG_LAST_SEQUENCE:
             await self._resolve(js, lane, entry)
-        elif isinstance(error, APIError) and error.err_code == _TOO_BIG:
+        elif isinstance(error, StreamRefused) and error.err_code == _TOO_BIG:
             self._lose(lane, kind, f"{kind} {entry.record.type}: the stream refuses its size")
         else:
             if gate.shut(self._clock.monotonic()):
                 log.warning("NATS refuses %s records: %s; they wait", kind, error)
             self._outbox.put_back(lane)
-            if isinstance(error, nats.js.errors.NoStreamResponseError):
+            if isinstance(error, StreamRefused) and not error.err_code:
                 await self._ensure(js, events_pb.EVENTS_STREAM, events_pb.EVENTS_SUBJECTS)
                 await self._ensure(js, events_pb.JOURNAL_STREAM, events_pb.JOURNAL_SUBJECTS)
         self._changed()

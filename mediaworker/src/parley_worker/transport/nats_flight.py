@@ -3,10 +3,67 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from itertools import count
 
-from nats.js import api
+from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from parley_worker.core.outbox import Entry, Lane
+
+
+class StreamRefused(Exception):
+    """A stream did not take a record; `err_code` is JetStream's, 0 when no stream listens on the subject."""
+
+    def __init__(self, err_code: int, description: str) -> None:
+        super().__init__(f"{description} ({err_code})")
+        self.err_code = err_code
+
+
+class AckInbox:
+    """Publishes and gives each acknowledgement back as a future, without a round trip in between.
+
+    The client library's own asynchronous publishing loses refusals: they are wanted here.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._inbox = client.new_inbox()
+        self._numbers = count(1)
+        self._acks: dict[str, asyncio.Future[int]] = {}
+
+    async def open(self) -> None:
+        await self._client.subscribe(f"{self._inbox}.*", cb=self._answered)
+
+    async def publish(self, subject: str, payload: bytes, headers: dict[str, str]) -> asyncio.Future[int]:
+        """Send; the future has the record's stream sequence, or StreamRefused."""
+        reply = f"{self._inbox}.{next(self._numbers)}"
+        ack: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._acks[reply] = ack
+        ack.add_done_callback(lambda _: self._acks.pop(reply, None))
+        try:
+            await self._client.publish(subject, payload, reply=reply, headers=headers)
+        except BaseException:
+            ack.cancel()
+            raise
+        return ack
+
+    async def _answered(self, message: Msg) -> None:
+        ack = self._acks.get(message.subject)
+        if ack is None or ack.done():
+            return
+        if (message.headers or {}).get("Status") == "503":
+            ack.set_exception(StreamRefused(0, "no stream takes this subject"))
+            return
+        try:
+            body = json.loads(message.data)
+            error = body.get("error")
+            if error is None:
+                ack.set_result(int(body["seq"]))
+            else:
+                ack.set_exception(StreamRefused(int(error.get("err_code", 0)), str(error.get("description"))))
+        except (ValueError, TypeError, KeyError, AttributeError):
+            ack.set_exception(StreamRefused(0, "the acknowledgement is not readable"))
 
 
 class Gate:
@@ -56,13 +113,13 @@ class Flight:
 
     def __init__(self, wake: asyncio.Event) -> None:
         self._wake = wake
-        self._out: dict[asyncio.Future[api.PubAck], tuple[Lane, Entry, float]] = {}
+        self._out: dict[asyncio.Future[int], tuple[Lane, Entry, float]] = {}
 
-    def add(self, lane: Lane, entry: Entry, ack: asyncio.Future[api.PubAck], deadline: float) -> None:
+    def add(self, lane: Lane, entry: Entry, ack: asyncio.Future[int], deadline: float) -> None:
         self._out[ack] = (lane, entry, deadline)
         ack.add_done_callback(lambda _: self._wake.set())
 
-    def results(self) -> list[tuple[Lane, Entry, asyncio.Future[api.PubAck]]]:
+    def results(self) -> list[tuple[Lane, Entry, asyncio.Future[int]]]:
         """Those that were answered, in the order in which they were sent."""
         done = [ack for ack in self._out if ack.done()]
         return [(*self._out.pop(ack)[:2], ack) for ack in done]
