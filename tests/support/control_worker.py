@@ -23,7 +23,8 @@ class ControlTls:
 
 @dataclass
 class ControlWorker(control_pb2_grpc.WorkerControlServiceServicer):
-    """`capacity` places; `auto_ready` reports READY right after Admit. The fields that steer faults are plain."""
+    """`capacity` places; `auto_ready` reports READY right after Admit. The fields that steer faults are
+    plain."""
 
     name: str = "worker-1"
     capacity: int = 4

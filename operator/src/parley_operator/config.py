@@ -1,0 +1,125 @@
+"""Settings of the operator: environment variables `PARLEY_OPERATOR_*`, read and checked once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+PREFIX = "PARLEY_OPERATOR_"
+
+_HELP = {
+    "NAMESPACE": ("parley-system", "namespace of the operator; its CA lives there"),
+    "DEFAULT_POOL_NAMESPACE": ("", "where pools are looked for that a session's namespace lacks [NAMESPACE]"),
+    "DEFAULT_POOL_FILE": ("", "YAML file with a VoiceWorkerPool to be applied at start"),
+    "DEFAULT_POOL_OWNER": ("", "ConfigMap in NAMESPACE that owns the default pool: both go together"),
+    "WORKER_IMAGE": ("parley-worker:latest", "image of workers whose pool names none"),
+    "WORKER_IMAGE_PULL_POLICY": ("IfNotPresent", "Always, IfNotPresent or Never"),
+    "WORKER_ENV": ("", 'more variables of every worker: a JSON list [{"name": ..., "value": ...}]'),
+    "NATS_URL": ("", "NATS servers that workers are told"),
+    "HTTP_HOST": ("0.0.0.0", "address of /metrics, /healthz and /readyz"),
+    "HTTP_PORT": ("8080", "its port; 0 takes a free one"),
+    "WORKER_LOST_AFTER": (
+        "60",
+        "seconds of silence after which a worker whose pod still runs counts as lost",
+    ),
+    "CONCURRENCY": ("32", "objects worked on at a time"),
+    "LOG_LEVEL": ("info", "debug, info, warning or error"),
+    "LOG_FORMAT": ("json", "json or text"),
+}
+_LEVELS = ("debug", "info", "warning", "error")
+
+
+class ConfigError(Exception):
+    """Settings that cannot be used; one line a problem."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """As in `help_text()`. Times in seconds."""
+
+    namespace: str
+    default_pool_namespace: str
+    default_pool_file: Path | None
+    default_pool_owner: str
+    worker_image: str
+    worker_image_pull_policy: str
+    worker_env: tuple[tuple[str, str], ...]
+    nats_url: str
+    http_host: str
+    http_port: int
+    worker_lost_after: float
+    concurrency: int
+    log_level: str
+    log_format: str
+
+
+def help_text() -> str:
+    """The variables with meaning and default."""
+    lines = ["usage: python -m parley_operator [--help | --version]", "", "Settings (environment variables):"]
+    for name, (default, words) in _HELP.items():
+        shown = f" [{default}]" if default else ""
+        lines.append(f"  {PREFIX}{name}\n      {words}{shown}")
+    lines += ["", "The API server is found by KUBECONFIG or the pod's service account."]
+    return "\n".join(lines)
+
+
+def load_settings(environ: Mapping[str, str]) -> Settings:
+    """Raises `ConfigError` with every problem found."""
+    values = {name: environ.get(PREFIX + name, "").strip() or default for name, (default, _) in _HELP.items()}
+    problems = [
+        f"{name}: is not known; see --help"
+        for name in environ
+        if name.startswith(PREFIX)
+        and name.removeprefix(PREFIX) not in _HELP
+        and "_SERVICE_" not in name
+        and "_PORT" not in name
+    ]
+    file = Path(values["DEFAULT_POOL_FILE"]) if values["DEFAULT_POOL_FILE"] else None
+    if file is not None and not file.is_file():
+        problems.append(f"{PREFIX}DEFAULT_POOL_FILE: {file} is not there")
+    for name, allowed in (("LOG_LEVEL", _LEVELS), ("LOG_FORMAT", ("json", "text"))):
+        if values[name] not in allowed:
+            problems.append(f"{PREFIX}{name}: {values[name]!r}; use one of {', '.join(allowed)}")
+    port = _number(values, "HTTP_PORT", 0, 65535, problems)
+    lost = _number(values, "WORKER_LOST_AFTER", 5, 3600, problems)
+    concurrency = _number(values, "CONCURRENCY", 1, 1000, problems)
+    env = _worker_env(values["WORKER_ENV"], problems)
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return Settings(
+        namespace=values["NAMESPACE"],
+        default_pool_namespace=values["DEFAULT_POOL_NAMESPACE"] or values["NAMESPACE"],
+        default_pool_file=file,
+        default_pool_owner=values["DEFAULT_POOL_OWNER"],
+        worker_image=values["WORKER_IMAGE"],
+        worker_image_pull_policy=values["WORKER_IMAGE_PULL_POLICY"],
+        worker_env=env,
+        nats_url=values["NATS_URL"],
+        http_host=values["HTTP_HOST"],
+        http_port=port,
+        worker_lost_after=float(lost),
+        concurrency=concurrency,
+        log_level=values["LOG_LEVEL"],
+        log_format=values["LOG_FORMAT"],
+    )
+
+
+def _number(values: Mapping[str, str], name: str, least: int, most: int, problems: list[str]) -> int:
+    text = values[name]
+    if text.isdigit() and least <= int(text) <= most:
+        return int(text)
+    problems.append(f"{PREFIX}{name}: {text!r}; give a whole number from {least} to {most}")
+    return least
+
+
+def _worker_env(text: str, problems: list[str]) -> tuple[tuple[str, str], ...]:
+    if not text:
+        return ()
+    try:
+        items = json.loads(text)
+        return tuple((str(item["name"]), str(item["value"])) for item in items)
+    except (ValueError, TypeError, KeyError):
+        problems.append(f'{PREFIX}WORKER_ENV: is not a JSON list of {{"name": ..., "value": ...}}')
+        return ()

@@ -1,0 +1,220 @@
+"""KubeStore: `ports.Store` on the API server, with aiohttp.
+
+Every request has a deadline. 429 and 5xx are repeated for a while where repeating is harmless, a 401 once
+with the
+token read afresh; everything else becomes a `StoreError`, whose text never holds what was sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self, cast
+
+import aiohttp
+
+from parley_operator.api.constants import RESOURCES, Body
+from parley_operator.api.v1alpha1 import map_at, text_at
+from parley_operator.ports import Conflict, Refused, StoreError
+
+from .login import Login
+
+log = logging.getLogger(__name__)
+MERGE = "application/merge-patch+json"
+APPLY = "application/apply-patch+yaml"
+FIELD_MANAGER = "parley-operator"
+# Within the class, `list` is the method.
+_Bodies = list[Body]
+_REPEATED = {429, 500, 502, 503, 504}
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    body: Body
+    retry_after: float
+
+
+class KubeStore:
+    """Use as an async context manager; one connection pool."""
+
+    def __init__(
+        self,
+        login: Login,
+        *,
+        timeout: float = 15.0,
+        attempts: int = 4,
+        page: int = 500,
+        on_error: Callable[[str, int], None] = lambda verb, code: None,
+    ) -> None:
+        self._login = login
+        self._timeout = timeout
+        self._attempts = attempts
+        self._page = page
+        self._on_error = on_error
+        self._http: aiohttp.ClientSession | None = None
+        self._token = ""
+
+    async def __aenter__(self) -> Self:
+        connector = aiohttp.TCPConnector(ssl=self._login.ssl_context() or True, limit=64)
+        self._http = aiohttp.ClientSession(
+            connector=connector, timeout=aiohttp.ClientTimeout(total=self._timeout), trust_env=False
+        )
+        self._token = self._login.token()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._http is not None:
+            await self._http.close()
+
+    # -- Store
+
+    async def get(self, kind: str, namespace: str, name: str) -> Body | None:
+        answer = await self._request("GET", _path(kind, namespace, name))
+        return None if answer.status == 404 else self._good(answer, f"get {kind} {namespace}/{name}")
+
+    async def list(self, kind: str, labels: str = "") -> list[Body]:
+        for _ in range(3):
+            found = await self._list_once(kind, labels)
+            if found is not None:
+                return found
+        raise StoreError(f"list {kind}: the list grew too old while it was read")
+
+    async def _list_once(self, kind: str, labels: str) -> _Bodies | None:
+        prefix, plural = RESOURCES[kind]
+        query = {"limit": str(self._page)}
+        if labels:
+            query["labelSelector"] = labels
+        found: _Bodies = []
+        while True:
+            answer = await self._request("GET", f"/{prefix}/{plural}", query=query)
+            if answer.status == 410:
+                return None
+            page = self._good(answer, f"list {kind}")
+            items = page.get("items")
+            found += [cast("Body", item) for item in items] if isinstance(items, list) else []
+            more = text_at(page, "metadata", "continue")
+            if not more:
+                return found
+            query["continue"] = more
+
+    async def create(self, kind: str, body: Mapping[str, object]) -> Body:
+        namespace, name = text_at(body, "metadata", "namespace"), text_at(body, "metadata", "name")
+        answer = await self._request("POST", _path(kind, namespace), body=body, harmless=False)
+        return self._good(answer, f"create {kind} {namespace}/{name}")
+
+    async def patch(self, kind: str, namespace: str, name: str, patch: Mapping[str, object]) -> Body | None:
+        answer = await self._request("PATCH", _path(kind, namespace, name), body=patch, media=MERGE)
+        return None if answer.status == 404 else self._good(answer, f"patch {kind} {namespace}/{name}")
+
+    async def patch_status(
+        self, kind: str, namespace: str, name: str, uid: str, status: Mapping[str, object]
+    ) -> Body | None:
+        path = _path(kind, namespace, name) + "/status"
+        body = {"metadata": {"uid": uid}, "status": status}
+        answer = await self._request("PATCH", path, body=body, media=MERGE)
+        if answer.status == 404:
+            return None
+        if answer.status in (409, 422):
+            present = await self.get(kind, namespace, name)
+            if present is None or text_at(present, "metadata", "uid") != uid:
+                return None
+        return self._good(answer, f"patch status of {kind} {namespace}/{name}")
+
+    async def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
+        body: Body = {"propagationPolicy": "Background"}
+        if uid:
+            body["preconditions"] = {"uid": uid}
+        answer = await self._request("DELETE", _path(kind, namespace, name), body=body)
+        if answer.status not in (404, 409):
+            self._good(answer, f"delete {kind} {namespace}/{name}")
+
+    async def apply(self, kind: str, body: Mapping[str, object]) -> Body:
+        namespace, name = text_at(body, "metadata", "namespace"), text_at(body, "metadata", "name")
+        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
+        path = _path(kind, namespace, name)
+        answer = await self._request("PATCH", path, body=body, media=APPLY, query=query)
+        return self._good(answer, f"apply {kind} {namespace}/{name}")
+
+    # -- HTTP
+
+    def _good(self, answer: _Answer, what: str) -> Body:
+        if answer.status < 300:
+            return answer.body
+        words = f"{what}: HTTP {answer.status}: {text_at(answer.body, 'message')[:500]}"
+        if answer.status == 409:
+            raise Conflict(words)
+        if answer.status in (400, 403, 404, 405, 413, 415, 422):
+            raise Refused(words)
+        raise StoreError(words)
+
+    async def _request(
+        self,
+        verb: str,
+        path: str,
+        *,
+        body: Mapping[str, object] | None = None,
+        media: str = "application/json",
+        query: Mapping[str, str] | None = None,
+        harmless: bool = True,
+    ) -> _Answer:
+        delay, refreshed = 0.2, False
+        for attempt in range(1, self._attempts + 1):
+            try:
+                answer = await self._once(verb, path, body, media, query)
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                self._on_error(verb, 0)
+                if attempt == self._attempts or not harmless:
+                    raise StoreError(f"{verb} {path}: {type(error).__name__}") from error
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, 2.0)
+                continue
+            if answer.status >= 400 and answer.status != 404:
+                self._on_error(verb, answer.status)
+            if answer.status == 401 and not refreshed:
+                refreshed = True
+                self._token = self._login.token()
+                continue
+            # The server refuses with 429 before it does anything.
+            repeat = answer.status == 429 or (answer.status in _REPEATED and harmless)
+            if not repeat or attempt == self._attempts:
+                return answer
+            await asyncio.sleep(min(answer.retry_after or delay, 5.0))
+            delay = min(delay * 2, 2.0)
+        return answer
+
+    async def _once(
+        self,
+        verb: str,
+        path: str,
+        body: Mapping[str, object] | None,
+        media: str,
+        query: Mapping[str, str] | None,
+    ) -> _Answer:
+        if self._http is None:
+            raise StoreError("the store is not open")
+        headers = {"Accept": "application/json", "Content-Type": media}
+        if self._token:
+            headers["Authorization"] = f"Bearer {self._token}"
+        data = None if body is None else json.dumps(body).encode()
+        url = self._login.server + path
+        async with self._http.request(verb, url, data=data, headers=headers, params=query) as response:
+            raw = await response.read()
+            try:
+                found = json.loads(raw) if raw else {}
+            except ValueError:
+                found = {"message": "the answer is no JSON"}
+            after = response.headers.get("Retry-After", "")
+            seconds = float(after) if after.isdigit() else 0.0
+            return _Answer(response.status, map_at({"body": found}, "body"), seconds)
+
+
+def _path(kind: str, namespace: str, name: str = "") -> str:
+    prefix, plural = RESOURCES[kind]
+    return f"/{prefix}/namespaces/{namespace}/{plural}" + (f"/{name}" if name else "")
