@@ -191,3 +191,10 @@ def test_long_names_stay_valid(tools: Tools) -> None:
         assert len(manifest["metadata"]["name"]) <= longest, manifest["metadata"]["name"]
         for value in manifest["metadata"].get("labels", {}).values():
             assert len(value) <= 63
+
+
+def test_examples_fit_the_definitions(tools: Tools) -> None:
+    found = [path for path in sorted((CHART.parents[1] / "examples").glob("*.yaml"))]
+    assert found
+    for path in found:
+        tools.kubeconform(path.read_text())
