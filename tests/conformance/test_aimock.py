@@ -79,7 +79,7 @@ class Conversation:
         """Ask for a response and wait for its end."""
         self.deltas.clear()
         self.client.response_create({})
-        return await asyncio.wait_for(self._done.get(), 10)
+        return await asyncio.wait_for(self._done.get(), 15)
 
 
 @asynccontextmanager
@@ -92,7 +92,7 @@ async def conversation(url: str) -> AsyncIterator[Conversation]:
         yield talk
     finally:
         client.close()
-        await asyncio.wait_for(client.wait_closed(), 5)
+        await asyncio.wait_for(client.wait_closed(), 15)
     assert client.error is None
 
 
@@ -150,7 +150,7 @@ async def test_our_formats_are_what_it_is_told(aimock: str) -> None:
         talk.client.session_update({"session": {"instructions": "second", "audio": theirs}})
         session: dict[str, Any] = {}
         while session.get("instructions") != "second":
-            session = await asyncio.wait_for(updated.get(), 5)
+            session = await asyncio.wait_for(updated.get(), 15)
         assert "pcmu" not in json.dumps(session["audio"])
 
 

@@ -68,7 +68,7 @@ class Call:
     closes: list[WebSocketCloseEvent]
 
     async def end(self) -> object:
-        return await asyncio.wait_for(self.client.wait_closed(), 5)
+        return await asyncio.wait_for(self.client.wait_closed(), 15)
 
     async def tell(self, kind: str, **fields: Any) -> None:
         """Send a server event, and wait until listeners have had it."""
@@ -108,7 +108,7 @@ class Notes:
         self._news.set()
 
     async def count(self, number: int) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(15):
             while len(self.events) < number:
                 self._news.clear()
                 await self._news.wait()
@@ -201,7 +201,7 @@ async def test_close(call: Call) -> None:
     """An open connection."""
     call.client.close()
     assert await call.end() is None
-    await asyncio.wait_for(call.line.closed.wait(), 5)
+    await asyncio.wait_for(call.line.closed.wait(), 15)
     assert call.line.socket.close_code == 1000
     assert [(c.code, c.was_clean, c.web_socket_id) for c in call.closes] == [
         (1000, True, call.client.web_socket_id())
@@ -216,8 +216,8 @@ async def test_close_attempt(side: Side) -> None:
         line = await provider.accepted()
         client.close()
         with pytest.raises(ConnectAborted, match=r"close\(\) was called before"):
-            await asyncio.wait_for(connecting, 5)
-        await asyncio.wait_for(line.closed.wait(), 5)
+            await asyncio.wait_for(connecting, 15)
+        await asyncio.wait_for(line.closed.wait(), 15)
 
 
 async def test_id(side: Side) -> None:

@@ -42,13 +42,13 @@ class RecordingUnit:
 
     async def wait_for(self, name: str) -> None:
         """Wait until a call of this name has come."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(15):
             while name not in self.names():
                 self._news.clear()
                 await self._news.wait()
 
     async def wait_for_audio(self, size: int) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(15):
             while len(self.audio) < size:
                 self._news.clear()
                 await self._news.wait()

@@ -26,7 +26,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 Event = dict[str, Any]
-PATIENCE = 5.0
+PATIENCE = 15.0
 
 
 class Line:

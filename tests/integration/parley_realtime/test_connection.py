@@ -43,7 +43,7 @@ def parameters(provider: ScriptedProvider, **more: Any) -> RealtimeAPIClientPara
 
 
 async def ended(client: RealtimeAPIClient | beta.RealtimeAPIClient) -> RealtimeError | None:
-    return await asyncio.wait_for(client.wait_closed(), 5)
+    return await asyncio.wait_for(client.wait_closed(), 15)
 
 
 class TestEnd:
@@ -101,7 +101,7 @@ class TestEnd:
             line = await provider.accepted()
             await line.send_raw(frame)
             error = await ended(client)
-            await asyncio.wait_for(line.closed.wait(), 5)
+            await asyncio.wait_for(line.closed.wait(), 15)
             assert line.socket.close_code == 1002
         assert type(error) is ProtocolError
         assert error.reason == "ProviderProtocolError"
@@ -230,7 +230,7 @@ class TestScenario:
             got = asyncio.Event()
             client.add_event_listener(RealtimeAPIEvents.SessionUpdated, lambda _: got.set())
             await (await provider.accepted()).send({"type": "session.updated"})
-            await asyncio.wait_for(got.wait(), 5)
+            await asyncio.wait_for(got.wait(), 15)
             client.close()
             assert await ended(client) is None
 
@@ -290,7 +290,7 @@ class TestEvents:
                 client.add_event_listener(event, lambda e: names.append(e.name))
             client.add_event_listener(RealtimeAPIEvents.SessionUpdated, lambda _: done.set())
             await (await provider.accepted()).send({"type": "session.updated"})
-            await asyncio.wait_for(done.wait(), 5)
+            await asyncio.wait_for(done.wait(), 15)
             client.close()
             await ended(client)
         assert names == [
@@ -316,7 +316,7 @@ class TestEvents:
             await line.audio(b"\1\2" * 100)
             await line.send({"type": "brand.new", "x": 1})
             await line.send({"type": "response.done", "response": {"id": "resp_1"}})
-            await asyncio.wait_for(done.wait(), 5)
+            await asyncio.wait_for(done.wait(), 15)
             client.close()
             await ended(client)
         assert [kind for who, kind in order if who == "observer"] == [
@@ -502,7 +502,7 @@ class TestSilence:
             line = await provider.accepted()
             for _ in range(5):
                 await line.audio(b"\1\2" * (FRAME // 2))
-            await asyncio.wait_for(ended_event.wait(), 5)
+            await asyncio.wait_for(ended_event.wait(), 15)
             client.close()
             await ended(client)
         assert events == [
