@@ -25,6 +25,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
+
 SCRIPTS = Path(__file__).parent / "cluster"
 IMAGES = ("operator", "worker", "nats")
 PROGRAMS = ("buildah", "mmdebstrap")
@@ -266,7 +268,7 @@ def _given_kubeconfig() -> Path | None:
 def _why_not_given(kubeconfig: Path) -> str | None:
     context = _current_context()
     if context is None:
-        return f"KUBECONFIG={kubeconfig} has no current context that kubectl can read"
+        return f"KUBECONFIG={kubeconfig} names no file with a current-context: correct or unset it"
     if context.startswith("kind-"):
         return None if shutil.which("kind") else "KUBECONFIG names a kind cluster, and kind is not on PATH"
     if not os.environ.get("PARLEY_TEST_REGISTRY"):
@@ -278,10 +280,13 @@ def _why_not_given(kubeconfig: Path) -> str | None:
 
 
 def _current_context() -> str | None:
-    try:
-        return run([_program("kubectl"), "config", "current-context"]).strip()
-    except (ClusterError, OSError):
-        return None
+    """The current context of the first file of KUBECONFIG that names one."""
+    for name in os.environ.get("KUBECONFIG", "").split(os.pathsep):
+        with contextlib.suppress(OSError, yaml.YAMLError):
+            content = yaml.safe_load(Path(name).read_text())
+            if isinstance(content, dict) and (context := content.get("current-context")):
+                return str(context)
+    return None
 
 
 def _give_images(images: Sequence[str]) -> dict[str, str]:
