@@ -1,0 +1,184 @@
+"""The CRDs on a real API server: good objects pass, bad ones are refused with the field named."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+Call = Callable[..., tuple[int, dict[str, Any]]]
+BASE = "/apis/parley.dev/v1alpha1/namespaces/default"
+PLURALS = {
+    "VoiceSession": "voicesessions",
+    "VoiceAgent": "voiceagents",
+    "VoiceWorkerPool": "voiceworkerpools",
+}
+OPENAI = {"type": "openai", "credentialsSecretRef": {"name": "k"}}
+
+
+def thing(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
+    return {"apiVersion": "parley.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec}
+
+
+def create(call: Call, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    return call("POST", f"{BASE}/{PLURALS[body['kind']]}?fieldValidation=Strict", body)
+
+
+def test_the_examples_are_accepted(call: Call, examples: Path) -> None:
+    seen = 0
+    for path in sorted(examples.glob("*.yaml")):
+        for body in yaml.safe_load_all(path.read_text()):
+            if body.get("apiVersion") == "parley.dev/v1alpha1":
+                code, answer = create(call, body)
+                assert code == 201, (path, answer)
+                seen += 1
+    assert seen >= 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "field", "words"),
+    [
+        ("VoiceSession", {}, "spec", "exactly one of agentRef and agent"),
+        (
+            "VoiceSession",
+            {"agentRef": {"name": "a"}, "agent": {"provider": OPENAI}},
+            "spec",
+            "exactly one of agentRef and agent",
+        ),
+        ("VoiceSession", {"agentRef": {"name": "A b"}}, "spec.agentRef.name", "should match"),
+        ("VoiceSession", {"agentRef": {"name": "a"}, "surprise": 1}, "spec.surprise", "unknown field"),
+        (
+            "VoiceSession",
+            {"agentRef": {"name": "a"}, "limits": {"maxDuration": "soon"}},
+            "spec.limits.maxDuration",
+            "should match",
+        ),
+        (
+            "VoiceSession",
+            {"agentRef": {"name": "a"}, "audio": {"providerFormat": "mp3"}},
+            "spec.audio.providerFormat",
+            "Unsupported value",
+        ),
+        (
+            "VoiceSession",
+            {"agentRef": {"name": "a"}, "provider": {"type": "azure"}},
+            "spec.provider.type",
+            "Unsupported value",
+        ),
+        (
+            "VoiceSession",
+            {"agentRef": {"name": "a"}, "recovery": {"policy": "Resume"}},
+            "spec.recovery.policy",
+            "Unsupported value",
+        ),
+        (
+            "VoiceSession",
+            {"agent": {"provider": {"type": "custom"}}},
+            "spec.agent.provider.url",
+            "url is required when type is custom",
+        ),
+        ("VoiceAgent", {}, "spec.provider", "Required value"),
+        ("VoiceAgent", {"provider": {"type": "custom"}}, "spec.provider.url", "url is required"),
+        (
+            "VoiceAgent",
+            {"provider": {**OPENAI, "url": "wss://x.example"}},
+            "spec.provider.url",
+            "only for type custom",
+        ),
+        (
+            "VoiceAgent",
+            {"provider": {"type": "custom", "url": "ftp://x"}},
+            "spec.provider.url",
+            "should match",
+        ),
+        ("VoiceWorkerPool", {"replicas": -1}, "spec.replicas", "greater than or equal to 0"),
+        (
+            "VoiceWorkerPool",
+            {"exposure": {"type": "HostPort"}},
+            "spec.exposure.hostPortRange",
+            "required when type is HostPort",
+        ),
+        (
+            "VoiceWorkerPool",
+            {"exposure": {"type": "HostPort", "hostPortRange": {"min": 5, "max": 4}}},
+            "spec.exposure.hostPortRange.min",
+            "min must not be greater than max",
+        ),
+        ("VoiceWorkerPool", {"provider": {"allowedHosts": ["a b"]}}, "allowedHosts[0]", "should match"),
+    ],
+)
+def test_bad_objects_are_refused_with_the_field(
+    call: Call, kind: str, spec: dict[str, Any], field: str, words: str
+) -> None:
+    code, answer = create(call, thing(kind, "bad", spec))
+    assert code in (400, 422), answer
+    assert field in answer["message"]
+    assert words in answer["message"]
+
+
+def test_names_too_long_are_refused(call: Call) -> None:
+    code, answer = create(call, thing("VoiceWorkerPool", "p" * 41, {}))
+    assert code == 422
+    assert "at most 40 characters" in answer["message"]
+
+
+CHANGES = {
+    "agentRef": {"name": "other"},
+    "provider": {"model": "other"},
+    "session": {"temperature": 1},
+    "audio": {"providerFormat": "g711_alaw"},
+    "poolRef": {"name": "other"},
+    "limits": {"maxDuration": "2h"},
+    "access": {"ticket": "None"},
+    "privacy": True,
+}
+
+
+@pytest.mark.parametrize("name", sorted(CHANGES))
+def test_the_spec_of_a_session_cannot_be_changed(call: Call, name: str) -> None:
+    body = thing("VoiceSession", f"fixed-{name.lower()}", {"agentRef": {"name": "a"}})
+    code, made = create(call, body)
+    assert code == 201, made
+    changed = copy.deepcopy(made)
+    changed["spec"][name] = CHANGES[name]
+    code, answer = call("PUT", f"{BASE}/voicesessions/{body['metadata']['name']}", changed)
+    assert code == 422, answer
+    assert f"spec.{name}" in answer["message"]
+    assert "cannot be changed" in answer["message"]
+
+
+def test_values_inside_the_passed_through_session_cannot_be_changed(call: Call) -> None:
+    spec = {"agentRef": {"name": "a"}, "session": {"audio": {"input": {"turn_detection": {"type": "x"}}}}}
+    code, made = create(call, thing("VoiceSession", "fixed-inside", spec))
+    assert code == 201, made
+    made["spec"]["session"]["audio"]["input"]["turn_detection"]["type"] = "y"
+    code, answer = call("PUT", f"{BASE}/voicesessions/fixed-inside", made)
+    assert code == 422, answer
+
+
+def test_the_time_to_live_of_a_session_can_be_changed(call: Call) -> None:
+    code, made = create(call, thing("VoiceSession", "mortal", {"agentRef": {"name": "a"}}))
+    assert code == 201, made
+    made["spec"]["ttlSecondsAfterFinished"] = 60
+    code, answer = call("PUT", f"{BASE}/voicesessions/mortal", made)
+    assert code == 200, answer
+
+
+def test_defaults_are_filled_in(call: Call) -> None:
+    code, pool = create(call, thing("VoiceWorkerPool", "plain", {}))
+    assert code == 201
+    assert pool["spec"]["replicas"] == 1
+    assert pool["spec"]["provider"] == {"allowedHosts": ["api.openai.com"]}
+
+
+def test_pools_scale(call: Call) -> None:
+    create(call, thing("VoiceWorkerPool", "scaled", {"replicas": 1}))
+    code, scale = call("GET", f"{BASE}/voiceworkerpools/scaled/scale")
+    assert code == 200
+    scale["spec"]["replicas"] = 3
+    assert call("PUT", f"{BASE}/voiceworkerpools/scaled/scale", scale)[0] == 200
+    assert call("GET", f"{BASE}/voiceworkerpools/scaled")[1]["spec"]["replicas"] == 3
