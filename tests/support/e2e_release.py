@@ -265,7 +265,7 @@ def resource(kind: str, name: str, spec: Mapping[str, Any], **metadata: Any) -> 
 def agent_spec(provider: Mapping[str, Any]) -> dict[str, Any]:
     heard = {
         "transcription": {"model": "whisper-1", "language": "en"},
-        "turn_detection": {"type": "server_vad", "silence_duration_ms": 500},
+        "turn_detection": {"type": "server_vad", "silence_duration_ms": 900},
     }
     return {
         "provider": {"type": "custom", "apiVersion": "ga", "model": "gpt-realtime", **provider},

@@ -194,7 +194,7 @@ def test_long_names_stay_valid(tools: Tools) -> None:
 
 
 def test_examples_fit_the_definitions(tools: Tools) -> None:
-    found = [path for path in sorted((CHART.parents[1] / "examples").glob("*.yaml"))]
+    found = sorted((CHART.parents[1] / "examples").glob("*.yaml"))
     assert found
     for path in found:
         tools.kubeconform(path.read_text())
