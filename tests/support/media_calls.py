@@ -129,7 +129,7 @@ async def worker(
     leg: LegBounds | None = None,
     **changes: Any,
 ) -> AsyncIterator[Worker]:
-    """A worker on loopback with port 0 everywhere. `options` are gRPC channel options that win over its own."""
+    """A worker on loopback with port 0 everywhere. `options` are gRPC options that win over its own."""
     local = Address("127.0.0.1", 0)
     settings = Settings(
         media_address=local, control_address=local, admin_address=local, nats_url="", **changes

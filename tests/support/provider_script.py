@@ -111,16 +111,21 @@ class ScriptedProvider:
             self.sockets.append(socket)
             self._new.notify_all()
         reader = asyncio.create_task(socket._read())
+        acting = asyncio.ensure_future(self.behaviour(socket))
+        closed = asyncio.ensure_future(connection.wait_closed())
         try:
-            await self.behaviour(socket)
-            await connection.wait_closed()
+            await asyncio.wait((acting, closed), return_when=asyncio.FIRST_COMPLETED)
+            if acting.done():
+                acting.result()
+                await closed
         except ConnectionClosed:
             pass
         except (AssertionError, TimeoutError) as exc:
             self.errors.append(exc)
         finally:
-            reader.cancel()
-            await asyncio.gather(reader, return_exceptions=True)
+            for task in (acting, closed, reader):
+                task.cancel()
+            await asyncio.gather(acting, closed, reader, return_exceptions=True)
 
 
 @asynccontextmanager

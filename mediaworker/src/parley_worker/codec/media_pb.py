@@ -91,7 +91,7 @@ def read_start(message: pb.ConverseRequest) -> StartMessage | ev.LegRefusal:
             ev.Status.UNAUTHENTICATED,
             "credential-missing",
             "start has no ticket and no resume token",
-            "start",
+            "start.ticket",
         )
     assert isinstance(incoming, AudioFormat)
     assert isinstance(outgoing, AudioFormat)
