@@ -102,6 +102,7 @@ build_one() { # build_one NAME: prints "NAME REFERENCE ARCHIVE"
       { digest "${sources[@]}"; digest "$dockerfile"; echo "$from"; } | sha256sum | cut -c1-12)
     read -r -a options <<<"$(pip_settings "$scratch/pip" | tr '\n' ' ')"
     options+=(--build-arg "BASE=$from")
+    [ "$name" != localprovider ] || options+=(--build-arg WITH_MODEL=1)   # a test image, which stays here
   fi
   ref=localhost/parley-$name:dev-$key archive=$IMAGES/$name-$key.tar
   if ! known "$ref"; then
