@@ -136,7 +136,7 @@ topologySpreadConstraints: {{- toYaml . | nindent 2 }}
 {{- end -}}
 {{- end -}}
 {{- range .Values.operator.extraEnv -}}
-{{- if has .name (list "PARLEY_OPERATOR_NAMESPACE" "PARLEY_OPERATOR_WORKER_IMAGE" "PARLEY_OPERATOR_WORKER_IMAGE_PULL_POLICY" "PARLEY_OPERATOR_LOG_LEVEL" "PARLEY_OPERATOR_NATS_URL" "PARLEY_OPERATOR_DEFAULT_POOL_FILE") -}}
+{{- if has .name (list "PARLEY_OPERATOR_NAMESPACE" "PARLEY_OPERATOR_WORKER_IMAGE" "PARLEY_OPERATOR_WORKER_IMAGE_PULL_POLICY" "PARLEY_OPERATOR_LOG_LEVEL" "PARLEY_OPERATOR_NATS_URL" "PARLEY_OPERATOR_DEFAULT_POOL_FILE" "PARLEY_OPERATOR_DEFAULT_POOL_OWNER" "PARLEY_OPERATOR_WORKER_ENV" "PARLEY_OPERATOR_HTTP_HOST" "PARLEY_OPERATOR_HTTP_PORT") -}}
 {{- fail (printf "operator.extraEnv: %s is set by the chart itself: use its value instead" .name) -}}
 {{- end -}}
 {{- end -}}
@@ -223,4 +223,23 @@ spec:
         - name: worker
           resources: {{- toYaml .resources | nindent 12 }}
   {{- end }}
+{{- end -}}
+
+{{- /* Bytes of a size such as 256Mi or 1Gi. */ -}}
+{{- define "parley.bytes" -}}
+{{- $unit := dict "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 -}}
+{{- mul (regexFind "[0-9]+" . | int64) (get $unit (regexFind "[KMGT]i" .)) -}}
+{{- end -}}
+
+{{- /* Variables of every worker. The trial NATS holds two streams, which share its storage with room to spare. */ -}}
+{{- define "parley.workerEnv" -}}
+{{- $env := .Values.worker.extraEnv -}}
+{{- $limit := "PARLEY_WORKER_NATS_MAX_BYTES" -}}
+{{- $given := false -}}
+{{- range $env -}}{{- if eq .name $limit -}}{{- $given = true -}}{{- end -}}{{- end -}}
+{{- if and .Values.nats.enabled (not $given) -}}
+{{- $bytes := div (mul (include "parley.bytes" .Values.nats.storage.size | int64) 2) 5 -}}
+{{- $env = append $env (dict "name" $limit "value" (toString $bytes)) -}}
+{{- end -}}
+{{- toJson $env -}}
 {{- end -}}
