@@ -55,13 +55,13 @@ async def speak(client: ClientConnection, audio: bytes) -> None:
 @pytest.mark.parametrize("headers", [{}, BETA], ids=["ga", "beta"])
 async def test_a_spoken_turn(provider: LocalProvider, headers: dict[str, str]) -> None:
     async with connect(f"{provider.url}?model=any", additional_headers=headers) as client:
-        await speak(client, silence(300) + tone(1000) + silence(500))
+        await speak(client, silence(300) + tone(1000) + silence(800))
         events = await until(client, "response.done")
     delta = "response.audio.delta" if headers else "response.output_audio.delta"
     audio = b"".join(base64.b64decode(event["delta"]) for event in events if event["type"] == delta)
     response = events[-1]["response"]
     words = response["output"][0]["content"][0]["transcript"]
-    assert words == "You said: 1.5 seconds of sound"
+    assert words == "You said: 1.8 seconds of sound"
     assert len(audio) == pytest.approx(len(words) * 60 * 48, rel=0.01)
     assert (events[1]["type"] == "conversation.created") == bool(headers)
 

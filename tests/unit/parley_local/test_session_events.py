@@ -112,7 +112,8 @@ def test_tool_choice_none_drops_calls() -> None:
 
 def test_server_vad_turn_with_transcription() -> None:
     harness = Harness()
-    audio = {"input": {"transcription": {"model": "whisper-1"}}}
+    turns = {"type": "server_vad", "silence_duration_ms": 200}
+    audio = {"input": {"transcription": {"model": "whisper-1"}, "turn_detection": turns}}
     harness.send("session.update", session={"type": "realtime", "audio": audio})
     harness.append(silence(1000) + tone(800) + silence(600))
     started, stopped = (
@@ -136,7 +137,7 @@ def test_server_vad_turn_with_transcription() -> None:
 def test_failed_recognition_is_said_and_the_turn_goes_on() -> None:
     harness = Harness(Shape.BETA)
     harness.send("session.update", session={"input_audio_transcription": {"model": "whisper-1"}})
-    harness.append(tone(500) + silence(500))
+    harness.append(tone(500) + silence(700))
     harness.finish_work(lambda _: (Say("pardon"),), heard=None)
     assert "conversation.item.input_audio_transcription.failed" in harness.types
     assert harness.last("response.done")["response"]["status"] == "completed"
@@ -171,7 +172,7 @@ def test_no_interruption_when_the_session_says_so() -> None:
     harness.user_says("hi")
     harness.send("response.create")
     harness.finish_work(lambda _: (Say("a long answer"),), audio=tone(2000))
-    harness.append(tone(500) + silence(500))
+    harness.append(tone(500) + silence(700))
     assert "response.done" not in harness.types
     harness.advance(2)
     assert harness.last("response.done")["response"]["status"] == "completed"

@@ -38,7 +38,7 @@ class TurnDetection:
     kind: str = "server_vad"
     threshold: float = 0.5
     prefix_padding_ms: int = 300
-    silence_duration_ms: int = 200
+    silence_duration_ms: int = 500
     create_response: bool = True
     interrupt_response: bool = True
     idle_timeout_ms: int | None = None

@@ -14,7 +14,7 @@ from .digits import WORDS, find_runs
 from .interfaces import Samples, SpeechError
 
 VOICES = ("rms", "slt", "awb", "kal")
-DIGIT_PAUSE_S = 0.2
+DIGIT_PAUSE_S = 0.3  # long enough to tell "one one" from "one", too short to end a turn
 REMEDY = "install it with: apt-get install flite"
 MAX_TEXT = 4000
 
@@ -48,6 +48,8 @@ class Flite:
                 if phrase in WORDS:
                     self._digits[key] = made
             samples, rate = made
+            if pause_s:
+                samples = _trim(samples, rate)
             spoken += [samples, np.zeros(int(pause_s * rate), dtype=np.float32)]
         return np.concatenate(spoken) if spoken else np.zeros(rate // 10, dtype=np.float32), rate
 
@@ -81,6 +83,16 @@ class Flite:
         if process.returncode:
             raise SpeechError(f"flite ended with exit status {process.returncode}")
         return data
+
+
+def _trim(samples: Samples, rate: int) -> Samples:
+    """`samples` without the silence around the word, so that pauses are as long as they are meant to be."""
+    block = rate // 100
+    levels = np.sqrt(np.square(samples[: len(samples) // block * block]).reshape(-1, block).mean(axis=1))
+    loud = np.flatnonzero(levels > 0.01)
+    if not len(loud):
+        return samples
+    return samples[max(0, int(loud[0]) - 2) * block : (int(loud[-1]) + 3) * block]
 
 
 def _phrases(text: str) -> list[tuple[str, float]]:
