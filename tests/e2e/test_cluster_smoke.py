@@ -12,6 +12,10 @@ from cluster_fixture import Cluster, ClusterError, wait_for
 
 HOST_PORT = 18480
 PYTHON = "/opt/parley/bin/python"
+NATIVE = {
+    "operator": "grpc, cryptography.x509, yaml",
+    "worker": "grpc, cryptography.x509, numpy, soxr, uvloop",
+}
 OPERATOR_ONLY = {"kopf", "aiohttp"}
 WORKER_ONLY = {"nats-py", "numpy", "soxr", "uvloop", "websockets"}
 NEITHER = {
@@ -130,4 +134,4 @@ def test_an_image_holds_its_own_packages_and_not_the_other_sides(
     modules = {"operator": "parley_worker", "worker": "parley_operator"}
     with pytest.raises(ClusterError, match="ModuleNotFoundError"):
         python(cluster, namespace, image, f"import {modules[image]}")
-    python(cluster, namespace, image, f"import parley_{image}")
+    python(cluster, namespace, image, f"import parley_{image}, {NATIVE[image]}")

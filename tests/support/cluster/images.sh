@@ -79,6 +79,7 @@ bud() { "${BUD[@]}" "${options[@]}" "$@" >"$scratch/log" 2>&1 || { cat "$scratch
 prune() { # layers of builds that were replaced: a few megabytes each
   local dangling
   dangling=$("${BUILDAH[@]}" images --filter dangling=true --quiet | wc -l)
+  find "$IMAGES" -name "*.tar" -mtime +14 -delete   # of checkouts that are gone; made again where still wanted
   [ "$dangling" -lt 40 ] || "${BUILDAH[@]}" rmi --prune >/dev/null 2>&1 || true
 }
 build_one() { # build_one NAME: prints "NAME REFERENCE ARCHIVE"
@@ -96,8 +97,8 @@ build_one() { # build_one NAME: prints "NAME REFERENCE ARCHIVE"
     context=$scratch; cp "$BIN/nats-server" "$scratch/"
     key=$(digest "$dockerfile" "$BIN/nats-server")
   else
-    if [ "$name" = localprovider ]; then from=$(base python-speech python3 python3-venv ca-certificates flite)
-    else from=$(base python python3 python3-venv ca-certificates); fi
+    if [ "$name" = localprovider ]; then from=$(base python-speech python3 python3-venv libstdc++6 ca-certificates flite)
+    else from=$(base python python3 python3-venv libstdc++6 ca-certificates); fi
     key=$(cd "$ROOT" && mapfile -t sources < <(copied "$dockerfile") &&
       { digest "${sources[@]}"; digest "$dockerfile"; echo "$from"; } | sha256sum | cut -c1-12)
     read -r -a options <<<"$(pip_settings "$scratch/pip" | tr '\n' ' ')"
