@@ -280,7 +280,7 @@ async def test_terminate_while_the_provider_is_being_connected() -> None:
         async with calling(host, start(config)) as caller:
             runner = host.app.registry._runners[(config.key.uid, 1)]
             async with asyncio.timeout(10):
-                while not runner._left_connecting._waiters:
+                while not runner._left_connecting._waiters:  # noqa: ASYNC110 - asyncio tells nobody
                     await asyncio.sleep(0.01)
             host.app.registry.terminate(config.key, R.TERMINATED, "deleted")
             error = await caller.ended()

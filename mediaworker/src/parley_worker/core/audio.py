@@ -97,16 +97,23 @@ def _alaw_decode_table() -> Samples:
     return np.where(code & 0x80, magnitude, -magnitude).astype(np.int16)
 
 
-def _encode_table(decode: Samples) -> npt.NDArray[np.uint8]:
-    """For every sample (as unsigned) the code whose value is nearest; ties go to the smaller magnitude."""
-    order = np.argsort(decode, kind="stable")
-    values = decode[order].astype(np.int32)
-    samples = np.arange(-32768, 32768, dtype=np.int32)
+def _nearest(magnitudes: npt.NDArray[np.int32], codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """For 0 to 32768 the code of the nearest magnitude; ties go to the smaller one."""
+    order = np.argsort(magnitudes)
+    values = magnitudes[order]
+    samples = np.arange(32769, dtype=np.int32)
     right = np.clip(np.searchsorted(values, samples), 1, len(values) - 1)
-    below, above = samples - values[right - 1], values[right] - samples
-    nearer_left = (below < above) | ((below == above) & (samples >= 0))
-    codes = order[np.where(nearer_left, right - 1, right)].astype(np.uint8)
-    return np.roll(codes, 32768)
+    smaller = samples - values[right - 1] <= values[right] - samples
+    return codes[order[np.where(smaller, right - 1, right)]]
+
+
+def _encode_table(decode: Samples) -> npt.NDArray[np.uint8]:
+    """For every sample (as unsigned) the nearest code of its sign; codes from 128 on are positive."""
+    values = decode.astype(np.int32)
+    codes = np.arange(256, dtype=np.uint8)
+    positive = _nearest(values[128:], codes[128:])
+    negative = _nearest(-values[:128], codes[:128])
+    return np.concatenate((positive[:32768], negative[:0:-1]))
 
 
 _DECODE = {Encoding.G711_ULAW: _ulaw_decode_table(), Encoding.G711_ALAW: _alaw_decode_table()}

@@ -1,0 +1,172 @@
+"""Frames in and out, in virtual time."""
+
+from __future__ import annotations
+
+import pytest
+from parley_worker.core.audio import PROVIDER_FORMATS, AudioFormat, Encoding
+from parley_worker.core.media_path import (
+    InputFault,
+    InputPath,
+    OutFrame,
+    OutMark,
+    OutputPath,
+    PlayoutMode,
+)
+from parley_worker.core.playout import AudioCounters, PlayoutLedger
+
+PCM24 = PROVIDER_FORMATS["pcm16"]
+PCM8 = AudioFormat(Encoding.PCM16, 8000)
+ULAW = PROVIDER_FORMATS["g711_ulaw"]
+ROOM = 1 << 20
+
+
+def output(max_bytes: int = 1 << 20, mode: PlayoutMode = PlayoutMode.REALTIME) -> OutputPath:
+    path = OutputPath(PCM24, PlayoutLedger(), AudioCounters(), max_bytes)
+    path.attach(PCM24, mode)
+    return path
+
+
+def pcm(ms: int, value: int = 1) -> bytes:
+    return bytes([value, 0]) * (24 * ms)
+
+
+def play(path: OutputPath, start: float, end: float, step: float = 0.001) -> list[tuple[float, object]]:
+    """What comes out and when, asked every `step` seconds."""
+    out: list[tuple[float, object]] = []
+    for n in range(round((end - start) / step) + 1):
+        now = start + n * step
+        due = path.next_due(now)
+        if due is not None and due <= now:
+            out += [(now, item) for item in path.take(now, ROOM)]
+    return out
+
+
+def test_frames_of_20_ms_leave_on_a_clock_that_does_not_drift() -> None:
+    path = output()
+    path.push(pcm(1000), "r", "i", 0, 10.0)
+    path.end_part("r", "i", 0)
+    played = play(path, 10.0, 12.0, step=0.0037)
+    frames = [(at, item) for at, item in played if isinstance(item, OutFrame)]
+    assert len(frames) == 50
+    for n, (at, frame) in enumerate(frames):
+        assert 0 <= at - (10.0 + n * 0.02) < 0.0038
+        assert frame.position_ms == n * 20
+        assert frame.late == pytest.approx(at - (10.0 + n * 0.02), abs=1e-6)
+    assert played[-1][1] == OutMark("i", 0, 1, 1000)
+
+
+def test_a_late_wake_up_catches_up_and_a_very_late_one_starts_anew() -> None:
+    path = output()
+    path.push(pcm(2000), "r", "i", 0, 10.0)
+    assert len(path.take(10.0, ROOM)) == 1
+    assert len(path.take(10.1, ROOM)) == 5
+    assert len(path.take(11.0, ROOM)) == 1
+    assert path.next_due(11.0) == pytest.approx(11.02)
+
+
+def test_starvation_shifts_the_clock_instead_of_hurrying() -> None:
+    path = output()
+    path.push(pcm(20), "r", "i", 0, 10.0)
+    assert len(path.take(10.0, ROOM)) == 1
+    assert path.next_due(10.5) is None
+    path.push(pcm(60), "r", "i", 0, 10.5)
+    assert len(path.take(10.5, ROOM)) == 1
+    assert path.next_due(10.5) == pytest.approx(10.52)
+
+
+def test_a_pause_between_answers_does_not_make_the_next_one_hurry() -> None:
+    path = output()
+    path.push(pcm(20), "r1", "i1", 0, 10.0)
+    path.end_part("r1", "i1", 0)
+    path.take(10.0, ROOM)
+    path.take(10.02, ROOM)
+    path.push(pcm(200), "r2", "i2", 0, 10.15)
+    assert len(path.take(10.15, ROOM)) == 1
+    assert path.epoch == 2
+
+
+def test_the_last_frame_is_filled_with_silence_that_does_not_count() -> None:
+    ledger, counters = PlayoutLedger(), AudioCounters()
+    path = OutputPath(ULAW, ledger, counters, 1 << 20)
+    path.attach(ULAW, PlayoutMode.REALTIME)
+    path.push(b"\x01" * 200, "r", "i", 0, 10.0)
+    path.end_part("r", "i", 0)
+    frames = [item for _, item in play(path, 10.0, 10.1) if isinstance(item, OutFrame)]
+    assert frames[1].payload == b"\x01" * 40 + b"\xff" * 120
+    assert counters.output_ms == 25
+
+
+def test_burst_gives_everything_at_once_within_the_room() -> None:
+    path = output(mode=PlayoutMode.BURST)
+    path.push(pcm(1000), "r", "i", 0, 10.0)
+    path.end_part("r", "i", 0)
+    first = path.take(10.0, 4800 * 3)
+    assert [len(f.payload) for f in first if isinstance(f, OutFrame)] == [4800] * 3
+    rest = path.take(10.0, ROOM)
+    assert isinstance(rest[-1], OutMark)
+    assert len(rest) == 8
+
+
+def test_clear_drops_what_waits_and_what_still_comes_of_the_same_answer() -> None:
+    path = output()
+    path.push(pcm(1000), "r1", "i1", 0, 10.0)
+    path.take(10.0, ROOM)
+    assert path.clear(["r1"]) == 1
+    assert not path.waiting
+    assert path.push(pcm(20), "r1", "i1", 0, 10.1)
+    path.end_part("r1", "i1", 0)
+    assert path.take(10.2, ROOM) == []
+    assert path.muted_chunks == 1
+    path.push(pcm(20), "r2", "i2", 0, 10.3)
+    (frame,) = path.take(10.3, ROOM)
+    assert isinstance(frame, OutFrame)
+    assert frame.epoch == 2
+
+
+def test_the_byte_cap_is_told_and_nothing_blocks() -> None:
+    path = output(max_bytes=len(pcm(100)))
+    assert path.push(pcm(100), "r", "i", 0, 10.0)
+    assert not path.push(pcm(20), "r", "i", 0, 10.0)
+
+
+def test_audio_waits_for_a_caller_that_is_away_and_goes_on_in_its_new_format() -> None:
+    path = output()
+    path.push(pcm(1000), "r", "i", 0, 10.0)
+    play(path, 10.0, 10.099)
+    path.detach()
+    assert path.next_due(11.0) is None
+    path.attach(PCM8, PlayoutMode.REALTIME)
+    path.end_part("r", "i", 0)
+    played = [item for _, item in play(path, 11.0, 13.0)]
+    frames = [item for item in played if isinstance(item, OutFrame)]
+    assert 100 <= frames[0].position_ms <= 160
+    assert all(len(f.payload) == 320 for f in frames)
+    assert isinstance(played[-1], OutMark)
+    assert abs(played[-1].position_ms - 1000) < 1.5
+
+
+@pytest.mark.parametrize(
+    ("payload", "fault"),
+    [(b"", InputFault.EMPTY), (b"abc", InputFault.UNALIGNED), (bytes(48002), InputFault.OVERSIZED)],
+)
+def test_frames_that_are_wrong(payload: bytes, fault: InputFault) -> None:
+    assert InputPath(PCM24, PCM24, 10).accept(payload, 1, 0.0) is fault
+
+
+def test_sequence_is_watched() -> None:
+    path = InputPath(PCM24, PCM24, 10)
+    frame = pcm(20)
+    assert path.accept(frame, 1, 0.0) == frame
+    assert path.accept(frame, 1, 0.0) is InputFault.STALE
+    assert path.accept(frame, 4, 0.0) == frame
+    assert (path.frames, path.stale, path.gaps) == (2, 1, 1)
+
+
+def test_a_burst_is_allowed_and_a_higher_rate_is_not() -> None:
+    path = InputPath(PCM24, PCM24, burst=1.0)
+    second = pcm(1000)
+    assert path.accept(second, 1, 0.0) == second
+    assert path.accept(pcm(20), 2, 0.0) is InputFault.TOO_FAST
+    steady = InputPath(PCM24, PCM24, burst=1.0)
+    for n in range(500):
+        assert steady.accept(pcm(20), n + 1, n * 0.02) == pcm(20)
