@@ -31,6 +31,7 @@ class ControlWorker(control_pb2_grpc.WorkerControlServiceServicer):
     auto_ready: bool = True
     tls: ControlTls | None = None
     instance_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    host: str = "127.0.0.1"
     port: int = 0
     state: int = pb.WORKER_STATE_READY
     # The next Admits are carried out, but their answers never come.
@@ -49,7 +50,7 @@ class ControlWorker(control_pb2_grpc.WorkerControlServiceServicer):
         self._watchers: set[asyncio.Queue[pb.WatchResponse]] = set()
         self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         control_pb2_grpc.add_WorkerControlServiceServicer_to_server(self, self._server)
-        address = f"127.0.0.1:{self.port}"
+        address = f"{self.host}:{self.port}"
         if self.tls is None:
             self.port = self._server.add_insecure_port(address)
         else:
@@ -58,7 +59,7 @@ class ControlWorker(control_pb2_grpc.WorkerControlServiceServicer):
             )
             self.port = self._server.add_secure_port(address, credentials)
         await self._server.start()
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     async def stop(self) -> None:
         await self._server.stop(0)

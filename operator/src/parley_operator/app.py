@@ -20,7 +20,7 @@ from .domain.manifests import WorkerDefaults
 from .handlers.authority import Authority, load_authority
 from .handlers.context import Context, ReconcilerSettings
 from .handlers.http import serve_admin
-from .handlers.kopf_app import build_registry, run_kopf
+from .handlers.kopf_app import run_kopf
 from .handlers.pools import PoolReconciler
 from .handlers.reconciler import Reconciler
 from .kube.login import Login
@@ -43,7 +43,6 @@ class Operator:
         self.port = 0
         self.ready = asyncio.Event()
         self._stop = asyncio.Event()
-        self._stop_kopf = asyncio.Event()
         self._wrong = "starting"
 
     def stop(self) -> None:
@@ -56,7 +55,6 @@ class Operator:
         )
         store = KubeStore(self._login, on_error=self.metrics.api_error)
         async with admin as self.port, store:
-            # kopf cancels what was started after it: our own tasks come first.
             authority = await self._authority(store)
             if authority is not None:
                 await self._serve(store, authority)
@@ -116,34 +114,29 @@ class Operator:
         finally:
             self._wrong = "stopping"
             self._stop.set()
-            # kopf ends by its stop flag and waits for every task begun after it: ours end first.
-            working.cancel()
-            applying.cancel()
-            await asyncio.gather(working, applying, return_exceptions=True)
+            for task in (working, applying):
+                task.cancel()
+            if not reconciler.started.is_set():
+                watching.cancel()
+            # The watches end by themselves: kopf is to take its leave of the API server.
+            await asyncio.gather(working, applying, watching, stopping, return_exceptions=True)
             await links.close()
-            self._stop_kopf.set()
-            await asyncio.wait({watching}, timeout=15.0)
-            watching.cancel()
-            stopping.cancel()
-            await asyncio.gather(watching, stopping, return_exceptions=True)
 
     async def _watch(self, reconciler: Reconciler) -> None:
         def observe(kind: str, body: Body, deleted: bool) -> None:
             reconciler.observe(kind, body, deleted=deleted)
 
         await reconciler.started.wait()
-        registry = build_registry(observe, self._login)
         kopf_ready = asyncio.Event()
         marking = asyncio.create_task(self._mark_ready(kopf_ready), name="ready")
         try:
-            await run_kopf(registry, self._stop_kopf, kopf_ready)
+            await run_kopf(observe, self._login, self._stop, kopf_ready)
         finally:
             marking.cancel()
             await asyncio.gather(marking, return_exceptions=True)
 
     async def _mark_ready(self, kopf_ready: asyncio.Event) -> None:
         await kopf_ready.wait()
-        handle_signals(self.stop)
         self._wrong = ""
         self.ready.set()
 

@@ -95,11 +95,13 @@ class FileStore:
         return self._replace(present, deep_merge(present, patch))
 
     async def patch_status(
-        self, kind: str, namespace: str, name: str, uid: str, status: Mapping[str, object]
+        self, kind: str, seen: Mapping[str, object], status: Mapping[str, object]
     ) -> Body | None:
-        present = self._objects.get((kind, namespace, name))
-        if present is None or text_at(present, "metadata", "uid") != uid:
+        present = self._objects.get((kind, *self._key(seen)[1:]))
+        if present is None or text_at(present, "metadata", "uid") != text_at(seen, "metadata", "uid"):
             return None
+        if text_at(present, "metadata", "resourceVersion") != text_at(seen, "metadata", "resourceVersion"):
+            raise Conflict(f"{kind} {self._key(seen)[2]} changed meanwhile")
         return self._replace(present, deep_merge(present, {"status": status}))
 
     async def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:

@@ -44,9 +44,13 @@ class Store(Protocol):
         ...
 
     async def patch_status(
-        self, kind: str, namespace: str, name: str, uid: str, status: Mapping[str, object]
+        self, kind: str, seen: Mapping[str, object], status: Mapping[str, object]
     ) -> Body | None:
-        """Merge `status`; `None` when no object of that name and uid is left."""
+        """Merge `status` into that of the object last seen as `seen`.
+
+        `None` when it is gone, also when another object has its name. Raises `Conflict` when it changed
+        since.
+        """
         ...
 
     async def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:

@@ -47,7 +47,7 @@ def key_secret(hosts: str = "127.0.0.1", label: bool = True, key: str = "sk-very
 
 async def until(check: Callable[[], Any], timeout: float = 10.0) -> Any:
     async with asyncio.timeout(timeout):
-        while not (found := check()):
+        while not (found := check()):  # noqa: ASYNC110 - any state may be waited for
             await asyncio.sleep(0.02)
     return found
 

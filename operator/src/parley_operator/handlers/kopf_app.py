@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
-from collections.abc import Callable, Collection, Iterable
+import threading
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import kopf
@@ -22,6 +23,8 @@ from parley_operator.api.constants import (
     Body,
 )
 from parley_operator.kube.login import Login
+
+log = logging.getLogger(__name__)
 
 Observe = Callable[[str, Body, bool], None]
 
@@ -43,8 +46,9 @@ def build_registry(observe: Observe, login: Login) -> kopf.OperatorRegistry:
     """A registry of our own with one event handler a kind."""
     registry = kopf.OperatorRegistry()
 
-    def watch(kind: str) -> Callable[..., None]:
-        def seen(event: Any, **_: Any) -> None:
+    def watch(kind: str) -> Any:
+        # A coroutine: kopf runs plain functions in threads.
+        async def seen(event: Any, **_: Any) -> None:
             observe(kind, plain(event["object"]), event["type"] == "DELETED")
 
         seen.__name__ = f"{kind.lower()}_seen"
@@ -54,12 +58,12 @@ def build_registry(observe: Observe, login: Login) -> kopf.OperatorRegistry:
         kopf.on.event(GROUP, VERSION, RESOURCES[kind][1], registry=registry)(watch(kind))
     kopf.on.event("", "v1", "pods", labels={LABEL_POOL: kopf.PRESENT}, registry=registry)(watch(POD))
 
-    def connect(**_: Any) -> kopf.ConnectionInfo:
+    async def connect(**_: Any) -> kopf.ConnectionInfo:
         return connection(login)
 
     kopf.on.login(registry=registry)(connect)
 
-    def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
+    async def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
         tune(settings)
 
     kopf.on.startup(registry=registry)(configure)
@@ -99,19 +103,53 @@ def connection(login: Login) -> kopf.ConnectionInfo:
     )
 
 
+class _Ready(threading.Event):
+    """Passes the news on to another thread's loop."""
+
+    def __init__(self, tell: Callable[[], object]) -> None:
+        super().__init__()
+        self._tell = tell
+
+    def set(self) -> None:
+        super().set()
+        self._tell()
+
+
 async def run_kopf(
-    registry: kopf.OperatorRegistry,
-    stop: asyncio.Event,
-    ready: asyncio.Event,
-    namespaces: Collection[str] = (),
+    observe: Observe, login: Login, stop: asyncio.Event, ready: asyncio.Event, patience: float = 15.0
 ) -> None:
-    """Watch until `stop` is set. kopf takes over signal handlers: set your own after `ready`."""
+    """Watch until `stop` is set; `observe` is called on the calling loop.
+
+    kopf gets a thread and a loop of its own: on its way out it cancels every task of its loop that began
+    after it,
+    and in a thread it leaves the process's signals alone. Raises what kopf raised.
+    """
+    loop = asyncio.get_running_loop()
     logging.getLogger("kopf").setLevel(logging.WARNING)
-    await kopf.operator(
-        registry=registry,
-        clusterwide=not namespaces,
-        namespaces=list(namespaces),
-        standalone=True,
-        stop_flag=stop,
-        ready_flag=ready,
-    )
+    halt = threading.Event()
+
+    def pass_on(kind: str, body: Body, deleted: bool) -> None:
+        loop.call_soon_threadsafe(observe, kind, body, deleted)
+
+    def watch() -> None:
+        registry = build_registry(pass_on, login)
+        flag = _Ready(lambda: loop.call_soon_threadsafe(ready.set))
+        asyncio.run(
+            kopf.operator(
+                registry=registry, clusterwide=True, standalone=True, stop_flag=halt, ready_flag=flag
+            )
+        )
+
+    watching = asyncio.ensure_future(asyncio.to_thread(watch))
+    stopping = asyncio.create_task(stop.wait(), name="stop kopf")
+    try:
+        await asyncio.wait({watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        halt.set()
+        stopping.cancel()
+        await asyncio.gather(stopping, return_exceptions=True)
+        done, _ = await asyncio.wait({watching}, timeout=patience)
+    if not done:
+        log.error("kopf did not stop within %.0f s", patience)
+        return
+    watching.result()

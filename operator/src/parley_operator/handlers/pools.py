@@ -179,7 +179,7 @@ class PoolReconciler:
             self._context.queue.add_after(key, STATUS_EVERY - waited)
             return
         self._written[uid] = now
-        fresh = await self._context.store.patch_status(POOL, key.namespace, key.name, uid, patch)
+        fresh = await self._context.store.patch_status(POOL, body, patch)
         if fresh is not None:
             self._context.cache.put(POOL, fresh)
 
@@ -191,8 +191,7 @@ class PoolReconciler:
         merged = merge_conditions(previous.get("conditions"), [refused], self._context.clock.now())
         patch = difference(previous, {"conditions": merged})
         if patch:
-            uid = text_at(body, "metadata", "uid")
-            await self._context.store.patch_status(POOL, key.namespace, key.name, uid, patch)
+            await self._context.store.patch_status(POOL, body, patch)
 
 
 def _owner(pool: PoolView, uid: str) -> Body:

@@ -274,9 +274,18 @@ class SessionReconciler:
 
     async def _write(self, key: Key, seen: Observation, decision: Decision) -> None:
         subject = seen.subject
-        body = await self._context.store.patch_status(
-            SESSION, subject.namespace, subject.name, subject.uid, decision.status
-        )
+        known = self._context.cache.get(SESSION, key.namespace, key.name)
+        if known is None or text_at(known, "metadata", "uid") != subject.uid:
+            return
+        try:
+            body = await self._context.store.patch_status(SESSION, known, decision.status)
+        except Conflict:
+            # Somebody was faster: look again, at the newest.
+            fresh = await self._context.store.get(SESSION, key.namespace, key.name)
+            if fresh is not None:
+                self._context.cache.put(SESSION, fresh)
+            self._context.queue.add(key)
+            return
         reason = decision.status.get("endReason")
         if isinstance(reason, str):
             self.forget(subject.uid)

@@ -114,10 +114,16 @@ class KubeStore:
         return None if answer.status == 404 else self._good(answer, f"patch {kind} {namespace}/{name}")
 
     async def patch_status(
-        self, kind: str, namespace: str, name: str, uid: str, status: Mapping[str, object]
+        self, kind: str, seen: Mapping[str, object], status: Mapping[str, object]
     ) -> Body | None:
+        namespace, name = text_at(seen, "metadata", "namespace"), text_at(seen, "metadata", "name")
+        uid = text_at(seen, "metadata", "uid")
         path = _path(kind, namespace, name) + "/status"
-        body = {"metadata": {"uid": uid}, "status": status}
+        # The API server ignores a uid in a patch of /status; the resource version is what it compares.
+        body = {
+            "metadata": {"resourceVersion": text_at(seen, "metadata", "resourceVersion")},
+            "status": status,
+        }
         answer = await self._request("PATCH", path, body=body, media=MERGE)
         if answer.status == 404:
             return None
