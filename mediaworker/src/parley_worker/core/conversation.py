@@ -32,6 +32,7 @@ class Interruption:
 
     epoch: int
     reason: ClearReason
+    at: float
     deadline: float
 
 
@@ -288,7 +289,7 @@ class Conversation:
         if reason is not ClearReason.BARGE_IN and self._active:
             effects.append(SendProvider({"type": "response.cancel"}))
         if unheard:
-            self._interruption = Interruption(self._ledger.epoch, reason, now + self._cleared_timeout)
+            self._interruption = Interruption(self._ledger.epoch, reason, now, now + self._cleared_timeout)
             if attached:
                 effects += [SendLeg(Clear(self._ledger.epoch, reason)), Observe(Measure.BARGE_IN, now)]
             else:
@@ -302,12 +303,12 @@ class Conversation:
         return self.finish_interruption(Heard(word.item_id, word.content_index, word.played_ms), now)
 
     def finish_interruption(self, heard: Heard | None, now: float) -> list[Effect]:
-        """Truncate the history at what was heard."""
+        """Truncate the history at what was heard; the playout clock counts up to the moment of the Clear."""
         interruption, self._interruption = self._interruption, None
         if interruption is None:
             return []
         effects: list[Effect] = []
-        for i, cut in enumerate(self._ledger.cut(interruption.epoch, heard, now)):
+        for i, cut in enumerate(self._ledger.cut(interruption.epoch, heard, interruption.at)):
             truncate = {
                 "type": "conversation.item.truncate",
                 "item_id": cut.item_id,

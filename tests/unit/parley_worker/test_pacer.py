@@ -1,0 +1,113 @@
+"""The one timer of all playout clocks, on a loop whose time the test moves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from unittest import mock
+
+import pytest
+from parley_worker.runtime.pacer import Pacer
+
+
+class Loop:
+    """The part of a loop that the pacer uses."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.timers: list[tuple[float, object, mock.Mock]] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_at(self, when: float, callback: object) -> mock.Mock:
+        handle = mock.Mock()
+        self.timers.append((when, callback, handle))
+        return handle
+
+    def armed(self) -> list[float]:
+        return [when for when, _, handle in self.timers if not handle.cancel.called]
+
+    def advance(self, now: float) -> None:
+        """Fire what is armed up to `now`, each at its time."""
+        while due := [t for t in self.timers if not t[2].cancel.called and t[0] <= now]:
+            timer = min(due, key=lambda t: t[0])
+            self.timers.remove(timer)
+            self.now = max(self.now, timer[0])
+            timer[1]()  # type: ignore[operator]
+        self.now = now
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    fake = Loop()
+    with mock.patch.object(asyncio, "get_running_loop", return_value=fake):
+        yield fake
+
+
+def every(step: float, log: list[tuple[str, float]], name: str, loop: Loop) -> tuple[object, object]:
+    due = [0.0]
+
+    def tick(_: float) -> float:
+        log.append((name, loop.now))
+        due[0] += step
+        return due[0]
+
+    return name, tick
+
+
+def test_many_clocks_share_one_timer(loop: Loop) -> None:
+    pacer, log = Pacer(), list[tuple[str, float]]()
+    for name, step in (("a", 0.02), ("b", 0.03)):
+        key, tick = every(step, log, name, loop)
+        pacer.schedule(key, 0.0, tick)  # type: ignore[arg-type]
+        assert len(loop.armed()) == 1
+    loop.advance(0.0601)
+    assert [round(t, 3) for n, t in log if n == "a"] == [0.0, 0.02, 0.04, 0.06]
+    assert [round(t, 3) for n, t in log if n == "b"] == [0.0, 0.03, 0.06]
+    assert len(loop.armed()) == 1
+
+
+def test_cancelled_and_finished_clocks_leave_no_timer(loop: Loop) -> None:
+    pacer = Pacer()
+    calls: list[str] = []
+    pacer.schedule("a", 1.0, lambda _: calls.append("a"))
+    pacer.schedule("b", 2.0, lambda _: calls.append("b"))
+    pacer.cancel("a")
+    pacer.cancel("nobody")
+    loop.advance(3.0)
+    assert calls == ["b"]
+    assert len(pacer) == 0
+    assert loop.armed() == []
+
+
+def test_scheduling_again_moves_the_time(loop: Loop) -> None:
+    pacer = Pacer()
+    calls: list[float] = []
+    for due in (5.0, 1.0):
+        pacer.schedule("a", due, lambda _: calls.append(loop.now))
+    loop.advance(10.0)
+    assert calls == [1.0]
+
+
+def test_a_clock_may_cancel_or_move_itself_while_it_ticks(loop: Loop) -> None:
+    pacer = Pacer()
+    calls: list[str] = []
+
+    def second(_: float) -> None:
+        calls.append("second")
+
+    def first(_: float) -> float:
+        calls.append("first")
+        pacer.schedule("a", 4.0, second)
+        return 2.0
+
+    def gone(_: float) -> float:
+        pacer.cancel("b")
+        return 3.0
+
+    pacer.schedule("a", 1.0, first)
+    pacer.schedule("b", 1.0, gone)
+    loop.advance(10.0)
+    assert calls == ["first", "second"]
+    assert len(pacer) == 0
