@@ -29,7 +29,7 @@ def random_code() -> str:
 
 def question_for(code: str) -> str:
     """The words that are spoken to the agent."""
-    return f"My code is {', '.join(code)}."
+    return f"My code is {code}."
 
 
 async def speak(text: str, path: Path, voice: str = VOICES[0]) -> None:
@@ -42,7 +42,7 @@ async def speak(text: str, path: Path, voice: str = VOICES[0]) -> None:
     from parley_local.speech.interfaces import SpeechError
 
     try:
-        samples, rate = await Flite().synthesize(text, voice, 0.9)
+        samples, rate = await Flite().synthesize(text, voice, 1.0)
     except SpeechError as error:
         raise ParleyError(f"the question cannot be spoken: {error}") from error
     write_wav(path, resample(samples, rate, rate), rate)
