@@ -37,7 +37,7 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self._session = Session(options, engines.vad, new_id, self._loop.time())
         self._turn = asyncio.Lock()
-        self._outbox: deque[Send | Close] = deque()
+        self._outbox: deque[str | Close] = deque()
         self._outbox_bytes = 0
         self._outgoing = asyncio.Event()
         self._changed = asyncio.Event()
@@ -78,13 +78,12 @@ class Connection:
                 await self._outgoing.wait()
                 self._outgoing.clear()
                 while self._outbox:
-                    effect = self._outbox.popleft()
-                    if isinstance(effect, Close):
-                        await self._socket.close(effect.code, effect.reason)
+                    message = self._outbox.popleft()
+                    if isinstance(message, Close):
+                        await self._socket.close(message.code, message.reason)
                         return
-                    text = json.dumps(effect.event, ensure_ascii=False, separators=(",", ":"))
-                    await self._socket.send(text)
-                    self._outbox_bytes -= _weight(effect)
+                    await self._socket.send(message)
+                    self._outbox_bytes -= len(message)
         except ConnectionClosed:
             return
 
@@ -119,12 +118,14 @@ class Connection:
 
     def _queue(self, effect: Send | Close) -> None:
         """Hold events for the writer; a client that lets 64 MiB pile up is cut off."""
-        self._outbox.append(effect)
         if isinstance(effect, Send):
-            self._outbox_bytes += _weight(effect)
+            text = json.dumps(effect.event, ensure_ascii=False, separators=(",", ":"))
+            self._outbox.append(text)
+            self._outbox_bytes += len(text)
+        else:
+            self._outbox.append(effect)
         if self._outbox_bytes > MAX_OUTBOX_BYTES:
             self._outbox.clear()
-            self._outbox_bytes = 0
             log.warning("a client does not read its events: closing")
             self._socket.transport.abort()
         self._outgoing.set()
@@ -169,8 +170,3 @@ class Connection:
             log.warning("synthesis failed: %s", error)
         async with self._turn:
             self._apply(self._session.spoke(effect.response_id, effect.text, audio, self._loop.time()))
-
-
-def _weight(effect: Send) -> int:
-    """About how many bytes an event takes; audio is what counts."""
-    return 200 + len(str(effect.event.get("delta", "")))

@@ -240,6 +240,25 @@ async def until_count(client: ClientConnection, kind: str, count: int) -> list[d
     return found
 
 
+async def test_a_client_that_does_not_read_is_cut_off(provider: LocalProvider) -> None:
+    client = await connect(f"{provider.url}?model=m", compression=None, max_size=None)
+    await send(
+        client, "session.update", session={"type": "realtime", "audio": {"input": {"turn_detection": None}}}
+    )
+    audio = base64.b64encode(bytes(6 * 1024 * 1024)).decode()
+    await send(client, "input_audio_buffer.append", audio=audio)
+    await send(client, "input_audio_buffer.commit")
+    item_id = (await until(client, "input_audio_buffer.committed"))[-1]["item_id"]
+    client.transport.pause_reading()
+    for _ in range(20):  # 8 MiB of events each: more than the server holds for one client
+        await send(client, "conversation.item.retrieve", item_id=item_id)
+    await gone(provider)
+    client.transport.abort()
+    await client.wait_closed()
+    async with connect(f"{provider.url}?model=m") as other:
+        await other.recv()
+
+
 async def test_large_appends_do_not_stop_other_sessions(provider: LocalProvider) -> None:
     block = base64.b64encode(bytes(6 * 1024 * 1024)).decode()
     async with (
