@@ -50,7 +50,7 @@ class WorkerApp:
 
     Inside, `media_address`, `control_address` and `admin_address` are what it listens on (with the ports that
     port 0 became) and `instance` is the id of this process. Leaving the block ends live sessions at once;
-    `begin_drain` first lets them go on.
+    `drain.begin(seconds)` and then `drain.done.wait()` let them go on before.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -59,6 +59,7 @@ class WorkerApp:
         self.metrics = Metrics(__version__)
         self.media_address = self.control_address = self.admin_address = ""
         self.endpoint = Endpoint("")
+        self._health: list[grpc_base.Health] = []
 
     async def __aenter__(self) -> Self:
         self._build()
@@ -108,7 +109,7 @@ class WorkerApp:
             overloaded=self._overloaded,
             watch_buffer=settings.watch_buffer,
         )
-        self.drain = Drain(self.registry, self.supervisor, clock)
+        self.drain = Drain(self.registry, self.supervisor, clock, self._on_drain)
         self._control = control_server.ControlService(
             identity=control_server.Identity(settings.name, settings.pod_uid, __version__, self.instance),
             registry=self.registry,
@@ -128,6 +129,13 @@ class WorkerApp:
         guard = control_server.OnlyOperator(settings.control_client_name)
         self._control_server = grpc_base.new_server([guard] if settings.control_tls_dir else [])
         self._media_server = grpc_base.new_server()
+
+    def _on_drain(self) -> None:
+        self.supervisor.spawn("health", self._set_health(False))
+
+    async def _set_health(self, serving: bool) -> None:
+        for health in self._health:
+            await health.serving(serving)
 
     def _on_report(self, report: SessionReport) -> None:
         self.registry.on_report(report)
@@ -174,8 +182,7 @@ class WorkerApp:
         self.admin_address = admin.with_port(await self._admin.start(admin.host, admin.port))
         await self._media_server.start()
         await self._control_server.start()
-        for health in self._health:
-            await health.serving(True)
+        await self._set_health(True)
         self.registry.become(WorkerState.READY)
 
     async def _stop(self) -> None:
@@ -197,12 +204,6 @@ class WorkerApp:
                 "instance": self.instance,
             }
         )
-
-    async def begin_drain(self, timeout: float) -> None:
-        """Stop admitting and tell sessions and health checks; `drain.done` is set when no session is left."""
-        self.drain.begin(timeout)
-        for health in self._health:
-            await health.serving(False)
 
 
 def _bus(settings: Settings, instance: str, clock: SystemClock, metrics: Metrics) -> NatsBus | NullBus:
@@ -247,7 +248,7 @@ async def serve(settings: Settings) -> int:
             first.cancel()
             log.critical("a vital task crashed: ending")
             return 1
-        await app.begin_drain(settings.drain_timeout)
+        app.drain.begin(settings.drain_timeout)
         second = app.supervisor.spawn("signal", signals.get())
         over = app.supervisor.spawn("drained", app.drain.done.wait())
         await asyncio.wait({second, over}, return_when=asyncio.FIRST_COMPLETED)

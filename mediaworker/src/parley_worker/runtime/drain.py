@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from parley_worker.clock import Clock
 from parley_worker.core.model import EndReason
@@ -19,8 +20,15 @@ END_SECONDS = 5.0
 class Drain:
     """One drain of the worker. Asking again is harmless; a later deadline wins."""
 
-    def __init__(self, registry: SessionRegistry, supervisor: Supervisor, clock: Clock) -> None:
+    def __init__(
+        self,
+        registry: SessionRegistry,
+        supervisor: Supervisor,
+        clock: Clock,
+        on_begin: Callable[[], None] = lambda: None,
+    ) -> None:
         self._registry, self._supervisor, self._clock = registry, supervisor, clock
+        self._on_begin = on_begin
         self._deadline: float | None = None
         self._moved = asyncio.Event()
         self._now = asyncio.Event()
@@ -44,6 +52,7 @@ class Drain:
         if first:
             log.info("draining: sessions may go on for %.1f s", timeout)
             self._supervisor.spawn("drain", self._run(), vital=True)
+            self._on_begin()
         return self.deadline_unix or 0.0
 
     def hurry(self) -> None:

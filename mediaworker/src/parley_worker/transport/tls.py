@@ -25,6 +25,10 @@ class CertificateFiles:
         self._paths = [directory / name for name in ("tls.key", "tls.crt", *(("ca.crt",) if mutual else ()))]
         self._stamp = self._look()
         self._current = self._read()
+        try:
+            check_pair(self._current[0], self._current[1])
+        except ValueError as error:
+            raise OSError(f"the certificate files in {directory} cannot be used: {error}") from error
 
     def credentials(self) -> grpc.ServerCredentials:
         """Server credentials that follow the files."""
