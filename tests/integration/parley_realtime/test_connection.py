@@ -248,11 +248,19 @@ class TestScenario:
         assert "slower than the provider" in str(error)
 
     async def test_close_inside_a_listener(self) -> None:
+        """What waits for its turn is forgotten; the listener that closes runs to its end."""
         order: list[str] = []
+        waiting = asyncio.Event()
+
+        def observer(event: dict[str, Any]) -> None:
+            if event["type"] == "session.updated":
+                asyncio.get_running_loop().call_soon(waiting.set)
+
         async with ScriptedProvider() as provider:
-            client = await create_realtime_api_client(parameters(provider))
+            client = await create_realtime_api_client(parameters(provider, observer=observer))
 
             async def hang_up(event: RealtimeEvent[RealtimeAPIClient]) -> None:
+                await asyncio.wait_for(waiting.wait(), 15)
                 event.client.close()
                 with pytest.raises(ClientStateError, match="wait for itself"):
                     await event.client.wait_closed()
@@ -415,6 +423,26 @@ class TestSending:
             "output": {"format": {"type": "audio/pcmu"}},
         }
 
+    async def test_nothing_goes_before_the_session(self) -> None:
+        async with ScriptedProvider(Line.listen) as provider:
+            client = RealtimeAPIClient(parameters(provider, input_format=PCMU))
+            connecting = asyncio.create_task(client.connect())
+            line = await provider.accepted()
+            client.push_media(b"\1" * 160)
+            client.input_audio_buffer_commit()
+            await asyncio.sleep(0.1)
+            assert line.received == []
+            await line.greet()
+            await connecting
+            await line.expect("input_audio_buffer.commit")
+            assert [e["type"] for e in line.received] == [
+                "session.update",
+                "input_audio_buffer.append",
+                "input_audio_buffer.commit",
+            ]
+            client.close()
+            await ended(client)
+
     async def test_audio_is_bounded_while_the_provider_does_not_read(self) -> None:
         async with ScriptedProvider(Line.listen) as provider:
             client = RealtimeAPIClient(parameters(provider, media_buffer_ms=200))
@@ -559,6 +587,22 @@ class TestDiagnostics:
         ours = [r.getMessage() for r in caplog.records if r.name.startswith("parley_realtime")]
         assert sum("events_sent=" in line for line in ours) == 1
         assert not any("secret" in line for line in ours)
+
+    async def test_privacy_keeps_the_text_of_errors_out_of_the_log(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def broken(_: Any) -> None:
+            raise ValueError("what the caller said")
+
+        async with ScriptedProvider() as provider:
+            client = RealtimeAPIClient(
+                parameters(provider, privacy=True, on_scenario_error=broken, on_web_socket_close=broken)
+            )
+            client.add_event_listener(RealtimeAPIEvents.SessionCreated, broken)
+            await client.connect()
+            await ended(client)
+        assert "on_scenario_error raised ValueError" in caplog.text
+        assert "what the caller said" not in caplog.text
 
     async def test_privacy_logs_nothing(self, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.DEBUG)

@@ -56,6 +56,7 @@ class BaseRealtimeAPIClient:
             self._statistics,
             lambda data: self._emit(self.shape.media_started_name, data),
             lambda data: self._emit(self.shape.media_ended_name, data),
+            lambda error: self._complain("a media unit is detached, it raised", error),
         )
         self._timer: asyncio.TimerHandle | None = None
         self._scenario_error: ScenarioError | None = None
@@ -209,8 +210,8 @@ class BaseRealtimeAPIClient:
         if self._p.observer is not None:
             try:
                 self._p.observer(event.payload)
-            except Exception as exc:
-                logger.exception("client %s: the observer raised", self._id)
+            except Exception as exc:  # noqa: BLE001 - another party's code: the client cannot go on without it
+                self._complain("the observer raised", exc)
                 self._connection.end(RealtimeError(f"the observer raised {type(exc).__name__}"))
                 return
         self._follow(event)
@@ -267,8 +268,8 @@ class BaseRealtimeAPIClient:
                     result = self._p.on_web_socket_close(event)
                     if inspect.isawaitable(result):
                         await result
-            except Exception:
-                logger.exception("client %s: on_web_socket_close raised", self._id)
+            except Exception as exc:  # noqa: BLE001 - user code; the end goes on
+                self._complain("on_web_socket_close raised", exc)
         if not self._p.privacy:
             logger.info("client %s: closed, %s", self._id, self.error or "by close()")
             if self._p.statistics:
@@ -283,13 +284,21 @@ class BaseRealtimeAPIClient:
         if self._scenario_error is not None:
             return
         self._scenario_error = error
-        logger.error("client %s: %s", self._id, error)
+        if not self._p.privacy:
+            logger.error("client %s: %s", self._id, error)
         self._connection.end(error)
         if self._p.on_scenario_error is not None:
             try:
                 self._p.on_scenario_error(error)
-            except Exception:
-                logger.exception("client %s: on_scenario_error raised", self._id)
+            except Exception as exc:  # noqa: BLE001 - user code; the end goes on
+                self._complain("on_scenario_error raised", exc)
+
+    def _complain(self, what: str, error: Exception) -> None:
+        """Log another party's error; under privacy without its text, which may hold content."""
+        if self._p.privacy:
+            logger.error("client %s: %s %s", self._id, what, type(error).__name__)
+        else:
+            logger.error("client %s: %s", self._id, what, exc_info=error)
 
     def _arm(self) -> None:
         deadline = self._media.deadline()

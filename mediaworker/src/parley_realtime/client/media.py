@@ -5,7 +5,6 @@ The shell passes `now` (monotonic seconds), asks `deadline()` and calls `on_dead
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +15,6 @@ from parley_realtime.client.parameters import SendMediaParameters, Statistics
 from parley_realtime.events import MediaChunk, MediaSource, MediaUnit
 from parley_realtime.formats import FRAME_SECONDS, AudioFormat
 
-logger = logging.getLogger(__name__)
 SILENCE_SECONDS = 1.0
 _MAX_ACTIVE = 64
 
@@ -131,8 +129,9 @@ MediaListener = Callable[[dict[str, Any]], None]
 class MediaHub:
     """The media units of one client, and whether the provider's stream is sounding.
 
-    `on_started` is told when audio begins to play, `on_ended` after one second of silence; the stream plays
-    at real time from its first chunk, so its end lies ahead while the provider sends faster.
+    `on_started` is told when audio begins to play, `on_ended` after one second of silence, `on_failed`
+    what a unit raised. The stream plays at real time from its first chunk, so its end lies ahead while the
+    provider sends faster.
     """
 
     def __init__(
@@ -143,6 +142,7 @@ class MediaHub:
         statistics: Statistics,
         on_started: MediaListener,
         on_ended: MediaListener,
+        on_failed: Callable[[Exception], None],
     ) -> None:
         self._source = source
         self._format = audio
@@ -150,6 +150,7 @@ class MediaHub:
         self._statistics = statistics
         self._on_started = on_started
         self._on_ended = on_ended
+        self._on_failed = on_failed
         self._attached: list[_Attachment] = []
         self._active: dict[str, None] = {}
         self._cleared: set[str] = set()
@@ -311,7 +312,7 @@ class MediaHub:
     def _tell(self, attachment: _Attachment, call: Callable[[], None]) -> None:
         try:
             call()
-        except Exception:
+        except Exception as exc:  # noqa: BLE001 - another party's code: it loses its audio, the call goes on
             self._attached = [a for a in self._attached if a is not attachment]
             self._statistics.media_units_failed += 1
-            logger.exception("client %s: a media unit raised and is detached", self._source.id())
+            self._on_failed(exc)
