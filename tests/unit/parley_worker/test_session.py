@@ -416,3 +416,14 @@ def test_no_secret_in_any_repr_or_event() -> None:
     texts = [m.event_json for m in to_leg(driver.effects, fx.ConversationEvent)]
     assert "sk-secret" not in everything + "".join(texts)
     assert "token" not in repr(to_leg(driver.effects, fx.Started))
+
+
+def test_a_mark_that_comes_back_after_a_clear_proves_nothing() -> None:
+    driver = Driver().ready()
+    driver.attach()
+    driver.speaking(1000, 500)
+    (mark,) = to_leg(driver.feed(ev.PartSent("i", 0, 1, 500)), fx.Mark)
+    driver.provider("input_audio_buffer.speech_started")
+    driver.said(ev.MarkPlayed(mark.name, 1))
+    fired = driver.until(driver.now + 1)
+    assert [t["audio_end_ms"] for t in sent(fired, "conversation.item.truncate")] == [400]

@@ -342,6 +342,10 @@ class Conversation:
             effects += self.finish_interruption(None, now)
         return effects + self.ask_if_due(now)
 
+    def clearing(self, epoch: int) -> bool:
+        """True while the caller's word on a Clear of this epoch is awaited."""
+        return self._interruption is not None and epoch <= self._interruption.epoch
+
     @property
     def busy(self) -> bool:
         """True while an answer is being made."""

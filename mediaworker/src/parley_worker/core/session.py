@@ -356,8 +356,10 @@ class Session:
                 return self._end(EndReason.CALLER_HANGUP, "the caller hung up", now, command.note)
 
     def _on_mark_played(self, mark: ev.MarkPlayed) -> list[Effect]:
+        """A mark that comes back after a Clear proves nothing: some players return those that they threw
+        away."""
         known = self._marks.pop(mark.name, None)
-        if known is not None and known.epoch == mark.epoch:
+        if known is not None and known.epoch == mark.epoch and not self._talk.clearing(mark.epoch):
             self.ledger.acknowledge((known.item_id, known.content_index), known.position_ms, "mark")
         return []
 

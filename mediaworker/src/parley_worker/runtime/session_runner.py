@@ -99,6 +99,10 @@ class SessionRunner:
         except asyncio.CancelledError:
             self.terminate(EndReason.TERMINATED, "the worker stops")
             raise
+        except Exception as exc:
+            log.exception("session %s: a task failed", self._config.key.uid)
+            self._deps.metrics.task_crashed()
+            self._crash(exc)
         finally:
             self._stop()
         return self.report
@@ -113,6 +117,8 @@ class SessionRunner:
 
     async def _provide(self) -> None:
         """Open the provider, say so, and say when it is gone."""
+        if self._ended.is_set():
+            return
         try:
             self._provider = open_provider(
                 self._config,
@@ -299,6 +305,8 @@ class SessionRunner:
                     self._input = None
                 case fx.ClearMedia(responses):
                     self._output.clear(responses)
+                    if self._leg is not None:
+                        self._leg.drop_audio()
                 case fx.DropLeg(refusal, cause):
                     self._drop_leg(refusal, cause)
                 case fx.StateChanged(state):

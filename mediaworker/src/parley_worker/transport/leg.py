@@ -73,12 +73,22 @@ class Leg:
 
     def send_audio(self, frame: OutFrame) -> None:
         """See LegPort."""
-        self._frames += 1
-        self._put(media_pb.write_audio(frame, self._frames), audio=True)
+        self._put(media_pb.write_audio(frame, 0), audio=True)
 
     def audio_room(self) -> int:
         """See LegPort."""
         return self._bounds.audio_bytes - self._audio_bytes
+
+    def drop_audio(self) -> None:
+        """See LegPort."""
+        kept: deque[_Queued] = deque()
+        for queued in self._queue:
+            if queued.audio or queued.message.HasField("mark"):
+                self._bytes -= queued.size
+                self._audio_bytes -= queued.size if queued.audio else 0
+            else:
+                kept.append(queued)
+        self._queue = kept
 
     def _put(self, message: pb.ConverseResponse, *, audio: bool) -> None:
         if self.closing.is_set():
@@ -114,6 +124,9 @@ class Leg:
         while True:
             while self._queue:
                 head = self._queue.popleft()
+                if head.audio:
+                    self._frames += 1
+                    head.message.audio.sequence = self._frames
                 self._writing_since = self._loop.time()
                 await stream.write(head.message)
                 self._writing_since = None

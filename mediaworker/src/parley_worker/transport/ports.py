@@ -18,6 +18,9 @@ class LegPort(Protocol):
     def send_audio(self, frame: OutFrame) -> None:
         """Queue a frame of agent audio, under the same rule."""
 
+    def drop_audio(self) -> None:
+        """Forget audio and marks that are queued and not yet written."""
+
     def audio_room(self) -> int:
         """Bytes of audio that the queue still takes."""
 

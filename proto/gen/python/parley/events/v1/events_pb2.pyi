@@ -323,7 +323,7 @@ class LegDetached(_message.Message):
 
     CAUSE_FIELD_NUMBER: _builtins.int
     cause: _builtins.str
-    """Why: `half-closed`, `cancelled`, `replaced`, `protocol-error`, `slow-reader`."""
+    """Why: `half-closed`, `cancelled`, `replaced`, `protocol-error`, `slow-reader`, `ended`."""
     def __init__(
         self,
         *,
