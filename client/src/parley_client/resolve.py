@@ -228,7 +228,7 @@ async def kube_client(
         if kubeconfig or context:
             raise UsageError(f"kubeconfig {kubeconfig or ''}: {error}") from error
         raise ConnectError(
-            f"no cluster is configured ({error}); set KUBECONFIG or give --kubeconfig"
+            "no cluster is configured: there is no kubeconfig; set KUBECONFIG or give --kubeconfig"
         ) from error
     if chosen is None:
         raise UsageError(f"kubeconfig has no context {context or 'that is current'!r}")

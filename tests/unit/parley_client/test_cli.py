@@ -77,7 +77,7 @@ def test_version(cli: CliRunner) -> None:
         (["call", "x", "--audio", "a", "--out", "b"], 4, "no cluster is configured"),
         (["call", "x", "--kubeconfig", "nowhere", "--audio", "a", "--out", "b"], 2, "kubeconfig nowhere"),
         (["sessions"], 4, "no cluster is configured"),
-        (["events", "x", "--uid", "u", "--nats", "nats://me:secret@127.0.0.1:1"], 4, "cannot be reached"),
+        (["events", "x", "--uid", "u", "--nats", "nats://me:hunter2@127.0.0.1:1"], 4, "cannot be reached"),
         (["run", "-f", "no.yaml", "--audio", "a", "--out", "b"], 2, "no.yaml: No such file"),
         (["run", "-f", "x", "--audio", "a", "--out", "b", "--local-provider", "maybe"], 2, "maybe"),
         (["demo", "--format", "mp3"], 2, "mp3"),
@@ -90,7 +90,7 @@ def test_users_errors_are_one_line_with_a_code_and_no_stack(
     assert result.exit_code == code, result.output
     assert words in result.stderr.replace("\n", " ")
     assert "Traceback" not in result.output
-    assert "secret" not in result.output
+    assert "hunter2" not in result.output
 
 
 def test_errors_are_json_where_that_was_asked_for(cli: CliRunner) -> None:

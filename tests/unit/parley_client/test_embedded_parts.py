@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -110,7 +111,7 @@ def test_codes_are_six_digits_and_countable() -> None:
     for code in codes:
         assert len(code) == 6
         assert code.isdecimal()
-        assert all(a != b for a, b in zip(code, code[1:], strict=False))
+        assert all(a != b for a, b in itertools.pairwise(code))
         assert code in question_for(code)
 
 

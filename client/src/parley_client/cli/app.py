@@ -142,8 +142,8 @@ def run(
 ) -> None:
     """Run your session from a YAML file on this machine, without a cluster.
 
-    The words and files are those of a cluster. Where the provider's URL is on loopback and nobody listens there,
-    the local provider is started and answers in its place.
+    The words and files are those of a cluster. Where the provider's URL is on loopback and nobody listens
+    there, the local provider is started and answers in its place.
     """
     output = make_output(as_json=as_json)
 

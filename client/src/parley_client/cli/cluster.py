@@ -85,7 +85,8 @@ def call(
     """Call a session: speak a WAV, record the answer, print what is said.
 
     The session is found through the API server, with the address and the ticket in its Secret, or given by an
-    address and a ticket. A worker in a pod network that cannot be reached from here is called with --port-forward.
+    address and a ticket. A worker in a pod network that cannot be reached from here is called with
+    --port-forward.
     """
     output = make_output(as_json=as_json)
 
