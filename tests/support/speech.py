@@ -20,8 +20,11 @@ TAIL_S = 1.2
 
 
 def random_code() -> str:
-    """Six random digits."""
-    return "".join(secrets.choice("0123456789") for _ in range(6))
+    """Six random digits, no two neighbours equal (the recogniser may miscount a digit said thrice)."""
+    code = secrets.choice("0123456789")
+    while len(code) < 6:
+        code += secrets.choice("0123456789".replace(code[-1], ""))
+    return code
 
 
 def code_phrase(code: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -90,3 +92,12 @@ def sequence(value: object, param: str, most: int = 1000) -> list[Any]:
     if len(value) > most:
         raise invalid_value(param, f"{len(value)} entries", f"Expected at most {most}.")
     return value
+
+
+def base64_bytes(text: str, param: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidRequest(
+            "invalid_value", f"Invalid '{param}'. Expected base64-encoded audio bytes.", param
+        ) from error

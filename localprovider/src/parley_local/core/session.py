@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,12 +10,13 @@ from typing import Any
 
 from . import checks
 from .checks import Json
-from .effects import Abandon, BrainRequest, Close, Effect, Reply, Think, ToolResult, Transcribe, Utterance
+from .effects import Abandon, BrainRequest, Close, Effect, Reply, Think, Transcribe
 from .emitter import Emitter, NewId
 from .errors import InvalidRequest, invalid_value
+from .history import history, input_tokens, transcription_usage
 from .input_buffer import InputBuffer, Turn, TurnState, VadFactory
 from .items import Conversation, Item, Part, parse_item
-from .responses import TOKEN_MS_IN, Response, ResponseState, Writer, count_text_tokens, override
+from .responses import Response, ResponseState, Writer, override
 from .settings import Settings, Shape, TurnDetection, update
 
 MAX_APPEND_BYTES = 15 * 1024 * 1024
@@ -225,7 +225,8 @@ class Session:
         self._emitter.ask(Close(1000, ""))
 
     def _on_append(self, event: Json, now: float) -> None:
-        audio = _decode(checks.required_string(event, "audio") if event.get("audio") != "" else "", "audio")
+        text = "" if event.get("audio") == "" else checks.required_string(event, "audio")
+        audio = checks.base64_bytes(text, "audio")
         if len(audio) > MAX_APPEND_BYTES:
             raise invalid_value("audio", f"{len(audio)} bytes", f"Append at most {MAX_APPEND_BYTES} bytes.")
         if self._buffer.size + len(audio) > 2 * MAX_APPEND_BYTES:
@@ -321,15 +322,7 @@ class Session:
             return
         if text:
             self._emitter.emit(f"{kind}.delta", **where, delta=text)
-        model = str((self.settings.transcription or {}).get("model", ""))
-        usage: Json = {"type": "duration", "seconds": round(part.duration_ms / 1000, 2)}
-        if model.startswith("gpt-4o"):
-            spoken, written = int(part.duration_ms // TOKEN_MS_IN), count_text_tokens(text)
-            details = {"text_tokens": 0, "audio_tokens": spoken}
-            usage = {
-                "type": "tokens", "total_tokens": spoken + written, "input_tokens": spoken,
-                "output_tokens": written, "input_token_details": details,
-            }  # fmt: skip
+        usage = transcription_usage(self.settings.transcription, part, text)
         self._emitter.emit(f"{kind}.completed", **where, transcript=text, usage=usage)
 
     def _on_clear(self, event: Json, now: float) -> None:
@@ -340,7 +333,7 @@ class Session:
     def _on_item_create(self, event: Json, now: float) -> None:
         item, undecoded = parse_item(event.get("item"), self._emitter.new_id("item_"))
         for part, text in undecoded:
-            part.audio = _decode(text, "item.content.audio")
+            part.audio = checks.base64_bytes(text, "item.content.audio")
             part.duration_ms = self.settings.input_format.duration_ms(part.audio)
         after = event.get("previous_item_id")
         after = None if after is None else checks.string(after, "previous_item_id")
@@ -445,14 +438,9 @@ class Session:
             return
         response.move(ResponseState.THINKING)
         items = list(self.conversation) if response.context is None else list(response.context)
-        text = count_text_tokens(response.settings.instructions)
-        audio = 0
-        for item in items:
-            audio += int(sum(part.duration_ms for part in item.content)) // TOKEN_MS_IN
-            text += sum(count_text_tokens(part.text or "") for part in item.content)
-        response.input_tokens = (text, audio)
+        response.input_tokens = input_tokens(response.settings.instructions, items)
         tools = tuple(str(tool.get("name", "")) for tool in response.settings.tools)
-        request = BrainRequest(response.settings.instructions, tuple(_history(items)), tools)
+        request = BrainRequest(response.settings.instructions, tuple(history(items)), tools)
         self._emitter.ask(Think(response.id, request))
 
     def _write(self, response: Response, now: float) -> None:
@@ -534,26 +522,3 @@ class Session:
 
 def _is_open(response: Response) -> bool:
     return bool(response.items) and response.items[-1].status == "in_progress"
-
-
-def _decode(text: str, param: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidRequest(
-            "invalid_value", f"Invalid '{param}'. Expected base64-encoded audio bytes.", param
-        ) from error
-
-
-def _history(items: list[Item]) -> list[Utterance | ToolResult]:
-    names: dict[str, str] = {}
-    history: list[Utterance | ToolResult] = []
-    for item in items:
-        if item.kind == "message":
-            history.append(Utterance(item.role or "user", item.words))
-        elif item.kind == "function_call":
-            names[str(item.fields.get("call_id"))] = str(item.fields.get("name"))
-        elif item.kind == "function_call_output":
-            name = names.get(str(item.fields.get("call_id")), "")
-            history.append(ToolResult(name, str(item.fields.get("output"))))
-    return history
