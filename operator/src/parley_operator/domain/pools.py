@@ -46,21 +46,18 @@ def decide_pool(replicas: int, wanted_hash: str, pods: Sequence[WorkerPod]) -> P
     old = sorted(
         (pod for pod in alive if pod.hash != wanted_hash), key=lambda pod: (pod.ready, pod.sessions, pod.name)
     )
-    if len(current) > replicas:
-        surplus = sorted(current, key=lambda pod: (pod.ready, pod.sessions, pod.name))
-        retire = surplus[: len(current) - replicas] + old
-        return PoolDecision(0, tuple(pod.name for pod in retire), remove)
+    surplus = sorted(current, key=lambda pod: (pod.ready, pod.sessions, pod.name))
+    retire = surplus[: max(0, len(current) - replicas)]
     room = replicas + (SURGE if old else 0) - len(alive)
     create = max(0, min(replicas - len(current), room))
-    # Old pods go as far as the ready new ones make up for them, unready old ones at once.
-    ready = sum(pod.ready for pod in alive)
-    retire_old: list[str] = []
+    # Old pods go as far as the ready new ones make up for them, unready old ones as far as there are others.
+    ready = sum(pod.ready for pod in alive) - sum(pod.ready for pod in retire)
     for pod in old:
-        spare = ready - 1 >= replicas if pod.ready else len(alive) - len(retire_old) > replicas
+        spare = ready > replicas if pod.ready else len(alive) - len(retire) > replicas
         if spare or replicas == 0:
-            retire_old.append(pod.name)
+            retire.append(pod)
             ready -= pod.ready
-    return PoolDecision(create, tuple(retire_old), remove)
+    return PoolDecision(create, tuple(pod.name for pod in retire), remove)
 
 
 def free_port(least: int, most: int, taken: Sequence[int]) -> int | None:

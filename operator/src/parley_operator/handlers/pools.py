@@ -99,6 +99,7 @@ class PoolReconciler:
             return None
         uid = text_at(body, "metadata", "uid")
         await self._authority.ensure_pool_secret(self._context.store, pool, _owner(pool, uid))
+        self._follow(key)
         pods = self._pods(key)
         expected = self._still_expected(key)
         wanted = spec_hash(pool, self._defaults)
@@ -107,6 +108,15 @@ class PoolReconciler:
         trouble = await self._carry_out(key, pool, uid, decision)
         await self._write_status(key, pool, body, pods, trouble)
         return 10.0 if trouble else RESYNC if not expected else 5.0
+
+    def _follow(self, key: Key) -> None:
+        """Pass a renewed client certificate on to the links of the pool."""
+        for pod_key, body in self._context.cache.of_kind(POD):
+            mine = pod_key.namespace == key.namespace
+            if mine and text_at(body, "metadata", "labels", LABEL_POOL) == key.name:
+                view = self._context.links.view(pod_key.name)
+                if view is not None:
+                    self._context.links.set_target(self._target(body, key.name, key.namespace))
 
     def _still_expected(self, key: Key) -> list[str]:
         now = self._context.clock.monotonic()
