@@ -13,12 +13,11 @@ import nats
 from nats.aio.client import Client
 
 
-def find_nats_server() -> str | None:
-    """The binary: on PATH, or in the cache's bin folder."""
+def find_program(name: str) -> str | None:
+    """A program on PATH, or in the cache's bin folder."""
     cache = Path(os.environ.get("PARLEY_CACHE") or Path.home() / ".cache" / "parley")
     folders = (cache / "bin", Path.home() / ".cache" / "voice-cluster" / "bin")
-    found = shutil.which("nats-server")
-    return found or next((str(f / "nats-server") for f in folders if (f / "nats-server").is_file()), None)
+    return shutil.which(name) or next((str(f / name) for f in folders if (f / name).is_file()), None)
 
 
 def free_port() -> int:
@@ -39,7 +38,7 @@ class NatsServer:
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
-        binary = find_nats_server()
+        binary = find_program("nats-server")
         assert binary, "nats-server is missing: put it on PATH or run `make setup`"
         self._store.mkdir(parents=True, exist_ok=True)
         with (self._store / "server.log").open("ab") as out:

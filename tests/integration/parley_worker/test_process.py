@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 from media_calls import calling, start
+from nats_server import find_program
 from parley.control.v1 import control_pb2 as pb
 from parley_worker.core.model import EndReason
 from provider_script import Socket, scripted
@@ -64,12 +64,15 @@ async def test_the_ready_line_names_what_works() -> None:
         assert await worker.wait() == 0
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not on PATH")
+@pytest.mark.skipif(find_program("promtool") is None, reason="promtool is not installed")
 async def test_the_metrics_pass_promtool() -> None:
     async with worker_process() as worker:
         _, metrics = await get(worker, "/metrics")
         check = await asyncio.create_subprocess_exec(
-            *("promtool", "check", "metrics"), stdin=-1, stdout=-1, stderr=asyncio.subprocess.STDOUT
+            *(str(find_program("promtool")), "check", "metrics"),
+            stdin=-1,
+            stdout=-1,
+            stderr=asyncio.subprocess.STDOUT,
         )
         out, _ = await check.communicate(metrics.encode())
         assert (check.returncode, out.decode()) == (0, "")

@@ -19,7 +19,6 @@ from parley_local.config import LocalProviderConfig
 from parley_local.server import serve
 from worker_process import WorkerProcess, control, worker_process
 
-ULAW = pb.AudioFormat(encoding=pb.AUDIO_ENCODING_G711_ULAW, sample_rate_hz=8000)
 PCM16 = pb.AudioFormat(encoding=pb.AUDIO_ENCODING_PCM16, sample_rate_hz=16000)
 SECRET = "sk-a-secret-key"
 
