@@ -28,7 +28,7 @@ $(SETUP_STAMP):
 	@rm -f $(VENV)/.parley-*; touch $@
 
 programs: ## Install or build the programs that the demo needs (flite, nats-server)
-	@$(CLUSTER)/packages.sh flite
+	@$(CLUSTER)/packages.sh speech
 	@command -v nats-server >/dev/null || $(CLUSTER)/build.sh nats-server
 
 demo: setup programs ## Hear an agent answer a spoken question, on this machine
@@ -57,7 +57,8 @@ verify-gen: setup ## The checked-in generated code is what the contracts give
 unit: setup ## No sockets, virtual time
 	$(BIN)/pytest tests/unit
 
-ground-integration ground-conformance: programs
+ground-conformance: programs
+ground-integration: programs cluster-tools
 ground-e2e: programs cluster-tools
 
 integration: setup ground-integration ## Real nats-server, gRPC and WebSocket on loopback
@@ -79,8 +80,9 @@ cluster-tools:
 images: setup cluster-tools ## Build the images with buildah
 	$(CLUSTER)/images.sh build
 
-cluster-up: cluster-tools images ## Boot one real Kubernetes node on this machine
+cluster-up: images ## Boot one real Kubernetes node on this machine
 	$(CLUSTER)/up.sh
+	$(CLUSTER)/images.sh load
 
 cluster-down: ## End it and leave nothing
 	$(CLUSTER)/down.sh
@@ -99,6 +101,7 @@ format: setup ## Format the Python and the contracts
 lock: setup ## Compile the pins anew from pyproject.toml
 	$(UV_COMPILE) pyproject.toml --all-extras --group dev -o requirements/dev.txt
 	for extra in operator worker local; do $(UV_COMPILE) pyproject.toml --extra $$extra -c requirements/dev.txt -o requirements/$$extra.txt; done
+	echo hatchling==1.33.0 | $(UV_COMPILE) - -o requirements/build.txt
 
 clean: ## Remove what the build made in the tree
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
