@@ -21,6 +21,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "test-admin-token"
+# A user without any rights but those that a test binds to it.
+PLAIN_USER, PLAIN_TOKEN = "plain", "test-plain-token"
 CRDS = ROOT / "charts" / "parley" / "files" / "crds"
 
 
@@ -28,7 +30,7 @@ CRDS = ROOT / "charts" / "parley" / "files" / "crds"
 class ApiServer:
     url: str
     kubeconfig: Path
-    folder: Path
+    plain_kubeconfig: Path
 
 
 def find_binary(name: str) -> str | None:
@@ -92,7 +94,19 @@ def _write_keys(folder: Path) -> None:
     )
     public = key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
     (folder / "sa.pub").write_bytes(public)
-    (folder / "tokens.csv").write_text(f"{TOKEN},admin,1,system:masters\n")
+    (folder / "tokens.csv").write_text(f"{TOKEN},admin,1,system:masters\n{PLAIN_TOKEN},{PLAIN_USER},2\n")
+
+
+def _write_kubeconfig(path: Path, url: str, token: str) -> None:
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "t", "cluster": {"server": url, "insecure-skip-tls-verify": True}}],
+        "users": [{"name": "t", "user": {"token": token}}],
+        "contexts": [{"name": "t", "context": {"cluster": "t", "user": "t"}}],
+        "current-context": "t",
+    }
+    path.write_text(yaml.safe_dump(config))
 
 
 @contextlib.contextmanager
@@ -120,14 +134,6 @@ def run_apiserver(folder: Path) -> Iterator[ApiServer]:
         with apiserver as api_process:
             url = f"https://127.0.0.1:{secure}"
             _wait(f"{url}/readyz", api_process, folder / "kube-apiserver.log")
-            config = {
-                "apiVersion": "v1",
-                "kind": "Config",
-                "clusters": [{"name": "t", "cluster": {"server": url, "insecure-skip-tls-verify": True}}],
-                "users": [{"name": "t", "user": {"token": TOKEN}}],
-                "contexts": [{"name": "t", "context": {"cluster": "t", "user": "t"}}],
-                "current-context": "t",
-            }
-            path = folder / "kubeconfig"
-            path.write_text(yaml.safe_dump(config))
-            yield ApiServer(url, path, folder)
+            _write_kubeconfig(folder / "kubeconfig", url, TOKEN)
+            _write_kubeconfig(folder / "plain.kubeconfig", url, PLAIN_TOKEN)
+            yield ApiServer(url, folder / "kubeconfig", folder / "plain.kubeconfig")

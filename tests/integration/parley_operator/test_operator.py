@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import random
+import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ import grpc
 import grpc.aio
 import pytest
 import yaml
-from apiserver import ApiServer
+from apiserver import PLAIN_USER, ROOT, ApiServer, find_binary
 from control_worker import ControlTls, ControlWorker
 from parley.control.v1 import control_pb2 as pb
 from parley.control.v1 import control_pb2_grpc
@@ -118,7 +119,9 @@ class Cluster:
 
 
 @asynccontextmanager
-async def running(cluster: Cluster, **environ: str) -> AsyncIterator[Operator]:
+async def running(
+    cluster: Cluster, kubeconfig: Path | None = None, **environ: str
+) -> AsyncIterator[Operator]:
     prefix = "PARLEY_OPERATOR_"
     values = {
         "NAMESPACE": cluster.namespace,
@@ -128,7 +131,7 @@ async def running(cluster: Cluster, **environ: str) -> AsyncIterator[Operator]:
         **environ,
     }
     settings = load_settings({prefix + k: v for k, v in values.items()})
-    operator = Operator(settings, from_kubeconfig(cluster.server.kubeconfig))
+    operator = Operator(settings, from_kubeconfig(kubeconfig or cluster.server.kubeconfig))
     task = asyncio.create_task(operator.run())
     try:
         async with asyncio.timeout(30):
@@ -330,3 +333,46 @@ async def test_the_store_tells_conflicts_refusals_and_absence_apart(cluster: Clu
     assert await cluster.get(AGENT, "a") is not None
     await cluster.store.delete(AGENT, space, "a", metadata["uid"])
     assert await cluster.get(AGENT, "a") is None
+
+
+def chart_rules(namespace: str) -> list[Any]:
+    helm = find_binary("helm")
+    if helm is None:
+        pytest.skip("helm not found; `make cluster-up` builds it")
+    arguments = ["template", "parley", "charts/parley", "--namespace", namespace, "-s", "templates/rbac.yaml"]
+    text = subprocess.run([helm, *arguments], cwd=ROOT, capture_output=True, check=True, timeout=60).stdout
+    return [body for body in yaml.safe_load_all(text) if body]
+
+
+async def test_the_charts_rights_are_enough(cluster: Cluster, tmp_path: Path) -> None:
+    """Everything the operator does, as a user that has just what the chart grants."""
+    for body in chart_rules(cluster.namespace):
+        if body["kind"].endswith("Binding"):
+            body["subjects"] = [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": PLAIN_USER}]
+        where = f"/namespaces/{cluster.namespace}" if "namespace" in body["metadata"] else ""
+        path = f"/apis/rbac.authorization.k8s.io/v1{where}/{body['kind'].lower()}s"
+        answer = await cluster.store._request("POST", path, body=body)
+        assert answer.status == 201, answer.body
+    file = tmp_path / "pool.yaml"
+    pool = {**MERGE, "kind": POOL, "metadata": {"name": "default"}, "spec": POOL_SPEC}
+    file.write_text(yaml.safe_dump(pool))
+    await cluster.apply(AGENT, "receptionist", AGENT_SPEC)
+    plain = cluster.server.plain_kubeconfig
+    async with running(cluster, plain, DEFAULT_POOL_FILE=str(file)) as operator:
+        worker = await cluster.first_worker()
+        spec = {"agentRef": {"name": "receptionist"}, "ttlSecondsAfterFinished": 0}
+        await cluster.apply(SESSION, "call", spec)
+        body = await cluster.phase("call", "Ready")
+        worker.report(body["metadata"]["uid"], pb.SESSION_STATE_ENDED, "AgentHangup")
+
+        async def deleted() -> bool:
+            return await cluster.get(SESSION, "call") is None
+
+        await until(deleted, "the finished session is deleted")
+        await cluster.store.patch(POOL, cluster.namespace, "default", {"spec": {"replicas": 0}})
+
+        async def retired() -> bool:
+            return all("deletionTimestamp" in pod["metadata"] for pod in await cluster.pods())
+
+        await until(retired, "the worker goes")
+        assert 'code="403"' not in operator.metrics.render().decode()
