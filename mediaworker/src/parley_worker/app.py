@@ -26,7 +26,7 @@ from parley_worker.config import Address, Settings
 from parley_worker.core.admission import Admission, WorkerState
 from parley_worker.core.model import LimitsConfig, SessionConfig, SessionReport
 from parley_worker.runtime.deps import RunnerDeps
-from parley_worker.runtime.drain import Drain
+from parley_worker.runtime.drain import END_SECONDS, Drain
 from parley_worker.runtime.pacer import Pacer
 from parley_worker.runtime.registry import OneShard, Runner, SessionRegistry
 from parley_worker.runtime.session_runner import SessionRunner
@@ -75,7 +75,11 @@ class WorkerApp:
     ) -> None:
         self.drain.begin(0)
         self.drain.hurry()
-        await self.drain.done.wait()
+        try:
+            async with asyncio.timeout(END_SECONDS + 1):
+                await self.drain.done.wait()
+        except TimeoutError:
+            log.error("the drain did not end")
         await self._stop()
 
     def _build(self) -> None:

@@ -216,7 +216,7 @@ class Settings:
         _integer(-1, 1 << 50), "bytes that each created stream keeps; -1: no limit", 1 << 30
     )
     nats_duplicate_window: float = _var(
-        _seconds(1, 86400), "seconds in which created streams recognise repeated records", 3600.0
+        _seconds(1, 86400), "seconds in which created streams recognise repeated records", 120.0
     )
     event_buffer_count: int = _var(_integer(1, 10_000_000), "records that wait for NATS at most", 100_000)
     event_buffer_bytes: int = _var(

@@ -254,6 +254,10 @@ class NatsBus:
                 await client.close()
         except _FAILURES as error:
             log.debug("closing NATS: %s", error)
+        # A connection that breaks while it is closed leaves the tasks of its subscriptions behind.
+        for subscription in client._subs.values():
+            if subscription._wait_for_msgs_task is not None:
+                subscription._wait_for_msgs_task.cancel()
 
     def _set_connected(self, connected: bool) -> None:
         self._connected = connected
