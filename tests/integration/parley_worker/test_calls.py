@@ -203,6 +203,7 @@ async def test_client_events_are_filtered_and_dtmf_is_recorded() -> None:
             cancel = json.dumps({"type": "response.cancel"})
             await caller.send(client_event=pb.ClientEvent(event_json=cancel))
             await socket.expect("response.cancel")
+            await caller.expect("event", 7)
             assert [e.type for e in caller.of("event")].count("parley.client_event_refused") == 5
         assert not socket.audio
         assert "dtmf_received" in host.facts(config)
