@@ -240,7 +240,7 @@ def host_volume(cluster: Cluster, namespace: str) -> Path:
 
 def remove_leftovers(cluster: Cluster) -> None:
     """A run that was killed leaves a release and its definitions: only ours, known by the release's name."""
-    for found in json.loads(cluster.helm("list", "-A", "-a", "-o", "json")):
+    for found in json.loads(cluster.helm("list", "-A", "-o", "json")):
         if found["name"] == RELEASE:
             cluster.helm("uninstall", RELEASE, "-n", found["namespace"], "--wait", "--timeout", "60s")
     for crd in CRDS:

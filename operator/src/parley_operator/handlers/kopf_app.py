@@ -7,7 +7,7 @@ import base64
 import logging
 import threading
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import kopf
 
@@ -136,7 +136,13 @@ async def run_kopf(
         flag = _Ready(lambda: loop.call_soon_threadsafe(ready.set))
         asyncio.run(
             kopf.operator(
-                registry=registry, clusterwide=True, standalone=True, stop_flag=halt, ready_flag=flag
+                registry=registry,
+                clusterwide=True,
+                standalone=True,
+                # kopf would name itself after the user, and the image's user id has no name.
+                identity=cast("Any", "parley-operator"),
+                stop_flag=halt,
+                ready_flag=flag,
             )
         )
 
