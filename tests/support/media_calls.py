@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -127,6 +127,7 @@ async def worker(
     runner: RunnerSettings | None = None,
     options: Sequence[tuple[str, int]] = (),
     leg: LegBounds | None = None,
+    waits: Mapping[str, float] | None = None,
     **changes: Any,
 ) -> AsyncIterator[Worker]:
     """A worker on loopback with port 0 everywhere. `options` are gRPC options that win over its own."""
@@ -136,7 +137,7 @@ async def worker(
     )
     records: list[EventRecord] = []
     given = partial(RunnerDeps, settings=runner or RunnerSettings())
-    media = partial(MediaSettings, leg=leg or LegBounds())
+    media = partial(MediaSettings, leg=leg or LegBounds(), **dict(waits or {}))
     server_options = tuple({**dict(grpc_base.OPTIONS), **dict(options)}.items())
     with (
         mock.patch("parley_worker.app._bus", return_value=Keeping(records)),

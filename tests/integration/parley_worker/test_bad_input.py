@@ -31,7 +31,7 @@ async def quiet(socket: Socket) -> None:
 @asynccontextmanager
 async def ready(**changes: Any) -> AsyncIterator[tuple[Worker, SessionConfig, ScriptedProvider]]:
     """A worker with one session that waits for its caller; at the end nothing may be left of it."""
-    kept = {k: changes.pop(k) for k in ("runner", "options", "leg") if k in changes}
+    kept = {k: changes.pop(k) for k in ("runner", "options", "leg", "waits") if k in changes}
     async with scripted(changes.pop("behaviour", quiet)) as script, worker(**kept) as host:
         config = host.admit(script.url, **changes)
         await host.state(config, SessionState.READY)
@@ -336,7 +336,7 @@ async def black_hole(host: Worker) -> AsyncIterator[tuple[str, Callable[[], None
         await asyncio.gather(*(w.wait_closed() for w in writers), return_exceptions=True)
 
 
-async def test_attach_waits_for_the_provider_and_gives_up_with_it() -> None:
+async def test_attach_waits_for_the_provider() -> None:
     async def late(socket: Socket) -> None:
         await asyncio.sleep(0.3)
         await socket.greet()
@@ -345,6 +345,21 @@ async def test_attach_waits_for_the_provider_and_gives_up_with_it() -> None:
         config = host.admit(script.url)
         async with calling(host, start(config)) as caller:
             await caller.expect("started")
+
+
+async def test_no_message_at_all() -> None:
+    async with ready(waits={"start_timeout": 0.2}) as (host, _, _):
+        assert await refused(host, None) == ("DEADLINE_EXCEEDED", "start-missing", "message")
+
+
+async def test_attach_to_a_session_that_does_not_get_ready() -> None:
+    async def mute(socket: Socket) -> None:
+        await socket.send("session.created", session={})
+
+    async with scripted(mute) as script, worker(waits={"ready_timeout": 0.2}) as host:
+        config = host.admit(script.url)
+        assert (await refused(host, start(config)))[:2] == ("UNAVAILABLE", "session-not-ready")
+        assert host.report(config).state is SessionState.CONNECTING
 
 
 async def test_newer_attach_wins() -> None:
