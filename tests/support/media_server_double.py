@@ -86,7 +86,9 @@ class MediaServerDouble(pb_grpc.MediaServiceServicer):
         self.address = ""
         self.failures: list[BaseException] = []
 
-    async def Converse(  # type: ignore[override]self, request_iterator: AsyncIterator[pb.ConverseRequest], context: Context) -> None:
+    async def Converse(  # type: ignore[override]
+        self, request_iterator: AsyncIterator[pb.ConverseRequest], context: Context
+    ) -> None:
         first = await anext(aiter(request_iterator))
         leg = DoubleLeg(len(self.legs) + 1, first.start, context)
         self.legs.append(leg)

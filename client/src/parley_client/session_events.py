@@ -12,12 +12,14 @@ import nats
 import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
-from nats.js.api import DeliverPolicy
+from nats.js import JetStreamContext
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from .errors import ConnectError, SessionNotFound
 
 STREAM: Final = "PARLEY_EVENTS"
 CONNECT_TIMEOUT: Final = 5.0
+FETCH_SECONDS: Final = 1.0
 _COMMON: Final = frozenset(
     {"namespace", "name", "sessionUid", "attempt", "sequence", "occurTime", "worker", "workerInstanceId"}
 )
@@ -96,34 +98,48 @@ async def read_events(
     """
     client = await _connect(url)
     try:
-        policy = DeliverPolicy.ALL if from_start else DeliverPolicy.NEW
-        subject = f"parley.events.{namespace}.{uid}.>"
-        try:
-            subscription = await client.jetstream().subscribe(
-                subject, stream=STREAM, ordered_consumer=True, deliver_policy=policy
-            )
-        except nats.js.errors.NotFoundError as error:
-            raise SessionNotFound(
-                f"{_safe(url)} has no stream {STREAM}: no worker has written events there"
-            ) from error
-        except nats.js.errors.ServiceUnavailableError as error:
-            raise ConnectError(f"{_safe(url)} has no JetStream") from error
-        waiting = idle_timeout
-        if not follow:
-            waiting = min(idle_timeout or 1.0, 1.0)
+        subscription = await _subscribe(client, url, f"parley.events.{namespace}.{uid}.>", from_start)
+        quiet = 0.0
         while True:
             try:
-                message = await subscription.next_msg(timeout=waiting)
+                messages = await subscription.fetch(64, timeout=FETCH_SECONDS)
             except nats.errors.TimeoutError:
-                return
-            event = parse_event(message.subject, message.data)
-            if event is None:
+                quiet += FETCH_SECONDS
+                if not follow or (idle_timeout is not None and quiet >= idle_timeout):
+                    return
                 continue
-            yield event
-            if event.type == "ended":
-                return
+            except (nats.errors.Error, nats.js.errors.Error) as error:
+                raise ConnectError(f"NATS at {_safe(url)} stopped answering: {error}") from error
+            quiet = 0.0
+            for message in messages:
+                event = parse_event(message.subject, message.data)
+                if event is None:
+                    continue
+                yield event
+                if event.type == "ended":
+                    return
     finally:
         await client.close()
+
+
+async def _subscribe(
+    client: Client, url: str, subject: str, from_start: bool
+) -> JetStreamContext.PullSubscription:
+    config = ConsumerConfig(
+        deliver_policy=DeliverPolicy.ALL if from_start else DeliverPolicy.NEW,
+        ack_policy=AckPolicy.NONE,
+        inactive_threshold=60,
+    )
+    try:
+        return await client.jetstream().pull_subscribe(subject, stream=STREAM, config=config)
+    except nats.js.errors.NotFoundError as error:
+        raise SessionNotFound(
+            f"{_safe(url)} has no stream {STREAM}: no worker has written events there"
+        ) from error
+    except (nats.js.errors.ServiceUnavailableError, nats.errors.NoRespondersError) as error:
+        raise ConnectError(f"{_safe(url)} has no JetStream") from error
+    except (nats.errors.Error, nats.js.errors.Error) as error:
+        raise ConnectError(f"NATS at {_safe(url)} refused: {error}") from error
 
 
 async def _connect(url: str) -> Client:
