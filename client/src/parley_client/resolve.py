@@ -254,15 +254,23 @@ def api_errors(what: str) -> Iterator[None]:
     try:
         yield
     except ApiError as error:
-        if error.status.code == 404:
-            missing_crd = "could not find the requested resource" in (error.status.message or "")
-            remedy = "; Parley is not installed in this cluster" if missing_crd else ""
-            raise SessionNotFound(f"{what}: {error.status.message or 'not found'}{remedy}") from error
-        raise ConnectError(f"{what}: the API server refused: {error.status.message or error}") from error
+        raise _refused(what, error.status.code or 0, error.status.message or str(error)) from error
+    except httpx2.HTTPStatusError as error:
+        code = error.response.status_code
+        raise _refused(what, code, f"HTTP {code} {error.response.reason_phrase}") from error
     except (httpx2.HTTPError, LoadResourceError, OSError) as error:
         raise ConnectError(
             f"{what}: the API server cannot be reached: {error or type(error).__name__}"
         ) from error
+
+
+def _refused(what: str, code: int, message: str) -> SessionNotFound | ConnectError:
+    if code == 404:
+        missing_crd = "could not find the requested resource" in message
+        return SessionNotFound(
+            f"{what}: {message}{'; Parley is not installed in this cluster' if missing_crd else ''}"
+        )
+    return ConnectError(f"{what}: the API server refused: {message}")
 
 
 def _not_ready(found: SessionInfo) -> str:
