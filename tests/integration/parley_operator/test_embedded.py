@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -353,3 +354,16 @@ async def test_bad_objects_are_refused_with_the_field(worker: ControlWorker) -> 
         await plane.apply([agent(), session()])
         with pytest.raises(InvalidObject, match=r"spec.privacy: cannot be changed"):
             await plane.apply([session(privacy=True)])
+
+
+async def test_a_deletion_that_nobody_told_is_found(worker: ControlWorker) -> None:
+    plane = EmbeddedControlPlane(workers=[WorkerTarget(worker.name, f"127.0.0.1:{worker.port}")])
+    plane._settings = replace(plane._settings, resync_every=0.4, sweep_every=0.2)
+    async with plane:
+        await plane.apply([agent(), session()])
+        await plane.wait_phase("first-call", {"Ready"}, timeout=10)
+        plane._stop()
+        plane._stop = lambda: None
+        await plane.delete("VoiceSession", "first-call")
+        await until(lambda: not worker.live)
+        assert worker.terminates[0].reason == "Terminated"

@@ -23,6 +23,8 @@ class ReconcilerSettings:
     concurrency: int = 32
     snapshot_wait: float = 5.0
     sweep_every: float = 5.0
+    # Everything is listed again this often, since a watch may lose a deletion when it breaks.
+    resync_every: float = 300.0
     # At most this many sessions without an object are ended in one sweep.
     stray_brake: int = 5
 

@@ -131,22 +131,22 @@ async def run_kopf(
     def pass_on(kind: str, body: Body, deleted: bool) -> None:
         loop.call_soon_threadsafe(observe, kind, body, deleted)
 
-    def watch() -> None:
+    async def operate() -> None:
         registry = build_registry(pass_on, login)
         flag = _Ready(lambda: loop.call_soon_threadsafe(ready.set))
-        asyncio.run(
-            kopf.operator(
-                registry=registry,
-                clusterwide=True,
-                standalone=True,
-                # kopf would name itself after the user, and the image's user id has no name.
-                identity=cast("Any", "parley-operator"),
-                stop_flag=halt,
-                ready_flag=flag,
-            )
+        await kopf.operator(
+            registry=registry,
+            clusterwide=True,
+            standalone=True,
+            # kopf would name itself after the user, and the image's user id has no name.
+            identity=cast("Any", "parley-operator"),
+            stop_flag=halt,
+            ready_flag=flag,
         )
+        # kopf does not wait for the connections that it closes.
+        await asyncio.sleep(0.25)
 
-    watching = asyncio.ensure_future(asyncio.to_thread(watch))
+    watching = asyncio.ensure_future(asyncio.to_thread(lambda: asyncio.run(operate())))
     stopping = asyncio.create_task(stop.wait(), name="stop kopf")
     try:
         await asyncio.wait({watching, stopping}, return_when=asyncio.FIRST_COMPLETED)

@@ -12,6 +12,9 @@ import heapq
 from collections import deque
 from typing import NamedTuple
 
+# Not a kind: "end the session of this uid wherever it lives"; the uid stands where a name would.
+DOOM = "Terminate"
+
 
 class Key(NamedTuple):
     """One object."""

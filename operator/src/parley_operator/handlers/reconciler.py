@@ -18,13 +18,11 @@ from parley_operator.ports import StoreError
 
 from .context import Context
 from .pools import PoolReconciler
-from .queue import Key
+from .queue import DOOM, Key
 from .sessions import SessionReconciler
 
 log = logging.getLogger(__name__)
 
-# Not an object: "end the session of this uid wherever it lives".
-DOOM = "Terminate"
 _REMEMBERED_DELETIONS = 20_000
 _RETRY_FIRST, _RETRY_MOST = 0.2, 30.0
 
@@ -119,10 +117,8 @@ class Reconciler:
 
     async def seed(self) -> None:
         """Read every object and every snapshot. Raises `StoreError` when the lists cannot be had."""
-        kinds = [SESSION, AGENT, POOL] + ([POD] if self._pools is not None else [])
-        for kind in kinds:
-            labels = self._pools.pod_labels if kind == POD and self._pools is not None else ""
-            for body in await self._context.store.list(kind, labels):
+        for kind in self._kinds():
+            for body in await self._context.store.list(kind, self._labels(kind)):
                 self.observe(kind, body)
         silent = await self._context.links.wait_snapshots(self._context.settings.snapshot_wait)
         if silent:
@@ -187,15 +183,43 @@ class Reconciler:
     # -- now and then
 
     async def _tick(self) -> None:
-        every = self._context.settings.sweep_every
+        settings, clock = self._context.settings, self._context.clock
         suspects: set[str] = set()
+        resync_at = clock.monotonic() + settings.resync_every
         while True:
             self._gauges()
             try:
                 suspects = await self._sweep(suspects)
+                if clock.monotonic() >= resync_at:
+                    resync_at = clock.monotonic() + settings.resync_every
+                    await self._resync()
             except StoreError as error:
-                log.warning("cannot look after stray sessions: %s", error)
-            await asyncio.sleep(every)
+                log.warning("cannot look after lost objects: %s", error)
+            await asyncio.sleep(settings.sweep_every)
+
+    async def _resync(self) -> None:
+        """Find what a broken watch did not tell: objects that are new, changed, or gone."""
+        context = self._context
+        for kind in self._kinds():
+            before = dict(context.cache.of_kind(kind))
+            present = {
+                text_at(b, "metadata", "uid"): b for b in await context.store.list(kind, self._labels(kind))
+            }
+            for body in present.values():
+                self.observe(kind, body)
+            for key, body in before.items():
+                if text_at(body, "metadata", "uid") in present:
+                    continue
+                fresh = await context.store.get(kind, key.namespace, key.name)
+                if fresh is None or text_at(fresh, "metadata", "uid") != text_at(body, "metadata", "uid"):
+                    log.warning("%s %s/%s went unnoticed", *key)
+                    self.observe(kind, body, deleted=True)
+
+    def _kinds(self) -> tuple[str, ...]:
+        return (SESSION, AGENT, POOL) if self._pools is None else (SESSION, AGENT, POOL, POD)
+
+    def _labels(self, kind: str) -> str:
+        return self._pools.pod_labels if kind == POD and self._pools is not None else ""
 
     async def _sweep(self, suspects: set[str]) -> set[str]:
         """End sessions without an object: seen twice as strays, asked for by name, and a few at a time."""

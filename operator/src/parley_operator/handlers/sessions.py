@@ -42,7 +42,7 @@ from parley_operator.ports import Conflict
 
 from .context import Context
 from .line import PoolName, WaitingLine
-from .queue import Key
+from .queue import DOOM, Key
 from .tickets import Ticket, ensure_ticket, read_ticket, secret_name, write_endpoint
 
 log = logging.getLogger(__name__)
@@ -58,6 +58,8 @@ class SessionReconciler:
         self._by_worker: dict[str, dict[str, Key]] = {}
         self._digests: dict[str, bytes] = {}
         self._refused: dict[str, str] = {}
+        # Sessions older than this process, whose ticket was looked for.
+        self._looked: set[str] = set()
         self._started = context.clock.now()
         self.line = WaitingLine()
 
@@ -77,6 +79,7 @@ class SessionReconciler:
         self._context.ledger.release(uid)
         self._digests.pop(uid, None)
         self._refused.pop(uid, None)
+        self._looked.discard(uid)
         self.line.leave(uid)
 
     def restore(self) -> None:
@@ -147,8 +150,9 @@ class SessionReconciler:
             placement = Placement(
                 owner.name, owner.instance_id, report.attempt, since=self._context.clock.now()
             )
-        earlier = subject.created <= self._started + 2
+        earlier = subject.created <= self._started + 2 and uid not in self._looked
         if placement is None and not subject.over and earlier and subject.spec and subject.spec.ticket:
+            self._looked.add(uid)
             ticket = await read_ticket(self._context.store, subject)
             placement = ticket.placement if ticket else None
         if placement is not None and report is not None:
@@ -287,14 +291,15 @@ class SessionReconciler:
             self._context.queue.add(key)
             return
         reason = decision.status.get("endReason")
+        if body is None:
+            self._context.cache.drop(SESSION, known)
+            self._context.queue.add(Key(DOOM, "", subject.uid))
+            return
+        self._context.cache.put(SESSION, body)
         if isinstance(reason, str):
             self.forget(subject.uid)
-            if body is not None:
-                self._context.metrics.ended(reason)
-        if body is not None:
-            self._context.cache.put(SESSION, body)
-            if isinstance(reason, str):
-                self._context.queue.add_after(key, 0.01)
+            self._context.metrics.ended(reason)
+            self._context.queue.add_after(key, 0.01)
 
     async def _place(self, key: Key, seen: Observation, load: Load) -> float | None:
         view = self._context.links.view(load.worker)

@@ -1,0 +1,77 @@
+"""The control plane and the worker's own process, without anything between them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from parley_operator.embedded import EmbeddedControlPlane, WorkerTarget
+
+Process = asyncio.subprocess.Process
+
+
+@pytest.fixture
+async def worker() -> AsyncIterator[tuple[Process, str]]:
+    anywhere = {f"PARLEY_WORKER_{name}_ADDRESS": "127.0.0.1:0" for name in ("MEDIA", "CONTROL", "ADMIN")}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "parley_worker",
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, **anywhere, "PARLEY_WORKER_NAME": "real"},
+    )
+    assert process.stdout is not None
+    async with asyncio.timeout(30):
+        line = json.loads(await process.stdout.readline())
+    yield process, line.get("control") or line["control_address"]
+    if process.returncode is None:
+        process.kill()
+    await process.wait()
+
+
+def session(name: str, url: str) -> dict[str, Any]:
+    provider = {"type": "custom", "url": url, "model": "m"}
+    return {
+        "apiVersion": "parley.dev/v1alpha1",
+        "kind": "VoiceSession",
+        "metadata": {"name": name},
+        "spec": {"agent": {"provider": provider}},
+    }
+
+
+async def test_a_provider_that_is_not_there(worker: tuple[Process, str]) -> None:
+    async with EmbeddedControlPlane(workers=[WorkerTarget("real", worker[1])]) as plane:
+        await plane.apply([session("call", "ws://127.0.0.1:9/v1/realtime")])
+        body: Any = await plane.wait_phase("call", {"Failed"}, timeout=40)
+        assert body["status"]["endReason"] == "ProviderUnavailable"
+        assert body["status"]["worker"]["name"] == "real"
+
+
+async def test_a_killed_worker_loses_its_session(worker: tuple[Process, str]) -> None:
+    process, address = worker
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        targets = [WorkerTarget("real", address)]
+        async with EmbeddedControlPlane(workers=targets, worker_lost_after=2.0) as plane:
+            await plane.apply([session("call", url)])
+            async with asyncio.timeout(10):
+                async for change in plane.watch("VoiceSession"):
+                    if "worker" in str(change.body.get("status", "")):
+                        break
+            process.kill()
+            body: Any = await plane.wait_phase("call", {"Failed"}, timeout=15)
+            assert body["status"]["endReason"] == "WorkerLost"
+    finally:
+        server.close()
+        await server.wait_closed()
