@@ -133,7 +133,7 @@ def metrics() -> str:
 
 def command() -> str:
     """The help of the `parley` command and of every command below it."""
-    from parley_client.cli import app
+    from parley_client.cli.app import app
     from typer.main import get_command
     from typer.testing import CliRunner
 
