@@ -6,17 +6,11 @@ import logging
 from collections.abc import Iterable
 from dataclasses import replace
 
-from parley_operator.api.constants import AGENT, POOL, SECRET, SESSION
-from parley_operator.api.fields import FieldError
+from parley_operator.api.constants import SESSION
 from parley_operator.api.v1alpha1 import (
-    AgentSpec,
-    SessionSpec,
-    parse_agent_spec,
-    parse_pool_spec,
-    spec_of,
     text_at,
 )
-from parley_operator.domain.checks import Problem, problem_of
+from parley_operator.domain.checks import Problem
 from parley_operator.domain.decide import Act, Decision, after_refusal, decide
 from parley_operator.domain.ledger import Load
 from parley_operator.domain.model import (
@@ -31,17 +25,14 @@ from parley_operator.domain.model import (
 from parley_operator.domain.observation import Fate, Observation, Plan, Subject
 from parley_operator.domain.phases import EndReason
 from parley_operator.domain.subjects import (
-    PoolView,
     bound_placement,
-    make_plan,
-    secret_needed,
-    secret_view,
     subject_of,
 )
 from parley_operator.ports import Conflict
 
 from .context import Context
 from .line import PoolName, WaitingLine
+from .plans import gather_plan
 from .queue import DOOM, Key
 from .tickets import Ticket, ensure_ticket, read_ticket, secret_name, write_endpoint
 
@@ -126,7 +117,7 @@ class SessionReconciler:
         if subject.over or settled:
             self.line.leave(subject.uid)
             return seen
-        plan = problem or await self._plan(subject)
+        plan = problem or await gather_plan(self._context, subject)
         if isinstance(plan, Problem):
             self.line.leave(subject.uid)
             return replace(seen, plan=plan)
@@ -201,62 +192,6 @@ class SessionReconciler:
             self._by_worker.get(before.worker, {}).pop(uid, None)
         self._placements[uid] = placement
         self._by_worker.setdefault(placement.worker, {})[uid] = key
-
-    # -- the plan
-
-    async def _plan(self, subject: Subject) -> Plan | Problem:
-        spec = subject.spec
-        if spec is None:
-            return Problem("InvalidSpec", "spec: cannot be read")
-        agent = self._agent(subject, spec)
-        if isinstance(agent, Problem):
-            return agent
-        pool = self._pool(subject, spec)
-        if isinstance(pool, Problem):
-            return pool
-        try:
-            name = secret_needed(agent, spec)
-        except FieldError as error:
-            return problem_of(error)
-        # The trust rules that need no Secret come first: a session that breaks one makes nobody read any.
-        found = make_plan(subject, spec, agent, pool, None)
-        if not name or (isinstance(found, Problem) and found.reason != "SecretNotFound"):
-            return found
-        body = await self._context.store.get(SECRET, subject.namespace, name)
-        return make_plan(subject, spec, agent, pool, secret_view(body) if body else None)
-
-    def _agent(self, subject: Subject, spec: SessionSpec) -> AgentSpec | Problem:
-        if spec.agent is not None:
-            return spec.agent
-        body = self._context.cache.get(AGENT, subject.namespace, spec.agent_ref)
-        if body is None:
-            return Problem(
-                "AgentNotFound",
-                f"spec.agentRef.name: VoiceAgent {spec.agent_ref} does not exist in namespace "
-                f"{subject.namespace}; create it or name another",
-            )
-        try:
-            return parse_agent_spec(spec_of(body))
-        except FieldError as error:
-            return problem_of(error, "AgentInvalid", f"spec.agentRef: VoiceAgent {spec.agent_ref}: ")
-
-    def _pool(self, subject: Subject, spec: SessionSpec) -> PoolView | Problem:
-        reference = spec.pool
-        own = [subject.namespace, self._context.settings.default_pool_namespace]
-        namespaces = [reference.namespace] if reference.namespace else list(dict.fromkeys(own))
-        for namespace in namespaces:
-            body = self._context.cache.get(POOL, namespace, reference.name)
-            if body is None:
-                continue
-            try:
-                return PoolView(namespace, reference.name, parse_pool_spec(spec_of(body)))
-            except FieldError as error:
-                return problem_of(error, "PoolInvalid", f"spec.poolRef: VoiceWorkerPool {reference.name}: ")
-        return Problem(
-            "PoolNotFound",
-            f"spec.poolRef: VoiceWorkerPool {reference.name} does not exist in namespace "
-            f"{' or '.join(namespaces)}; create it or name another",
-        )
 
     # -- carrying out
 
@@ -478,7 +413,3 @@ def _fate(view: WorkerView | None, placement: Placement | None) -> Fate:
     if view.instance_id and view.instance_id != placement.instance_id:
         return Fate.RESTARTED
     return Fate.ANSWERS if view.answers else Fate.SILENT
-
-
-def pool_of(body: dict[str, object]) -> PoolName:
-    return text_at(body, "metadata", "namespace") or "default", text_at(body, "metadata", "name")

@@ -1,0 +1,70 @@
+"""What a session would run as: its agent, pool and Secret found, and every check passed."""
+
+from __future__ import annotations
+
+from parley_operator.api.constants import AGENT, POOL, SECRET
+from parley_operator.api.fields import FieldError
+from parley_operator.api.v1alpha1 import AgentSpec, SessionSpec, parse_agent_spec, parse_pool_spec, spec_of
+from parley_operator.domain.checks import Problem, problem_of
+from parley_operator.domain.observation import Plan, Subject
+from parley_operator.domain.subjects import PoolView, make_plan, secret_needed, secret_view
+
+from .context import Context
+
+
+async def gather_plan(context: Context, subject: Subject) -> Plan | Problem:
+    """The plan of a session that is to be placed, or what stands in its way. Raises `StoreError`."""
+    spec = subject.spec
+    if spec is None:
+        return Problem("InvalidSpec", "spec: cannot be read")
+    agent = _agent(context, subject, spec)
+    if isinstance(agent, Problem):
+        return agent
+    pool = _pool(context, subject, spec)
+    if isinstance(pool, Problem):
+        return pool
+    try:
+        name = secret_needed(agent, spec)
+    except FieldError as error:
+        return problem_of(error)
+    # The trust rules that need no Secret come first: a session that breaks one makes nobody read any.
+    found = make_plan(subject, spec, agent, pool, None)
+    if not name or (isinstance(found, Problem) and found.reason != "SecretNotFound"):
+        return found
+    body = await context.store.get(SECRET, subject.namespace, name)
+    return make_plan(subject, spec, agent, pool, secret_view(body) if body else None)
+
+
+def _agent(context: Context, subject: Subject, spec: SessionSpec) -> AgentSpec | Problem:
+    if spec.agent is not None:
+        return spec.agent
+    body = context.cache.get(AGENT, subject.namespace, spec.agent_ref)
+    if body is None:
+        return Problem(
+            "AgentNotFound",
+            f"spec.agentRef.name: VoiceAgent {spec.agent_ref} does not exist in namespace "
+            f"{subject.namespace}; create it or name another",
+        )
+    try:
+        return parse_agent_spec(spec_of(body))
+    except FieldError as error:
+        return problem_of(error, "AgentInvalid", f"spec.agentRef: VoiceAgent {spec.agent_ref}: ")
+
+
+def _pool(context: Context, subject: Subject, spec: SessionSpec) -> PoolView | Problem:
+    reference = spec.pool
+    own = [subject.namespace, context.settings.default_pool_namespace]
+    namespaces = [reference.namespace] if reference.namespace else list(dict.fromkeys(own))
+    for namespace in namespaces:
+        body = context.cache.get(POOL, namespace, reference.name)
+        if body is None:
+            continue
+        try:
+            return PoolView(namespace, reference.name, parse_pool_spec(spec_of(body)))
+        except FieldError as error:
+            return problem_of(error, "PoolInvalid", f"spec.poolRef: VoiceWorkerPool {reference.name}: ")
+    return Problem(
+        "PoolNotFound",
+        f"spec.poolRef: VoiceWorkerPool {reference.name} does not exist in namespace "
+        f"{' or '.join(namespaces)}; create it or name another",
+    )
