@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import grpc
 import grpc.aio
 import pytest
@@ -29,6 +30,7 @@ from parley_operator.config import load_settings
 from parley_operator.kube.login import from_kubeconfig
 from parley_operator.kube.store import KubeStore
 from parley_operator.ports import Conflict, Refused
+from prometheus_client.parser import text_string_to_metric_families
 
 POD, POOL, SESSION, AGENT, SECRET = "Pod", "VoiceWorkerPool", "VoiceSession", "VoiceAgent", "Secret"
 MERGE = {"apiVersion": "parley.dev/v1alpha1"}
@@ -376,3 +378,20 @@ async def test_the_charts_rights_are_enough(cluster: Cluster, tmp_path: Path) ->
 
         await until(retired, "the worker goes")
         assert 'code="403"' not in operator.metrics.render().decode()
+
+
+async def test_health_and_metrics_are_served(cluster: Cluster) -> None:
+    async with running(cluster) as operator, aiohttp.ClientSession() as http:
+        answers = {}
+        for path in ("healthz", "readyz", "metrics"):
+            async with http.get(f"http://127.0.0.1:{operator.port}/{path}") as answer:
+                answers[path] = (answer.status, await answer.text())
+        assert answers["healthz"] == (200, "ok\n")
+        assert answers["readyz"] == (200, "ok\n")
+        families = {family.name for family in text_string_to_metric_families(answers["metrics"][1])}
+        assert {
+            "parley_operator_admits",
+            "parley_operator_sessions",
+            "parley_operator_queue_depth",
+        } <= families
+        assert all(name.startswith("parley_operator_") for name in families)
