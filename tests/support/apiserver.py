@@ -78,8 +78,8 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path, seconds: float 
         if process.poll() is not None:
             break
         with contextlib.suppress(OSError, urllib.error.URLError):
-            kwargs = {"context": context} if url.startswith("https") else {}
-            with urllib.request.urlopen(request, timeout=2, **kwargs) as answer:
+            checked = context if url.startswith("https") else None
+            with urllib.request.urlopen(request, timeout=2, context=checked) as answer:
                 if answer.status == 200:
                     return
         time.sleep(0.2)
