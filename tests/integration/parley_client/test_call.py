@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
 from media_server_double import CuttableProxy, DoubleLeg, make_certificate, media_server
 from parley.media.v1 import media_pb2 as pb
@@ -34,7 +38,9 @@ from parley_client import (
     TlsError,
     UsageError,
     connect,
+    read_wav,
     resolve_address,
+    write_wav,
 )
 from parley_client.backoff import Backoff
 
@@ -390,3 +396,30 @@ async def test_bad_arguments() -> None:
         resolve_address("nowhere", TICKET)
     with pytest.raises(UsageError, match="ticket is empty"):
         resolve_address("127.0.0.1:1", " ")
+
+
+async def test_the_example_program(tmp_path: Path) -> None:
+    async def script(leg: DoubleLeg) -> None:
+        assert leg.start.ticket == TICKET
+        await leg.started()
+        for _ in range(10):
+            await leg.expect("audio")
+        said = {"type": "response.output_audio_transcript.done", "transcript": "Hello."}
+        await leg.event(1, said["type"], json.dumps(said))
+        await leg.ended()
+
+    question, answer = tmp_path / "q.wav", tmp_path / "a.wav"
+    write_wav(question, np.ones(16000, dtype=np.int16), 16000)
+    program = Path(__file__).parents[3] / "examples" / "call.py"
+    async with media_server(script) as server:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *map(str, (program, server.address, question, answer)),
+            env={**os.environ, "PARLEY_TICKET": TICKET},
+            stdout=asyncio.subprocess.PIPE,
+        )
+        async with asyncio.timeout(30):
+            out, _ = await process.communicate()
+    assert process.returncode == 0
+    assert out.decode().splitlines() == ["assistant: Hello.", "over: CallerHangup"]
+    assert read_wav(answer, 24000).size

@@ -13,8 +13,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from parley_client import MissingProgram, read_wav
+from parley_client import MissingProgram, read_wav, write_wav
 from parley_client.embedded.programs import find_program
 from parley_client.embedded.speech import speak
 
@@ -177,7 +178,7 @@ async def test_a_file_of_the_users_own_is_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "code", "words"),
     [
-        ("metadata: {name: own}", "metadata: {name: own}\nsped: {}", 2, "sped"),
+        ("    voice: rms", "    vioce: rms", 2, "vioce"),
         ("apiVersion: beta", "apiVersion: gamma", 2, "apiVersion"),
         ('"ws://127.0.0.1:1/v1/realtime"', '"ws://169.254.169.254/v1/realtime"', 4, "169.254.169.254"),
     ],
@@ -188,6 +189,7 @@ async def test_a_session_that_is_refused_is_explained(
     session, question = tmp_path / "session.yaml", tmp_path / "q.wav"
     assert old in OWN_SESSION
     session.write_text(OWN_SESSION.replace(old, new))
+    write_wav(question, np.ones(800, dtype=np.int16), 8000)
     arguments = ("run", "-f", str(session), "--audio", str(question), "--out", str(tmp_path / "a.wav"))
     async with parley(*arguments, "--json") as process:
         lines = [line async for line in lines_of(process)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import sys
@@ -11,6 +12,7 @@ from typing import Annotated, Final
 import typer
 
 from parley_client import __version__
+from parley_client.audio import read_wav
 from parley_client.errors import MissingProgram, UsageError
 from parley_client.formats import AudioFormat
 
@@ -159,6 +161,7 @@ def run(
         if local_provider not in ("auto", "always", "never"):
             raise UsageError(f"--local-provider {local_provider!r}: auto, always or never")
         manifests = read_manifests(file, session)
+        await asyncio.to_thread(read_wav, audio, 8000)  # a bad file is refused before anything is started
         conversation = ConversationOptions(
             format=AudioFormat.parse(format), answer_timeout=answer_timeout, linger=linger
         )

@@ -26,7 +26,7 @@ from .processes import Child, ChildSpec
 from .programs import find_program
 
 if TYPE_CHECKING:
-    from parley_operator.embedded import WorkerTarget
+    from parley_operator.embedded import EmbeddedControlPlane, WorkerTarget
 
 T = TypeVar("T")
 Step = Callable[[str], AbstractContextManager[None]]
@@ -122,7 +122,7 @@ class EmbeddedStack:
 
         hosts = {urlsplit(url).hostname or "" for url in provider_urls(manifests)}
         plane = EmbeddedControlPlane(
-            self.run_directory / "objects",
+            Path(tempfile.mkdtemp(prefix="objects-", dir=self.run_directory)),
             workers=[self._worker_target()],
             namespace=manifests.namespace,
             allowed_hosts=sorted({*LOCAL_HOSTS, "api.openai.com", *hosts} - {""}),
@@ -134,13 +134,14 @@ class EmbeddedStack:
         with self._step(f"apply VoiceSession {name} and wait until it is Ready"):
             try:
                 await plane.apply([*manifests.objects, manifests.session])
-                body = await plane.wait_phase(name, {"Ready"}, timeout=self.options.session_timeout)
+                body = await self._until_ready(plane, name)
             except InvalidObject as error:
                 raise UsageError(str(error)) from error
             except SessionEnded as error:
                 raise SessionNotReady(str(error), phase="Failed") from error
             except TimeoutError as error:
-                raise SessionNotReady(self._why_not_ready(plane.get("VoiceSession", name), name)) from error
+                why = refusal(plane.get("VoiceSession", name)) or "the time is up"
+                raise SessionNotReady(f"VoiceSession {name} is not Ready: {why}") from error
         ticket = plane.ticket(name)
         if ticket is None:
             raise ParleyError(f"VoiceSession {name} is Ready and has no ticket Secret")
@@ -302,14 +303,37 @@ class EmbeddedStack:
         self._provider_url = str(child.ready["listening"])
         return self._provider_url
 
-    @staticmethod
-    def _why_not_ready(body: Mapping[str, object] | None, name: str) -> str:
-        status = (body or {}).get("status")
-        conditions = status.get("conditions") if isinstance(status, dict) else None
-        for condition in conditions or []:
-            if condition.get("status") == "False" and condition.get("message"):
-                return f"VoiceSession {name} is not Ready: {condition.get('reason')}: {condition['message']}"
-        return f"VoiceSession {name} was not Ready in time"
+    async def _until_ready(self, plane: EmbeddedControlPlane, name: str) -> Mapping[str, object]:
+        """Wait for Ready; nobody will mend a session that is not accepted, so that ends the wait early."""
+        ready = asyncio.ensure_future(plane.wait_phase(name, {"Ready"}, timeout=self.options.session_timeout))
+        refused_for = 0.0
+        try:
+            while not ready.done():
+                await asyncio.wait([ready], timeout=0.25)
+                accepted = condition(plane.get("VoiceSession", name), "Accepted")
+                refused_for = refused_for + 0.25 if accepted.get("status") == "False" else 0.0
+                if refused_for > 1.5 and not ready.done():
+                    raise TimeoutError
+            return ready.result()
+        finally:
+            ready.cancel()
+            await asyncio.wait([ready])
+
+
+def condition(body: Mapping[str, object] | None, type: str) -> Mapping[str, object]:
+    """Return a condition of a status, empty when it is not there."""
+    status = (body or {}).get("status")
+    found = status.get("conditions") if isinstance(status, dict) else None
+    return next((c for c in found or [] if c.get("type") == type), {})
+
+
+def refusal(body: Mapping[str, object] | None) -> str:
+    """Return reason and message of the condition that keeps a session from being Ready."""
+    for type in ("Accepted", "Placed"):
+        found = condition(body, type)
+        if found.get("status") == "False" and found.get("message"):
+            return f"{found.get('reason')}: {found['message']}"
+    return ""
 
 
 async def _listens(url: str) -> bool:
