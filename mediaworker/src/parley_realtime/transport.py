@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import socket as sockets
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import (
@@ -38,6 +38,23 @@ class _Connect(connect):
         return exc
 
 
+def _guarded(allow_address: Callable[[str], bool]) -> type[ClientConnection]:
+    """A connection that asks about the address the name led to before a byte of the request is sent."""
+
+    class GuardedConnection(ClientConnection):
+        async def handshake(self, *args: Any, **kwargs: Any) -> None:
+            peer = self.transport.get_extra_info("peername")
+            if peer is not None and not allow_address(str(peer[0])):
+                raise UnavailableError(
+                    f"the provider's host name leads to {peer[0]}, which is not allowed",
+                    code="address_refused",
+                    retryable=False,
+                )
+            await super().handshake(*args, **kwargs)
+
+    return GuardedConnection
+
+
 async def open_socket(
     url: str,
     headers: Mapping[str, str],
@@ -48,6 +65,7 @@ async def open_socket(
     ping_timeout: float | None,
     close_timeout: float,
     max_frame_bytes: int,
+    allow_address: Callable[[str], bool] | None,
     secrets: tuple[str, ...],
 ) -> ClientConnection:
     """An open WebSocket; ProviderError when there is none. The caller sets the deadline by cancelling."""
@@ -58,6 +76,7 @@ async def open_socket(
             additional_headers=dict(headers),
             user_agent_header="parley-realtime",
             compression=None,
+            create_connection=None if allow_address is None else _guarded(allow_address),
             logger=_socket_logger,
             proxy=proxy,
             open_timeout=None,

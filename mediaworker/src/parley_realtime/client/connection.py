@@ -257,6 +257,7 @@ class Connection:
             ping_timeout=p.ping_timeout,
             close_timeout=p.close_timeout,
             max_frame_bytes=p.max_frame_bytes,
+            allow_address=p.allow_address,
             secrets=self._secrets,
         )
         self._socket = socket

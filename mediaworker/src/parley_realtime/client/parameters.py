@@ -53,6 +53,7 @@ class RealtimeAPIClientParameters:
     statistics: log the counters once, at close. trace: append every frame to this file, keys and audio left
     out.
     privacy: log nothing about the connection; excludes trace.
+    allow_address: asked with the IP address that was connected to, before the key is sent; False refuses it.
     proxy: None connects directly, True takes the proxy of the environment, a string is its URL.
     """
 
@@ -72,6 +73,7 @@ class RealtimeAPIClientParameters:
     safety_identifier: str | None = None
     ssl: ssl.SSLContext | None = None
     proxy: Literal[True] | str | None = field(default=None, repr=False)
+    allow_address: Callable[[str], bool] | None = None
     connect_timeout: float = 15.0
     close_timeout: float = 1.0
     send_timeout: float = 20.0
