@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,9 @@ from parley_client import (
     CallOptions,
     ConversationEvent,
     MissingProgram,
+    ParleyError,
     Playout,
+    ProcessDied,
     Reconnecting,
     SessionNotReady,
     Started,
@@ -32,6 +36,7 @@ from parley_client import (
     resolve_address,
     write_wav,
 )
+from parley_client.embedded.processes import Child, ChildSpec
 from parley_client.embedded.programs import find_program
 from parley_client.session_events import read_events
 
@@ -194,3 +199,53 @@ async def parley(*arguments: str) -> tuple[int, list[dict[str, Any]]]:
             process.kill()
             await process.wait()
     return process.returncode or 0, [json.loads(line) for line in out.decode().splitlines()]
+
+
+async def test_provider_serve_listens_until_it_is_interrupted() -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "parley_client", "provider", "serve", "--port", "0"),
+        *("--voice", "tones", "--recognizer", "tones", "--vad", "energy"),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(30):
+            url = json.loads(await process.stdout.readline())["listening"]
+            assert url.startswith("ws://127.0.0.1:")
+            process.send_signal(signal.SIGINT)
+            await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+    assert process.returncode in (0, 130, -signal.SIGINT)
+
+
+async def test_a_worker_that_dies_while_a_session_is_opened_is_named(tmp_path: Path) -> None:
+    async with tones_stack(tmp_path / "run") as stack:
+        worker = next(child for child in stack.children if child.spec.name == "media worker")
+        os.kill(worker.pid, signal.SIGKILL)
+        with pytest.raises(ProcessDied, match="media worker was killed by signal 9"):
+            await stack.guard(stack.open_session(manifests()))
+
+
+async def test_a_child_that_does_not_start_is_explained(tmp_path: Path) -> None:
+    silent = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with pytest.raises(ParleyError, match="silent was not ready within"):
+        await Child.start(ChildSpec("silent", silent, ready_timeout=0.3), tmp_path)
+    dying = [sys.executable, "-c", "import sys; sys.exit('no disk left')"]
+    with pytest.raises(ProcessDied, match=r"(?s)dying exited with status 1.*no disk left"):
+        await Child.start(ChildSpec("dying", dying), tmp_path)
+    babbling = [sys.executable, "-c", "import time; print('hello', flush=True); time.sleep(60)"]
+    with pytest.raises(ParleyError, match="babbling printed no JSON object"):
+        await Child.start(ChildSpec("babbling", babbling), tmp_path)
+    with pytest.raises(ProcessDied, match="no-such-program"):
+        await Child.start(ChildSpec("absent", ["no-such-program"]), tmp_path)
+    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    stubborn += "; print('{}', flush=True); time.sleep(60)"
+    child = await Child.start(
+        ChildSpec("stubborn", [sys.executable, "-c", stubborn], stop_timeout=0.3), tmp_path
+    )
+    await child.stop()
+    with pytest.raises(ProcessLookupError):
+        os.kill(child.pid, 0)

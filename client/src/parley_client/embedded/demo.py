@@ -80,7 +80,7 @@ async def run_session(
     options: ConversationOptions | None = None,
 ) -> RunResult:
     """Run one session of the stack: the WAV in, the answer recorded, events and metrics at the end."""
-    target = await stack.open_session(manifests)
+    target = await stack.guard(stack.open_session(manifests))
 
     async def talk() -> RunResult:
         presenter.heading("The conversation")
