@@ -128,8 +128,8 @@ async def media_server(
         yield double
     finally:
         await server.stop(0)
-    for failure in double.failures:
-        raise failure
+        for failure in double.failures:
+            raise failure
 
 
 class CuttableProxy:

@@ -103,6 +103,7 @@ class Call:
         self._media_bytes = 0
         self._audio: deque[bytes] = deque()
         self._control: deque[pb.ConverseRequest] = deque()
+        self._hangup: pb.ConverseRequest | None = None
         self._events: deque[Event] = deque()
         self._outgoing = asyncio.Event()
         self._incoming = asyncio.Event()
@@ -175,13 +176,13 @@ class Call:
         self._send(pb.ConverseRequest(clear=pb.ClearRequest()))
 
     async def hang_up(self, note: str = "") -> Ended | None:
-        """End the session and wait for its last word, `hangup_timeout` seconds at most.
+        """End the session behind the audio already queued; wait for its last word.
 
-        Idempotent. Returns None when the end was not confirmed in time.
+        Waits `hangup_timeout` seconds at most. Idempotent. Returns None when the end was not confirmed.
         """
         if self.state in (CallState.ATTACHED, CallState.RESUMING):
-            if len(self._control) < CONTROL_QUEUE:
-                self._send(pb.ConverseRequest(hangup=pb.Hangup(note=note[:200])))
+            self._hangup = pb.ConverseRequest(hangup=pb.Hangup(note=note[:200]))
+            self._outgoing.set()
             try:
                 async with asyncio.timeout(self.options.hangup_timeout):
                     await self._over.wait()
@@ -386,15 +387,26 @@ class Call:
 
     async def _write(self, leg: Leg) -> str:
         while True:
-            while self._control or self._audio:
+            while self._control or self._audio or self._hangup is not None:
                 if self._control:
-                    await leg.write(self._control[0])
-                    self._control.popleft()
-                else:
+                    await self._write_control(leg)
+                elif self._audio:
                     await leg.write(self._next_frame())
                     self.stats.frames_sent += 1
+                elif self._hangup is not None:
+                    await leg.write(self._hangup)
+                    self._hangup = None
             self._outgoing.clear()
             await self._outgoing.wait()
+
+    async def _write_control(self, leg: Leg) -> None:
+        """Write one message; one that was not taken goes out first on the next leg."""
+        request = self._control.popleft()
+        try:
+            await leg.write(request)
+        except BaseException:
+            self._control.appendleft(request)
+            raise
 
     def _next_frame(self) -> pb.ConverseRequest:
         payload = self._audio.popleft()
