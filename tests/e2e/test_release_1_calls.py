@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from cluster_fixture import ClusterError, wait_for
-from e2e_release import ADMIN, MEDIA, OPERATOR_PORT, Release, condition, moved, pool, session
+from e2e_calls import reach, resolve
+from e2e_release import ADMIN, OPERATOR_PORT, Release, condition, moved, pool, session
 from nats_reader import Record, check_complete, events_of, journal_of
-from parley_client import Target, resolve_cluster
+from parley_client import Target
 from speech import code_phrase, random_code
 from spoken import Answer, Caller, check_gapless, heard_digits
 
@@ -55,19 +55,6 @@ class Party:
     moved: dict[str, dict[str, float]]
 
 
-def reach(release: Release, target: Target, outside: bool) -> contextlib.AbstractContextManager[Target]:
-    """The target as this process reaches it: nodes directly, pods where their network can be reached."""
-    if outside or release.cluster.own:
-        return contextlib.nullcontext(target)
-
-    @contextlib.contextmanager
-    def forwarded() -> Any:
-        with release.address(target.worker, MEDIA) as address:
-            yield replace(target, address=address)
-
-    return forwarded()
-
-
 def scrape(release: Release) -> dict[str, dict[str, float]]:
     found = {"operator": release.metrics(release.operator(), OPERATOR_PORT)}
     for name in POOLS:
@@ -77,11 +64,8 @@ def scrape(release: Release) -> dict[str, dict[str, float]]:
 
 async def call(release: Release, name: str, folder: Path) -> Call:
     digits = random_code()
-    await asyncio.to_thread(release.wait_phase, name, "Ready")
-    target = await resolve_cluster(
-        name, namespace=release.namespace, kubeconfig=release.cluster.kubeconfig, wait=10
-    )
-    with reach(release, target, name == "outside") as reached:
+    target = await resolve(release, name)
+    with reach(release, target, outside=name == "outside") as reached:
         async with Caller(reached, FORMATS[name], folder / f"{name}.wav") as caller:
             answer = await caller.ask(code_phrase(digits))
     final = await asyncio.to_thread(release.wait_phase, name, "Completed", timeout=20)

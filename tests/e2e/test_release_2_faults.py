@@ -6,14 +6,14 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 import yaml
 from cluster_fixture import ClusterError, wait_for
+from e2e_calls import calling
 from e2e_release import (
     ADMIN,
     RELEASE,
@@ -26,14 +26,11 @@ from e2e_release import (
     session,
 )
 from nats_reader import check_complete, events_of, journal_of
-from parley_client import resolve_cluster
 from speech import code_phrase, random_code
-from spoken import Answer, Caller, check_gapless
+from spoken import Answer, check_gapless
 
 LOST_WITHIN = 10.0
 NATS_DOWN_FOR = 30.0
-
-needs_own_network = "pods of another cluster are reached by a forwarded port, which dies with the worker"
 
 
 @pytest.fixture(scope="module")
@@ -45,30 +42,12 @@ def pools(release: Release) -> Iterator[dict[str, dict[str, Any]]]:
     release.kubectl("delete", "voiceworkerpool", *names)
 
 
-@contextlib.asynccontextmanager
-async def calling(
-    release: Release, name: str, folder: Path, *, format: str = "g711_ulaw", resume: bool = True, **spec: Any
-) -> AsyncIterator[Caller]:
-    """A session applied and a caller attached to it."""
-    await asyncio.to_thread(release.apply, session(name, **spec))
-    await asyncio.to_thread(release.wait_phase, name, "Ready")
-    target = await resolve_cluster(
-        name, namespace=release.namespace, kubeconfig=release.cluster.kubeconfig, wait=10
-    )
-    async with Caller(target, format, folder / f"{name}.wav", resume=resume) as caller:
-        yield caller
-
-
-@pytest_asyncio.fixture(autouse=True)
-async def reachable(release: Release) -> None:
-    if not release.cluster.own:
-        pytest.skip(needs_own_network)
-
-
 @pytest.mark.parametrize("fault", ["kill", "delete"])
 async def test_a_lost_worker_is_told_within_ten_seconds(
     release: Release, pools: dict[str, dict[str, Any]], tmp_path: Path, fault: str
 ) -> None:
+    if not release.cluster.own:
+        pytest.skip("a worker's processes can be killed on the own cluster's node only")
     pod = pools[fault]
     async with calling(release, f"lost-{fault}", tmp_path, resume=False, poolRef={"name": fault}) as caller:
         await asyncio.to_thread(release.wait_phase, f"lost-{fault}", "Active", timeout=15)
@@ -337,3 +316,5 @@ async def test_a_secret_goes_nowhere_it_may_not_go(release: Release, trap: str) 
             for record in await journal_of(url, release.namespace, uid):
                 assert key not in record.text
     await asyncio.to_thread(release.kubectl, "delete", "voicesession", "allowed")
+    held = [name for name, (_, holder, _) in cases.items() if holder]
+    await asyncio.to_thread(release.kubectl, "delete", "secret", "allowed", *held)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
 import pytest
 from cluster_fixture import ClusterError, wait_for
+from e2e_calls import calling
 from e2e_release import ADMIN, CRDS, OPERATOR_PORT, RELEASE, Release, session
+from parley_client import Draining
 
 # What every namespace has, what belongs to this test, and what only tells of the past.
 NOT_OURS = {
-    "configmaps": {"kube-root-ca.crt"},
-    "serviceaccounts": {"default"},
-    "persistentvolumeclaims": {"nats-data", f"data-{RELEASE}-nats-0"},
+    "configmap/kube-root-ca.crt",
+    "serviceaccount/default",
+    "persistentvolumeclaim/nats-data",
+    f"persistentvolumeclaim/data-{RELEASE}-nats-0",
 }
 PAST = {"events", "events.events.k8s.io"}
 
@@ -56,29 +62,34 @@ def test_deleting_a_pool_removes_its_workers(busy: Release) -> None:
     assert busy.wait_workers("default")
 
 
-def test_uninstalling_leaves_only_the_definitions(busy: Release) -> None:
-    cluster, namespace = busy.cluster, busy.namespace
-    busy.uninstall()
+async def test_uninstalling_ends_calls_first_and_leaves_only_the_definitions(
+    busy: Release, tmp_path: Path
+) -> None:
+    """The pool drains while the operator is there to record it; then everything of the release goes."""
+    cluster = busy.cluster
+    async with calling(busy, "last-call", tmp_path) as caller:
+        uninstalling = asyncio.create_task(asyncio.to_thread(busy.uninstall))
+        ended = await caller.wait_ended(timeout=60)
+        await uninstalling
+    assert ended.reason == "DrainDeadline"
+    assert any(isinstance(event, Draining) for event in caller.others)
+    record = busy.session("last-call")["status"]
+    assert (record["phase"], record["endReason"]) == ("Failed", "DrainDeadline"), record
+    busy.kubectl("delete", "voicesessions,voiceagents", "--all")
+
     kinds = cluster.kubectl("api-resources", "--verbs=list", "--namespaced", "-o", "name").split()
+    looked_at = ",".join(sorted(set(kinds) - PAST))
 
     def leftovers() -> list[str]:
-        found = []
-        for kind in kinds:
-            if kind in PAST:
-                continue
-            names = cluster.kubectl("-n", namespace, "get", kind, "-o", "name").split()
-            short = {name.partition("/")[2] for name in names}
-            found += [f"{kind}/{name}" for name in short - NOT_OURS.get(kind, set())]
-        return found
+        names = busy.kubectl("get", looked_at, "-o", "name").split()
+        return [name for name in names if name not in NOT_OURS]
 
     try:
-        wait_for(lambda: not leftovers(), "an empty namespace", timeout=90, every=2)
+        await asyncio.to_thread(wait_for, lambda: not leftovers(), "an empty namespace", timeout=60, every=1)
     except AssertionError as error:
         raise AssertionError(f"left behind: {leftovers()}") from error
-    everywhere = cluster.kubectl(
-        "get", "clusterroles,clusterrolebindings", "-l", f"app.kubernetes.io/instance={RELEASE}", "-o", "name"
-    )
-    assert everywhere == ""
+    label = f"app.kubernetes.io/instance={RELEASE}"
+    assert cluster.kubectl("get", "clusterroles,clusterrolebindings", "-l", label, "-o", "name") == ""
     for crd in CRDS:
         assert cluster.get("crd", crd)["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
     cluster.kubectl("delete", "crd", *CRDS, timeout=120)
