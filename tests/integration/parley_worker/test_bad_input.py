@@ -117,6 +117,24 @@ async def test_credential_of_another_session() -> None:
         assert await refused(host, first) == ("PERMISSION_DENIED", "other-session", "start.session_uid")
 
 
+async def test_a_resume_token_is_good_until_the_one_that_it_gave_is_used() -> None:
+    async with ready() as (host, config, _):
+        async with calling(host, start(config)) as caller:
+            first = (await caller.expect("started")).resume_token
+        async with calling(host, start(resume_token=first)) as lost:
+            # Its Started is as good as lost: the caller comes back with the token that it has.
+            await lost.expect("started")
+            async with calling(host, start(resume_token=first)) as again:
+                second = (await again.expect("started")).resume_token
+                error = await lost.ended()
+                assert error is not None
+                assert error.code().name == "ABORTED"
+        async with calling(host, start(resume_token=second)) as back:
+            await back.expect("started")
+            assert (await refused(host, start(resume_token=first)))[1] == "resume-token-unknown"
+            assert host.report(config).state is SessionState.ACTIVE
+
+
 async def test_resume_token_unknown() -> None:
     async with ready() as (host, _, _):
         first = start(resume_token="stolen")

@@ -159,11 +159,14 @@ async def test_a_watch_begins_with_everything_and_tells_every_change(provider: s
         first = await stream.read()
         assert first.sequence == 1
         assert first.snapshot.worker.state == pb.WORKER_STATE_READY
-        assert [s.session.session_uid for s in first.snapshot.sessions] == ["a"]
-        ready = await until(stream, lambda m: m.session.state == pb.SESSION_STATE_READY)
-        assert ready.session.endpoint == worker.media_address
-        assert ready.session.web_socket_id
-        request = pb.TerminateRequest(session=ready.session.session, fence=operator.fence())
+        (ready,) = first.snapshot.sessions
+        assert ready.session.session_uid == "a"
+        if ready.state != pb.SESSION_STATE_READY:
+            change = await until(stream, lambda m: m.session.state == pb.SESSION_STATE_READY)
+            ready = change.session
+        assert ready.endpoint == worker.media_address
+        assert ready.web_socket_id
+        request = pb.TerminateRequest(session=ready.session, fence=operator.fence())
         assert (await operator.stub.Terminate(request)).found
         ended = await until(stream, lambda m: m.session.state == pb.SESSION_STATE_ENDED)
         assert ended.session.end_reason == "Terminated"

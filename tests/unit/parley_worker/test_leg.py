@@ -64,7 +64,9 @@ async def test_a_clear_overtakes_audio_and_its_marks_but_no_event() -> None:
     leg.send_audio(FRAME)
     leg.send(MARK)
     leg.send(fx.ConversationEvent(1, 1, "t", "{}"))
-    leg.drop_audio()
+    leg.send_audio(OutFrame(bytes(100), "i", 0, 1, 40.5))
+    leg.send_audio(OutFrame(bytes(100), "j", 1, 1, 0))
+    assert leg.drop_audio() == {("i", 0): 0, ("j", 1): 0}
     leg.send(CLEAR)
     leg.send_audio(FRAME)
     stream = await drained(leg, Stream())

@@ -170,3 +170,46 @@ def test_a_burst_is_allowed_and_a_higher_rate_is_not() -> None:
     steady = InputPath(PCM24, PCM24, burst=1.0)
     for n in range(500):
         assert steady.accept(pcm(20), n + 1, n * 0.02) == pcm(20)
+
+
+def test_two_answers_that_come_by_turns_keep_their_epochs_and_positions() -> None:
+    path = output()
+    for _ in range(3):
+        path.push(pcm(40), "r1", "i1", 0, 10.0)
+        path.push(pcm(40), "r2", "i2", 0, 10.0)
+    path.end_part("r1", "i1", 0)
+    path.end_part("r2", "i2", 0)
+    frames = [item for _, item in play(path, 10.0, 11.0) if isinstance(item, OutFrame)]
+    assert {(f.item_id, f.epoch) for f in frames} == {("i1", 1), ("i2", 2)}
+    for item in ("i1", "i2"):
+        assert [f.position_ms for f in frames if f.item_id == item] == [0, 20, 40, 60, 80, 100]
+    assert path.clear(()) == 2
+
+
+def test_a_part_that_goes_on_after_another_goes_on_where_it_was() -> None:
+    path = output()
+    path.push(pcm(40), "r1", "i1", 0, 10.0)
+    path.push(pcm(40), "r2", "i2", 0, 10.0)
+    first = [item for _, item in play(path, 10.0, 10.2) if isinstance(item, OutFrame)]
+    path.push(pcm(40), "r1", "i1", 0, 10.3)
+    path.end_part("r1", "i1", 0)
+    later = [item for _, item in play(path, 10.3, 10.6) if isinstance(item, OutFrame)]
+    assert [f.position_ms for f in first if f.item_id == "i1"] == [0, 20]
+    assert [f.position_ms for f in later if f.item_id == "i1"] == [40, 60]
+
+
+def test_what_an_answer_sends_after_its_clear_is_dropped_even_when_nothing_of_it_waited() -> None:
+    path = output()
+    path.push(pcm(20), "r", "i", 0, 10.0)
+    assert [item for _, item in play(path, 10.0, 10.1) if isinstance(item, OutFrame)]
+    path.clear(())
+    path.push(pcm(20), "r", "i", 0, 10.2)
+    assert play(path, 10.2, 10.4) == []
+    assert path.muted_chunks == 1
+
+
+def test_too_many_parts_do_not_fit_however_small_they_are() -> None:
+    path = output()
+    fits = [path.push(pcm(1), "r", f"i{n}", 0, 10.0) for n in range(1025)]
+    assert fits == [True] * 1024 + [False]
+    assert path.waiting_frames == 52

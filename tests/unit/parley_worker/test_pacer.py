@@ -111,3 +111,17 @@ def test_a_clock_may_cancel_or_move_itself_while_it_ticks(loop: Loop) -> None:
     loop.advance(10.0)
     assert calls == ["first", "second"]
     assert len(pacer) == 0
+
+
+def test_a_clock_that_fails_stops_alone(loop: Loop, caplog: pytest.LogCaptureFixture) -> None:
+    def broken(_: float) -> float:
+        raise RuntimeError("a bug")
+
+    pacer, log = Pacer(), list[tuple[str, float]]()
+    name, tick = every(0.02, log, "b", loop)
+    pacer.schedule("a", 0.0, broken)
+    pacer.schedule(name, 0.0, tick)  # type: ignore[arg-type]
+    loop.advance(0.1)
+    assert len(log) >= 5
+    assert len(pacer) == 1
+    assert "a playout clock failed" in caplog.text

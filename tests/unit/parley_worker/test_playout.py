@@ -188,3 +188,37 @@ class Ledger(RuleBasedStateMachine):
 
 TestLedger = Ledger.TestCase
 TestLedger.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_an_answer_that_begins_before_the_word_on_the_last_one_keeps_its_clock() -> None:
+    ledger = spoken(30_000, sent=30_000, burst=True)
+    ledger.done(KEY)
+    ledger.stop(102)
+    ledger.received(NEXT, 2, 5000, 102.05)
+    ledger.sent(NEXT, 0, 5000, 102.05)
+    assert [c.audio_end_ms for c in ledger.cut(1, None, 102)] == [2000]
+    assert ledger.playing_until() == 107.05
+    (cut,) = ledger.cut(2, None, 104.05)
+    assert (cut.item_id, cut.audio_end_ms) == ("item_2", 2000)
+
+
+def test_what_was_thrown_away_before_it_left_was_not_sent() -> None:
+    ledger = spoken(5000, sent=5000, burst=True)
+    ledger.acknowledge(KEY, 4000, "progress")
+    ledger.unsent(KEY, 300)
+    ledger.unsent(("another", 0), 0)
+    assert ledger.cut(1, Heard("item_1", 0, 4000), 110)[0].audio_end_ms == 300
+
+
+def test_less_than_a_resamplers_rounding_is_not_unheard() -> None:
+    ledger = spoken(1000, sent=980)
+    ledger.done(KEY)
+    ledger.sent(KEY, 980, 19.5, 100.98)
+    assert not ledger.unheard(101.5)
+
+
+def test_the_epoch_is_the_latest_of_those_that_speak_by_turns() -> None:
+    ledger = PlayoutLedger()
+    ledger.received(KEY, 2, 20, 100)
+    ledger.received(NEXT, 1, 20, 100)
+    assert ledger.epoch == 2

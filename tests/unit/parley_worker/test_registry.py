@@ -47,7 +47,7 @@ class FakeRunner:
     def __init__(self, config: SessionConfig, registry: Registry) -> None:
         self.config, self._registry = config, registry
         self.report = SessionReport(config.key, SessionState.CONNECTING)
-        self.resume_sha256 = b""
+        self.resume_sha256: tuple[bytes, ...] = ()
         self.announced: list[float] = []
         self._over = asyncio.Event()
         self.crash = False
@@ -147,12 +147,16 @@ async def test_callers_find_sessions_by_what_they_hold() -> None:
     assert registry.find_by_uid("a") is runner
     assert registry.find_by_ticket(b"") is None
     assert registry.find_by_resume(b"") is None
-    runner.resume_sha256 = b"r1"
+    runner.resume_sha256 = (b"r1",)
     runner.say(state=SessionState.ACTIVE)
     assert registry.find_by_resume(b"r1") is runner
-    runner.resume_sha256 = b"r2"
+    runner.resume_sha256 = (b"r2", b"r1")
+    runner.say()
+    assert registry.find_by_resume(b"r1") is runner
+    runner.resume_sha256 = (b"r3", b"r2")
     runner.say()
     assert registry.find_by_resume(b"r1") is None
+    assert registry.find_by_resume(b"r3") is runner
     assert registry.find_by_resume(b"r2") is runner
     runner.terminate(EndReason.TERMINATED, "")
     for found in (

@@ -112,7 +112,7 @@ class Admission:
         self._state = WorkerState.STARTING
         self._epoch = 0
         self._live: dict[str, int] = {}
-        self._leaving = 0
+        self._leaving: set[tuple[str, int]] = set()
         self._ended: EndedMemory[int] = EndedMemory()
 
     @property
@@ -122,7 +122,7 @@ class Admission:
     @property
     def sessions(self) -> int:
         """Places taken, those of replaced attempts that have not ended yet included."""
-        return len(self._live) + self._leaving
+        return len(self._live) + len(self._leaving)
 
     def become(self, state: WorkerState) -> bool:
         """Move to `state`; false when the worker is already there or past it."""
@@ -180,7 +180,7 @@ class Admission:
                 RefusalReason.FULL, f"all {self.capacity} places of the worker are taken: try another one"
             )
         if held is not None:
-            self._leaving += 1
+            self._leaving.add((uid, held))
         self._live[uid] = attempt
         return Place(new=True, replaces=held is not None)
 
@@ -190,5 +190,5 @@ class Admission:
         if held == attempt:
             del self._live[uid]
             self._ended.put(uid, attempt, now)
-        elif held is not None and attempt < held and self._leaving:
-            self._leaving -= 1
+        else:
+            self._leaving.discard((uid, attempt))

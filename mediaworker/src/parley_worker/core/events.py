@@ -58,6 +58,7 @@ class AttachRequest:
     playout_buffer_ms: int = 0
     last_event_sequence: int = 0
     session_uid: str = ""
+    credential_sha256: bytes = field(default=b"", repr=False)
 
 
 # What a caller says

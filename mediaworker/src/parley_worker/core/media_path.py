@@ -5,6 +5,7 @@ The session steers it (attach, clear, detach); it decides nothing about the conv
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ MAX_INPUT_FRAME_MS = 1000
 BURST_FRAME_MS = 100
 CATCH_UP_SECONDS = 0.2
 MUTED_RESPONSES = 64
+MAX_WAITING_PARTS = 1024
 
 
 class PlayoutMode(Enum):
@@ -129,8 +131,8 @@ class OutputPath:
 
     Audio waits in the provider's format and is converted when it is due, so a caller that comes back with
     another
-    format goes on where it was. `push` tells when more than `max_bytes` wait: then the answer has to be
-    cancelled.
+    format goes on where it was. `push` tells when more than `max_bytes` wait (or too many parts): then the
+    answer has to be cancelled.
     """
 
     def __init__(
@@ -142,7 +144,7 @@ class OutputPath:
         self._max = max_bytes
         self._parts: deque[_Part] = deque()
         self._muted: deque[str] = deque(maxlen=MUTED_RESPONSES)
-        self._response = ""
+        self._epochs: dict[str, int] = {}
         self._leg: AudioFormat | None = None
         self._mode = PlayoutMode.REALTIME
         self._convert: Converter | None = None
@@ -171,20 +173,28 @@ class OutputPath:
         if response_id in self._muted:
             self.muted_chunks += 1
             return True
-        if response_id != self._response:
-            self._response = response_id
-            self.epoch += 1
+        epoch = self._epoch_of(response_id)
         key = (item_id, content_index)
-        self._ledger.received(key, self.epoch, self._provider.ms(len(payload)), now)
+        before = self._ledger.received(key, epoch, self._provider.ms(len(payload)), now)
         if not self._parts and self._due is not None and self._due < now:
             self._due = None
-        part = self._parts[-1] if self._parts else None
-        if part is None or part.key != key or part.done:
-            part = _Part(key, response_id, self.epoch)
+        part = next((p for p in reversed(self._parts) if p.key == key), None)
+        if part is None or part.done or part.flushed:
+            part = _Part(key, response_id, epoch, taken=before, position=before)
             self._parts.append(part)
         part.data += payload
         self.bytes += len(payload)
-        return self.bytes <= self._max
+        return self.bytes <= self._max and len(self._parts) <= MAX_WAITING_PARTS
+
+    def _epoch_of(self, response_id: str) -> int:
+        """One more for each response; two that speak by turns keep theirs."""
+        epoch = self._epochs.get(response_id)
+        if epoch is None:
+            self.epoch += 1
+            epoch = self._epochs[response_id] = self.epoch
+            while len(self._epochs) > MUTED_RESPONSES:
+                del self._epochs[next(iter(self._epochs))]
+        return epoch
 
     def end_part(self, response_id: str, item_id: str, content_index: int) -> None:
         """The provider has sent all audio of a part."""
@@ -198,7 +208,8 @@ class OutputPath:
 
     def clear(self, responses: Iterable[str]) -> int:
         """Drop everything that waits and what these answers still send; gives the epoch to clear up to."""
-        for response in {*responses, *(p.response_id for p in self._parts)}:
+        latest = [response for response, epoch in self._epochs.items() if epoch == self.epoch]
+        for response in {*responses, *latest, *(p.response_id for p in self._parts)}:
             if response and response not in self._muted:
                 self._muted.append(response)
         self._parts.clear()
@@ -211,6 +222,11 @@ class OutputPath:
     @property
     def waiting(self) -> bool:
         return bool(self._parts)
+
+    @property
+    def waiting_frames(self) -> int:
+        """Frames of 20 ms that wait, the last one perhaps shorter."""
+        return math.ceil(self._provider.ms(self.bytes) / FRAME_MS)
 
     def next_due(self, now: float) -> float | None:
         """When `take` has something; None while nothing waits or nobody is attached."""

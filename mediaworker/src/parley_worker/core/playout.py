@@ -84,17 +84,20 @@ class PlayoutLedger:
         self._segments: deque[_Segment] = deque()
         self.buffer_ms = 0
         self.epoch = 0
+        self.received_at = 0.0
 
-    def received(self, key: PartKey, epoch: int, duration_ms: float, now: float) -> None:
-        """Audio of a part came from the provider."""
+    def received(self, key: PartKey, epoch: int, duration_ms: float, now: float) -> float:
+        """Audio of a part came from the provider; gives where in the part it begins."""
+        self.received_at = now
         part = self._parts.get(key)
         if part is None:
             self._forget(now)
-            self.epoch = epoch
+            self.epoch = max(self.epoch, epoch)
             part = self._parts[key] = _Part(epoch)
             while len(self._parts) > MAX_PARTS:
                 self._parts.popitem(last=False)
         part.received += duration_ms
+        return part.received - duration_ms
 
     def done(self, key: PartKey) -> None:
         """The provider has sent all of a part."""
@@ -120,6 +123,20 @@ class PlayoutLedger:
         while len(self._segments) > 4 * MAX_PARTS:
             self._segments.popleft()
 
+    def unsent(self, key: PartKey, position_ms: float) -> None:
+        """A part's audio from there on was thrown away before it left."""
+        part = self._parts.get(key)
+        if part is not None:
+            part.sent = min(part.sent, position_ms)
+            part.acked = min(part.acked, part.sent)
+
+    def stop(self, now: float) -> None:
+        """The caller's player throws away what it holds: nothing sent so far is heard after `now`."""
+        kept = [segment for segment in self._segments if segment.start < now]
+        for segment in kept:
+            segment.length = min(segment.length, (now - segment.start) * 1000)
+        self._segments = deque(kept)
+
     def acknowledge(self, key: PartKey, played_ms: float, source: Source) -> None:
         """The caller says how far it has heard a part; more than was sent counts as what was sent."""
         part = self._parts.get(key)
@@ -137,7 +154,8 @@ class PlayoutLedger:
         """True while audio was received that the caller cannot have heard yet."""
         self._forget(now)
         return any(
-            part.acked < part.received and (part.sent < part.received or self._by_clock(key, now) < part.sent)
+            part.acked < part.received - ROUNDING_MS
+            and (part.sent < part.received - ROUNDING_MS or self._by_clock(key, now) < part.sent)
             for key, part in self._parts.items()
         )
 
@@ -157,7 +175,7 @@ class PlayoutLedger:
             end = int(min(position, part.sent, part.received) + 1e-6)
             if end < int(part.received - ROUNDING_MS) or not part.done:
                 cuts.append(Cut(key[0], key[1], end, source, part.epoch))
-        self._segments.clear()
+        self._segments = deque(s for s in self._segments if s.key in self._parts)
         return cuts
 
     def _positions(self, keys: list[PartKey], heard: Heard | None, now: float) -> list[tuple[float, Source]]:

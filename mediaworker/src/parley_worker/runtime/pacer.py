@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import logging
 from collections.abc import Callable
 from itertools import count
+
+log = logging.getLogger(__name__)
 
 Tick = Callable[[float], float | None]
 """Called with the loop's time when due; gives the next due time, or None to stop."""
@@ -68,7 +71,12 @@ class Pacer:
             entry = self._due.get(key)
             if entry is None or entry[0] != number:
                 continue
-            following = entry[1](max(now, due))
+            try:
+                following = entry[1](max(now, due))
+            except Exception:
+                # One clock's error must not stop those of others.
+                log.exception("a playout clock failed")
+                following = None
             if self._due.get(key) is not entry:
                 continue
             if following is None:

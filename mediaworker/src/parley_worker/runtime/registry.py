@@ -30,8 +30,8 @@ class Runner(SessionPort, Protocol):
     def report(self) -> SessionReport: ...
 
     @property
-    def resume_sha256(self) -> bytes:
-        """SHA-256 of the resume token that is good now; empty before the first attach."""
+    def resume_sha256(self) -> tuple[bytes, ...]:
+        """SHA-256 of every resume token that is good now; none before the first attach."""
 
     def run(self) -> Coroutine[Any, Any, SessionReport]: ...
 
@@ -121,7 +121,7 @@ class SessionRegistry:
         self._by_ticket: dict[bytes, Placement] = {}
         self._by_resume: dict[bytes, Placement] = {}
         self._by_uid: dict[str, Placement] = {}
-        self._resume_of: dict[Placement, bytes] = {}
+        self._resume_of: dict[Placement, tuple[bytes, ...]] = {}
         self._ended: EndedMemory[SessionReport] = EndedMemory()
         self._watchers: set[Watcher] = set()
         self._drain_deadline: float | None = None
@@ -205,7 +205,7 @@ class SessionRegistry:
         now = self._clock.monotonic()
         self.admission.ended(uid, attempt, now)
         self._metrics.session_ended(report.end_reason or EndReason.INTERNAL)
-        self._index_resume(place, b"")
+        self._index_resume(place, ())
         ticket = self._configs.pop(place).access.ticket_sha256
         if self._by_ticket.get(ticket) == place:
             del self._by_ticket[ticket]
@@ -213,12 +213,12 @@ class SessionRegistry:
             del self._by_uid[uid]
             self._ended.put(uid, report, now)
 
-    def _index_resume(self, place: Placement, token: bytes) -> None:
-        old = self._resume_of.pop(place, b"")
-        self._by_resume.pop(old, None)
-        if token:
-            self._by_resume[token] = place
-            self._resume_of[place] = token
+    def _index_resume(self, place: Placement, tokens: tuple[bytes, ...]) -> None:
+        for old in self._resume_of.pop(place, ()):
+            self._by_resume.pop(old, None)
+        if tokens:
+            self._by_resume.update(dict.fromkeys(tokens, place))
+            self._resume_of[place] = tokens
 
     # Lookup, for the media server
 

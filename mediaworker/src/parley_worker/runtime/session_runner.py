@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import logging
 from collections import deque
 from typing import Any
 
-from parley_realtime import InvalidEventError, RealtimeError
+from parley_realtime import InvalidEventError, OutgoingQueueFull, RealtimeError
 
 from parley_worker.core import effects as fx
 from parley_worker.core import events as ev
@@ -51,7 +50,7 @@ class SessionRunner:
         self._leg: LegPort | None = None
         self._incoming: LegPort | None = None
         self._provider: Provider | None = None
-        self._resume_sha256 = b""
+        self._resume_sha256: tuple[bytes, ...] = ()
         self._heard_response = ""
         self._events: deque[ev.Event] = deque()
         self._handling = False
@@ -67,8 +66,11 @@ class SessionRunner:
         return self._session.report
 
     @property
-    def resume_sha256(self) -> bytes:
-        """SHA-256 of the resume token that is good now; empty before the first attach."""
+    def resume_sha256(self) -> tuple[bytes, ...]:
+        """SHA-256 of the resume tokens that are good now: of the last attach, and the one that it used.
+
+        The token of the last Started may never have reached its caller, who then has only the one before.
+        """
         return self._resume_sha256
 
     def terminate(self, reason: EndReason, message: str) -> None:
@@ -99,9 +101,7 @@ class SessionRunner:
         except asyncio.CancelledError:
             self.terminate(EndReason.TERMINATED, "the worker stops")
             raise
-        except Exception as exc:
-            log.exception("session %s: a task failed", self._config.key.uid)
-            self._deps.metrics.task_crashed()
+        except Exception as exc:  # noqa: BLE001 - the border of a session: it ends, the others go on
             self._crash(exc)
         finally:
             self._stop()
@@ -157,8 +157,15 @@ class SessionRunner:
         refusal = self._session.check_attach(request, self._deps.clock.monotonic())
         if refusal is not None:
             return refusal
+        resumes = request.credential is ev.CredentialKind.RESUME
+        if resumes and request.credential_sha256 not in self._resume_sha256:
+            text = "the resume token is not good any more: use the one of the last Started"
+            return ev.LegRefusal(
+                ev.Status.UNAUTHENTICATED, "resume-token-unknown", text, "start.resume_token"
+            )
         token = self._deps.random_token()
-        self._resume_sha256 = hashlib.sha256(token.encode()).digest()
+        used = (request.credential_sha256,) if resumes else ()
+        self._resume_sha256 = (hashlib.sha256(token.encode()).digest(), *used)
         self._incoming = leg
         self._feed(ev.LegAttached(request, token))
         self._deps.on_report(self.report)
@@ -206,13 +213,18 @@ class SessionRunner:
 
     def _on_audio(self, payload: bytes, response_id: str, item_id: str, content_index: int) -> None:
         now = self._deps.clock.monotonic()
-        if not self._output.push(payload, response_id, item_id, content_index, now):
-            self._deps.metrics.frames_dropped("out", "overflow")
+        try:
+            fits = self._output.push(payload, response_id or item_id, item_id, content_index, now)
+        except Exception as exc:  # noqa: BLE001 - the border of a session: it shall not go on without sound
+            self._crash(exc)
+            return
+        if not fits:
+            self._deps.metrics.frames_dropped("out", "overflow", self._output.waiting_frames)
             self._feed(ev.OutputOverflow())
         self._pump()
 
     def _on_audio_done(self, response_id: str, item_id: str, content_index: int) -> None:
-        self._output.end_part(response_id, item_id, content_index)
+        self._output.end_part(response_id or item_id, item_id, content_index)
         self._pump()
 
     def _pump(self) -> None:
@@ -222,6 +234,13 @@ class SessionRunner:
             self._deps.pacer.schedule(self, due, self._tick)
 
     def _tick(self, _: float) -> float | None:
+        try:
+            return self._play()
+        except Exception as exc:  # noqa: BLE001 - the border of a session: the pacer serves others too
+            self._crash(exc)
+            return None
+
+    def _play(self) -> float | None:
         leg, metrics = self._leg, self._deps.metrics
         if leg is None:
             return None
@@ -253,23 +272,35 @@ class SessionRunner:
             while self._events:
                 now = self._deps.clock.monotonic()
                 self._do(self._session.handle(self._events.popleft(), now))
-        except Exception as exc:
-            log.exception("session %s: internal error", self._config.key.uid)
-            self._deps.metrics.task_crashed()
+        except Exception as exc:  # noqa: BLE001 - the border of a session: it ends, the others go on
             self._crash(exc)
         finally:
             self._handling = False
         self._arm()
 
     def _crash(self, exc: Exception) -> None:
+        """End the session after an error of ours; its last records and its report are made all the same."""
+        self._log_crash(exc)
+        self._events.clear()
         message = f"internal error: {type(exc).__name__}"
-        with contextlib.suppress(Exception):
+        try:
             now = self._deps.clock.monotonic()
             self._do(self._session.handle(ev.TerminateRequested(EndReason.INTERNAL, message), now))
-        if self._leg is not None:
-            self._leg.finish(ev.LegRefusal(ev.Status.INTERNAL, "internal", message))
+        except Exception as again:  # noqa: BLE001 - the end of a session goes on whatever fails in it
+            self._log_crash(again)
+        refusal = ev.LegRefusal(ev.Status.INTERNAL, "internal", message)
+        if self._incoming is not None:
+            self._incoming.finish(refusal)
+            self._incoming = None
+        self._drop_leg(refusal, "protocol-error")
         self._left_connecting.set()
         self._ended.set()
+
+    def _log_crash(self, exc: Exception) -> None:
+        """Under privacy without the text of the error, which may hold content."""
+        shown = None if self._config.privacy else exc
+        log.error("session %s: %s inside", self._config.key.uid, type(exc).__name__, exc_info=shown)
+        self._deps.metrics.task_crashed()
 
     def _arm(self) -> None:
         due = self._session.next_deadline()
@@ -289,30 +320,45 @@ class SessionRunner:
         self._feed(ev.DeadlineReached())
 
     def _do(self, effects: list[fx.Effect]) -> None:
+        """Do all of them; the first error is raised after the last one."""
+        failed: Exception | None = None
         for effect in effects:
-            match effect:
-                case fx.SendLeg(message):
-                    self._send_leg(message)
-                case fx.SendProvider(event):
-                    self._send_provider(event)
-                case fx.Publish(record):
-                    self._deps.sink.publish(record)
-                case fx.AttachMedia(request):
-                    self._attach_media(request)
-                case fx.DetachMedia():
-                    self._deps.pacer.cancel(self)
-                    self._output.detach()
-                    self._input = None
-                case fx.ClearMedia(responses):
-                    self._output.clear(responses)
-                    if self._leg is not None:
-                        self._leg.drop_audio()
-                case fx.DropLeg(refusal, cause):
-                    self._drop_leg(refusal, cause)
-                case fx.StateChanged(state):
-                    self._state_changed(state)
-                case fx.Observe():
-                    self._observe(effect)
+            try:
+                self._do_one(effect)
+            except Exception as exc:  # noqa: BLE001 - raised below: a record is not lost for another's error
+                failed = failed or exc
+        if failed is not None:
+            raise failed
+
+    def _do_one(self, effect: fx.Effect) -> None:
+        match effect:
+            case fx.SendLeg(message):
+                self._send_leg(message)
+            case fx.SendProvider(event):
+                self._send_provider(event)
+            case fx.Publish(record):
+                self._deps.sink.publish(record)
+            case fx.AttachMedia(request):
+                self._attach_media(request)
+            case fx.DetachMedia():
+                self._deps.pacer.cancel(self)
+                self._output.detach()
+                self._input = None
+            case fx.ClearMedia(responses):
+                self._output.clear(responses)
+                self._drop_queued_audio()
+            case fx.DropLeg(refusal, cause):
+                self._drop_leg(refusal, cause)
+            case fx.StateChanged(state):
+                self._state_changed(state)
+            case fx.Observe():
+                self._observe(effect)
+
+    def _drop_queued_audio(self) -> None:
+        """What waits in the leg's queue was not sent: the ledger must not count it."""
+        if self._leg is not None:
+            for (item_id, content_index), position in self._leg.drop_audio().items():
+                self._session.ledger.unsent((item_id, content_index), position)
 
     def _send_leg(self, message: fx.ToLeg) -> None:
         if isinstance(message, fx.Started):
@@ -331,6 +377,8 @@ class SessionRunner:
                 self._events.append(ev.TerminateRequested(EndReason.INVALID_SPEC, f"session: {exc}"))
             else:
                 self._events.append(ev.LegSaid(ev.ClientEventInvalid(str(exc))))
+        except OutgoingQueueFull as exc:
+            self._events.append(ev.LegSaid(ev.ClientEventInvalid(exc.message)))
         except RealtimeError as exc:
             self._events.append(ev.ProviderLost(EndReason.PROVIDER_UNAVAILABLE, exc.message))
 
@@ -343,6 +391,8 @@ class SessionRunner:
 
     def _drop_leg(self, refusal: ev.LegRefusal | None, cause: str) -> None:
         if self._leg is not None:
+            if cause != "ended":
+                self._drop_queued_audio()
             self._leg.finish(refusal)
             self._leg = None
             self._deps.metrics.leg_detached(cause)

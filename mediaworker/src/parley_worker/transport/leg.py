@@ -79,23 +79,27 @@ class Leg:
         """See LegPort."""
         return self._bounds.audio_bytes - self._audio_bytes
 
-    def drop_audio(self) -> None:
+    def drop_audio(self) -> dict[tuple[str, int], int]:
         """See LegPort."""
         kept: deque[_Queued] = deque()
+        forgotten: dict[tuple[str, int], int] = {}
         for queued in self._queue:
-            if queued.audio or queued.message.HasField("mark"):
-                self._bytes -= queued.size
-                self._audio_bytes -= queued.size if queued.audio else 0
-            else:
+            if queued.audio:
+                audio = queued.message.audio
+                forgotten.setdefault((audio.item_id, audio.content_index), audio.position_ms)
+                self._audio_bytes -= queued.size
+            elif not queued.message.HasField("mark"):
                 kept.append(queued)
+                continue
+            self._bytes -= queued.size
         self._queue = kept
+        return forgotten
 
     def _put(self, message: pb.ConverseResponse, *, audio: bool) -> None:
         if self.closing.is_set():
             return
         size = message.ByteSize()
         if self._slow(size):
-            self._queue.clear()
             self.finish(SLOW_READER)
             self.on_slow()
             return
@@ -122,7 +126,7 @@ class Leg:
     async def drain(self, stream: Stream) -> None:
         """Write what is queued until the leg is finished and the queue is empty."""
         while True:
-            while self._queue:
+            while self._queue and self.refusal is not SLOW_READER:
                 head = self._queue.popleft()
                 if head.audio:
                     self._frames += 1

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import logging
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import grpc
@@ -69,10 +69,11 @@ class MediaServer(media_pb2_grpc.MediaServiceServicer):
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.ready_timeout):
                 await session.wait_ready()
+        request = replace(start.request, credential_sha256=_digest(start))
         leg = Leg(self._settings.leg, self._settings.worker_instance_id)
         leg.on_slow = lambda: session.leg_lost(leg, "slow-reader")
         leg.on_room = lambda: session.leg_room(leg)
-        refusal = session.attach(start.request, leg)
+        refusal = session.attach(request, leg)
         return refusal or await self._carry(context, session, leg)
 
     async def _read_start(self, context: Context) -> media_pb.StartMessage | LegRefusal:
@@ -88,7 +89,7 @@ class MediaServer(media_pb2_grpc.MediaServiceServicer):
         return media_pb.read_start(first)
 
     def _find(self, start: media_pb.StartMessage) -> SessionPort | LegRefusal:
-        digest = hashlib.sha256(start.credential.encode()).digest()
+        digest = _digest(start)
         match start.request.credential:
             case CredentialKind.TICKET:
                 found = self._directory.find_by_ticket(digest)
@@ -97,7 +98,7 @@ class MediaServer(media_pb2_grpc.MediaServiceServicer):
             case CredentialKind.RESUME:
                 found = self._directory.find_by_resume(digest)
                 reason, name = "resume-token-unknown", "start.resume_token"
-                text = "no session of this worker has this resume token: it is replaced by every attach"
+                text = "no session of this worker has this resume token: use the one of the last Started"
             case CredentialKind.NONE:
                 found = self._directory.find_by_uid(start.request.session_uid)
                 reason, name = "session-unknown", "start.session_uid"
@@ -120,7 +121,7 @@ class MediaServer(media_pb2_grpc.MediaServiceServicer):
                 task.cancel()
             for outcome in await asyncio.gather(*tasks, return_exceptions=True):
                 if isinstance(outcome, Exception):
-                    log.debug("a leg's stream broke: %s", type(outcome).__name__)
+                    log.info("a leg's stream broke: %s", type(outcome).__name__)
         return leg.refusal
 
     async def _read(self, context: Context, session: SessionPort, leg: Leg) -> None:
@@ -141,6 +142,10 @@ class MediaServer(media_pb2_grpc.MediaServiceServicer):
                 leg.finish(refusal)
                 session.leg_lost(leg, "protocol-error")
                 return
+
+
+def _digest(start: media_pb.StartMessage) -> bytes:
+    return hashlib.sha256(start.credential.encode()).digest()
 
 
 def add_to_server(

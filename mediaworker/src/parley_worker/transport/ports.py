@@ -18,8 +18,11 @@ class LegPort(Protocol):
     def send_audio(self, frame: OutFrame) -> None:
         """Queue a frame of agent audio, under the same rule."""
 
-    def drop_audio(self) -> None:
-        """Forget audio and marks that are queued and not yet written."""
+    def drop_audio(self) -> dict[tuple[str, int], int]:
+        """Forget audio and marks that are queued and not yet written.
+
+        Returns, by item and content index, the position in milliseconds of the first audio forgotten.
+        """
 
     def audio_room(self) -> int:
         """Bytes of audio that the queue still takes."""

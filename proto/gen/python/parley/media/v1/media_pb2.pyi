@@ -599,7 +599,9 @@ class Started(_message.Message):
     attempt: _builtins.int
     """Which placement of the session this is: 1, 2, ..."""
     resume_token: _builtins.str
-    """Re-attaches to this session and attempt; replaced by every attach."""
+    """Re-attaches to this session and attempt. Every attach gives a new one; the one that was used for it stays good
+    until the new one is used, should this message be lost.
+    """
     playout_mode: Global___PlayoutMode.ValueType
     """The playout mode, as agreed."""
     worker_instance_id: _builtins.str

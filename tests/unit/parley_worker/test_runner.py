@@ -1,0 +1,247 @@
+"""The runner with a provider and a leg of its own making: what happens when something inside it fails."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+from unittest import mock
+
+import pytest
+from parley_realtime import OutgoingQueueFull, RealtimeError
+from parley_worker.clock import SystemClock
+from parley_worker.core import effects as fx
+from parley_worker.core import events as ev
+from parley_worker.core.audio import PROVIDER_FORMATS
+from parley_worker.core.media_path import OutFrame, PlayoutMode
+from parley_worker.core.model import (
+    AccessConfig,
+    EndReason,
+    LimitsConfig,
+    ProviderConfig,
+    Secret,
+    SessionConfig,
+    SessionKey,
+    SessionReport,
+    SessionState,
+)
+from parley_worker.core.records import EventRecord
+from parley_worker.runtime import session_runner
+from parley_worker.runtime.deps import RunnerDeps
+from parley_worker.runtime.pacer import Pacer
+from parley_worker.runtime.session_runner import SessionRunner
+from parley_worker.telemetry.metrics import Metrics
+
+PCM24 = PROVIDER_FORMATS["pcm16"]
+
+
+class FakeProvider:
+    """Opens at once; `on_event` and `on_audio` are the runner's."""
+
+    client_id, web_socket_id = "client", "socket"
+
+    def __init__(self, **given: Any) -> None:
+        self.on_event: Callable[[Mapping[str, Any]], None] = given["on_event"]
+        self.on_audio: Callable[[bytes, str, str, int], None] = given["on_audio"]
+        self.sent: list[Mapping[str, Any]] = []
+        self.full = False
+        self._closed = asyncio.Event()
+
+    async def connect(self) -> None:
+        """Open."""
+
+    async def wait_closed(self) -> RealtimeError | None:
+        await self._closed.wait()
+        return None
+
+    def send(self, event: Mapping[str, Any]) -> None:
+        if self.full:
+            raise OutgoingQueueFull("1024 client events wait for the provider")
+        self.sent.append(event)
+
+    def push(self, payload: bytes) -> None:
+        """Heard."""
+
+    def close(self) -> None:
+        self._closed.set()
+
+
+class FakeLeg:
+    """Keeps what it is given; `broken` raises on audio or on every message."""
+
+    def __init__(self, broken: str = "") -> None:
+        self.broken = broken
+        self.messages: list[fx.ToLeg] = []
+        self.finished: list[ev.LegRefusal | None] = []
+
+    def send(self, message: fx.ToLeg) -> None:
+        if self.broken == "messages":
+            raise RuntimeError("text of the caller")
+        self.messages.append(message)
+
+    def send_audio(self, frame: OutFrame) -> None:
+        if self.broken == "audio":
+            raise RuntimeError("text of the caller")
+
+    def drop_audio(self) -> dict[tuple[str, int], int]:
+        return {}
+
+    def audio_room(self) -> int:
+        return 1 << 20
+
+    def finish(self, refusal: ev.LegRefusal | None) -> None:
+        self.finished.append(refusal)
+
+
+class Host:
+    """One runner and everything it told."""
+
+    def __init__(self, privacy: bool) -> None:
+        self.records: list[EventRecord] = []
+        self.reports: list[SessionReport] = []
+        self.metrics = Metrics()
+        self.provider: FakeProvider
+        self.report_fails = False
+        self._token = 0
+        sink = mock.Mock()
+        sink.publish = self.records.append
+        deps = RunnerDeps(
+            clock=SystemClock(),
+            sink=sink,
+            metrics=self.metrics,
+            pacer=Pacer(),
+            on_report=self._on_report,
+            new_id=lambda prefix: prefix,
+            random_token=self._next_token,
+            worker_instance_id="instance",
+        )
+        config = SessionConfig(
+            key=SessionKey("ns", "name", "uid", 1),
+            provider=ProviderConfig("ws://p", "ga", "m", Secret("sk-secret")),
+            session={},
+            greet=False,
+            limits=LimitsConfig(60, 60, 60, 60),
+            access=AccessConfig(b"t" * 32),
+            privacy=privacy,
+        )
+        self.runner = SessionRunner(config, deps)
+
+    def _next_token(self) -> str:
+        self._token += 1
+        return f"token-{self._token}"
+
+    def _on_report(self, report: SessionReport) -> None:
+        if self.report_fails:
+            raise RuntimeError("the registry failed")
+        self.reports.append(report)
+
+    def open(self, config: SessionConfig, **given: Any) -> FakeProvider:
+        self.provider = FakeProvider(**given)
+        return self.provider
+
+    def attach(self, leg: FakeLeg, token: str = "") -> ev.LegRefusal | None:
+        kind = ev.CredentialKind.RESUME if token else ev.CredentialKind.TICKET
+        digest = hashlib.sha256(token.encode()).digest()
+        request = ev.AttachRequest(kind, PCM24, PCM24, PlayoutMode.BURST, credential_sha256=digest)
+        return self.runner.attach(request, leg)
+
+    def facts(self) -> list[str]:
+        events = [r for r in self.records if r.kind == "event"]
+        assert [r.sequence for r in events] == list(range(1, len(events) + 1))
+        return [r.type for r in events]
+
+    def legs(self) -> float | None:
+        return self.metrics.registry.get_sample_value("parley_worker_legs")
+
+
+@asynccontextmanager
+async def running(privacy: bool = False) -> AsyncIterator[Host]:
+    """A session that waits for its caller; its run ends with the block."""
+    host = Host(privacy)
+    with mock.patch.object(session_runner, "open_provider", host.open):
+        run = asyncio.create_task(host.runner.run())
+        while not getattr(host, "provider", None) or not host.provider.sent:  # noqa: ASYNC110 - few rounds
+            await asyncio.sleep(0)
+        host.provider.on_event({"type": "session.updated", "session": {}})
+        try:
+            yield host
+        finally:
+            host.runner.terminate(EndReason.TERMINATED, "the test is over")
+            host.report_fails = False
+            assert (await run).state is SessionState.ENDED
+
+
+@pytest.mark.parametrize("broken", ["audio", "messages"])
+async def test_a_session_whose_inside_fails_ends_with_all_its_records(broken: str) -> None:
+    async with running() as host:
+        leg = FakeLeg()
+        assert host.attach(leg) is None
+        leg.broken = broken
+        if broken == "audio":
+            host.provider.on_audio(bytes(4800), "r", "i", 0)
+        else:
+            host.provider.on_event({"type": "rate_limits.updated"})
+        assert host.runner.report.end_reason is EndReason.INTERNAL
+    assert host.facts()[-2:] == ["leg_detached", "ended"]
+    assert [r.type for r in host.records if r.kind == "journal"][-1] == "session_ended"
+    assert leg.finished
+    assert host.legs() == 0
+
+
+async def test_the_last_records_are_made_even_when_telling_of_the_end_fails() -> None:
+    async with running() as host:
+        leg = FakeLeg()
+        host.attach(leg)
+        host.report_fails = True
+        host.runner.terminate(EndReason.TERMINATED, "deleted")
+        assert host.facts()[-1] == "ended"
+        assert any(isinstance(message, fx.Ended) for message in leg.messages)
+        assert host.legs() == 0
+
+
+async def test_a_leg_that_cannot_be_taken_is_told() -> None:
+    async with running() as host:
+        leg = FakeLeg()
+        with mock.patch.object(host.runner._session, "handle", side_effect=RuntimeError("a bug")):
+            host.attach(leg)
+        (refusal,) = leg.finished
+        assert refusal is not None
+        assert refusal.reason == "internal"
+
+
+async def test_errors_inside_are_logged_without_their_text_under_privacy(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for privacy in (False, True):
+        caplog.clear()
+        with caplog.at_level(logging.DEBUG):
+            async with running(privacy) as host:
+                host.attach(FakeLeg("messages"))
+        assert "RuntimeError inside" in caplog.text
+        assert ("text of the caller" in caplog.text) is not privacy
+
+
+async def test_more_client_events_than_the_provider_takes_cost_no_call() -> None:
+    async with running() as host:
+        leg = FakeLeg()
+        host.attach(leg)
+        host.provider.full = True
+        host.runner.leg_message(leg, ev.ClientEvent({"type": "response.create"}))
+        told = [m for m in leg.messages if isinstance(m, fx.ConversationEvent)]
+        assert told[-1].type == "parley.client_event_refused"
+        assert host.runner.report.state is SessionState.ACTIVE
+
+
+async def test_a_resume_token_that_was_replaced_and_whose_successor_was_used_is_refused() -> None:
+    async with running() as host:
+        assert host.attach(FakeLeg()) is None
+        assert host.attach(FakeLeg(), "token-1") is None
+        assert host.attach(FakeLeg(), "token-1") is None
+        stale = host.attach(FakeLeg(), "token-2")
+        assert stale is not None
+        assert stale.reason == "resume-token-unknown"
+        assert host.attach(FakeLeg(), "token-3") is None
+        assert host.attach(FakeLeg(), "token-1") is not None
