@@ -7,6 +7,8 @@ import json
 from typing import Any
 
 import pytest
+from parley_worker.codec import control_pb, media_pb
+from parley_worker.codec.events_pb import encode
 from parley_worker.core import effects as fx
 from parley_worker.core import events as ev
 from parley_worker.core.audio import PROVIDER_FORMATS
@@ -191,7 +193,7 @@ def test_idle_does_not_run_while_somebody_speaks_or_audio_is_heard() -> None:
     driver = Driver().ready()
     driver.attach()
     driver.provider("input_audio_buffer.speech_started")
-    driver.until(driver.now + 500)
+    driver.until(driver.now + 300)
     assert driver.session.state is S.ACTIVE
     driver.provider("input_audio_buffer.speech_stopped")
     driver.session.ledger.received(("i", 0), 1, 100_000, driver.now)
@@ -200,6 +202,79 @@ def test_idle_does_not_run_while_somebody_speaks_or_audio_is_heard() -> None:
     assert driver.session.state is S.ACTIVE
     driver.until(driver.now + 15)
     assert driver.session.report.end_reason is EndReason.IDLE_TIMEOUT
+
+
+def test_speech_that_never_stops_and_an_answer_that_never_ends_hold_idleness_off_for_a_bounded_time() -> None:
+    driver = Driver().ready()
+    driver.attach()
+    begun = driver.now
+    driver.provider("input_audio_buffer.speech_started")
+    driver.until(begun + 359)
+    assert driver.session.state is S.ACTIVE
+    driver.until(begun + 361)
+    assert driver.session.report.end_reason is EndReason.IDLE_TIMEOUT
+
+    driver = Driver().ready()
+    driver.attach()
+    driver.provider("response.created", response={"id": "r"})
+    for _ in range(10):
+        driver.until(driver.now + 80)
+        driver.provider("response.output_text.delta", response_id="r", delta="still there")
+    last = driver.now
+    driver.until(last + 89)
+    assert driver.session.state is S.ACTIVE
+    driver.until(last + 91)
+    assert driver.session.report.end_reason is EndReason.IDLE_TIMEOUT
+
+
+def test_latency_belongs_to_the_response_that_was_asked_for() -> None:
+    def latencies() -> list[float]:
+        measured = [e for e in driver.effects if isinstance(e, fx.Observe)]
+        return [round(e.value, 3) for e in measured if e.measure is fx.Measure.FIRST_AUDIO]
+
+    driver = Driver().ready()
+    driver.attach()
+    driver.provider("input_audio_buffer.speech_stopped")
+    driver.now += 0.3
+    driver.provider("response.created", response={"id": "r1"})
+    driver.provider("response.done", response={"id": "r1"})
+    driver.now += 0.2
+    driver.feed(ev.FirstFrame("r1"))
+    assert latencies() == [0.5]
+    driver.feed(ev.FirstFrame("never announced"))
+    assert latencies() == [0.5]
+    assert driver.facts().count("first_audio") == 2
+
+
+def test_only_speech_over_the_agent_counts_as_barge_in() -> None:
+    driver = Driver().ready()
+    driver.attach()
+    driver.speaking()
+    driver.said(ev.ClearRequest())
+    measured = [e.measure for e in driver.effects if isinstance(e, fx.Observe)]
+    assert fx.Measure.BARGE_IN not in measured
+
+
+def test_what_a_provider_sends_fits_the_messages_that_carry_it() -> None:
+    driver = Driver().ready()
+    driver.attach()
+    usage = {"input_tokens": 10**30, "output_tokens": -5, "input_token_details": {"cached_tokens": True}}
+    driver.provider("response.done", response={"id": "r", "usage": usage})
+    half = "half of a pair: \ud83d"
+    driver.provider("conversation.item.input_audio_transcription.completed", item_id=half, transcript=half)
+    driver.provider("error", error={"type": half, "code": "x" * 1000, "message": half})
+    driver.feed(ev.ProviderLost(EndReason.PROVIDER_UNAVAILABLE, half))
+    for record in (e.record for e in driver.effects if isinstance(e, fx.Publish)):
+        encode(record, "worker", "instance")
+    for effect in driver.effects:
+        if isinstance(effect, fx.SendLeg):
+            media_pb.write(effect.message, "instance")
+    report = control_pb.session_report(driver.session.report, control_pb.Endpoint("host:1"))
+    assert (report.usage.input_tokens, report.usage.output_tokens) == (2**31 - 1, 0)
+    (failure,) = [
+        e.record for e in driver.effects if isinstance(e, fx.Publish) and e.record.type == "provider_error"
+    ]
+    assert len(str(failure.fields["code"])) == 100
 
 
 def test_the_greeting_is_asked_for_once() -> None:

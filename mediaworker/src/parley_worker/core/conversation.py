@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,10 +19,17 @@ from parley_worker.core.effects import (
 from parley_worker.core.events import Cleared
 from parley_worker.core.model import Usage
 from parley_worker.core.playout import Heard, PlayoutLedger
-from parley_worker.core.recorder import Recorder
+from parley_worker.core.recorder import Recorder, to_json, without_audio, without_tool_credentials
 from parley_worker.core.tools import ToolLedger
 
 Payload = Mapping[str, Any]
+MAX_RESPONSES = 64
+MAX_CODE_CHARACTERS = 100
+MAX_INTEGER = 2**31 - 1
+RESPONSE_SILENCE_SECONDS = 30.0
+"""A response of which nothing comes for so long does not count as an answer being made."""
+SPEECH_SECONDS = 300.0
+"""A turn of the caller that is never said to be over counts for so long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +54,11 @@ class Conversation:
         self._active: dict[str, None] = {}
         self._asked = False
         self._asked_at: float | None = None
+        self._unheard_since: dict[str, float] = {}
         self._interrupts = True
         self._interruption: Interruption | None = None
-        self.speaking = False
+        self._speaking_since: float | None = None
+        self._response_at = 0.0
         self.usage = Usage()
         self.last_activity = 0.0
 
@@ -59,6 +67,8 @@ class Conversation:
     def on_message(self, payload: Payload, now: float, attached: bool) -> list[Effect]:
         """Follow a server event."""
         kind = payload.get("type")
+        if isinstance(kind, str) and kind.startswith("response."):
+            self._response_at = now
         match kind:
             case "session.updated":
                 return self._on_session(payload, now)
@@ -79,7 +89,10 @@ class Conversation:
                     self._tools.want_answer(now)
                 return [
                     self._recorder.event(
-                        "provider_error", now, type=_text(error, "type"), code=_text(error, "code")
+                        "provider_error",
+                        now,
+                        type=_text(error, "type")[:MAX_CODE_CHARACTERS],
+                        code=_text(error, "code")[:MAX_CODE_CHARACTERS],
                     ),
                     Observe(Measure.PROVIDER_ERROR, 1, "ErrorEvent"),
                 ]
@@ -91,10 +104,14 @@ class Conversation:
         audio = _object(session, "audio")
         turn = _object(_object(audio, "input"), "turn_detection") or _object(session, "turn_detection")
         self._interrupts = turn.get("interrupt_response") is not False
-        return [*self._recorder.journal("session_configured", now, session_json=_json(session))]
+        return [
+            *self._recorder.journal(
+                "session_configured", now, session_json=to_json(without_tool_credentials(session))
+            )
+        ]
 
     def _on_speech_started(self, payload: Payload, now: float, attached: bool) -> list[Effect]:
-        self.speaking = True
+        self._speaking_since = now
         self.last_activity = now
         effects: list[Effect] = [
             self._recorder.event(
@@ -109,7 +126,7 @@ class Conversation:
         return effects
 
     def _on_speech_stopped(self, payload: Payload, now: float) -> list[Effect]:
-        self.speaking = False
+        self._speaking_since = None
         self.last_activity = now
         self._asked_at = now
         return [
@@ -127,8 +144,11 @@ class Conversation:
         self._asked = False
         self._tools.answered()
         self.last_activity = now
-        if self._asked_at is None:
-            self._asked_at = now
+        self._unheard_since[response_id] = now if self._asked_at is None else self._asked_at
+        self._asked_at = None
+        for known in (self._active, self._unheard_since):
+            while len(known) > MAX_RESPONSES:
+                known.pop(next(iter(known)))
         return [self._recorder.event("response_started", now, response_id=response_id)]
 
     def _on_response_done(self, payload: Payload, now: float) -> list[Effect]:
@@ -136,7 +156,6 @@ class Conversation:
         response_id = _text(response, "id")
         self._active.pop(response_id, None)
         self.last_activity = now
-        self._asked_at = None if not self._active else self._asked_at
         usage = _object(response, "usage")
         tokens_in, tokens_out = _int(usage, "input_tokens"), _int(usage, "output_tokens")
         cached = _int(_object(usage, "input_token_details"), "cached_tokens")
@@ -204,7 +223,7 @@ class Conversation:
         previous = _text(payload, "previous_item_id")
         return [
             *self._recorder.journal(
-                "item_done", now, item_json=_json(_without_audio(item)), previous_item_id=previous
+                "item_done", now, item_json=to_json(without_audio(item)), previous_item_id=previous
             )
         ]
 
@@ -271,12 +290,12 @@ class Conversation:
     def first_frame(self, response_id: str, now: float) -> list[Effect]:
         """The first audio of an answer went to the caller."""
         self.last_activity = now
-        latency = now - self._asked_at if self._asked_at is not None else 0.0
-        self._asked_at = None
+        asked_at = self._unheard_since.pop(response_id, None)
+        latency = 0.0 if asked_at is None else max(0.0, now - asked_at)
         event = self._recorder.event(
-            "first_audio", now, response_id=response_id, latency_ms=max(0, round(latency * 1000))
+            "first_audio", now, response_id=response_id, latency_ms=round(latency * 1000)
         )
-        return [event, Observe(Measure.FIRST_AUDIO, max(0.0, latency))]
+        return [event] if asked_at is None else [event, Observe(Measure.FIRST_AUDIO, latency)]
 
     def interrupt(self, reason: ClearReason, now: float, attached: bool) -> list[Effect]:
         """Drop what was not heard; a requested silence cancels the answer too, speech does so by the
@@ -288,10 +307,13 @@ class Conversation:
         effects.append(ClearMedia(tuple(self._active)))
         if reason is not ClearReason.BARGE_IN and self._active:
             effects.append(SendProvider({"type": "response.cancel"}))
+        self._ledger.stop(now)
         if unheard:
             self._interruption = Interruption(self._ledger.epoch, reason, now, now + self._cleared_timeout)
             if attached:
-                effects += [SendLeg(Clear(self._ledger.epoch, reason)), Observe(Measure.BARGE_IN, now)]
+                effects.append(SendLeg(Clear(self._ledger.epoch, reason)))
+                if reason is ClearReason.BARGE_IN:
+                    effects.append(Observe(Measure.BARGE_IN, now))
             else:
                 effects += self.finish_interruption(None, now)
         return effects
@@ -346,22 +368,18 @@ class Conversation:
         """True while the caller's word on a Clear of this epoch is awaited."""
         return self._interruption is not None and epoch <= self._interruption.epoch
 
-    @property
-    def busy(self) -> bool:
-        """True while an answer is being made."""
-        return bool(self._active)
+    def quiet_since(self) -> float:
+        """Since when nobody speaks and no answer is made; in the future while one of them goes on.
 
-
-def _without_audio(item: Payload) -> Payload:
-    content = item.get("content")
-    if not isinstance(content, list):
-        return item
-    parts = [{k: v for k, v in p.items() if k != "audio"} if isinstance(p, dict) else p for p in content]
-    return {**item, "content": parts}
-
-
-def _json(value: Payload) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+        A response that never ends and speech that never stops count for a bounded time.
+        """
+        since = max(self.last_activity, self._ledger.playing_until())
+        if self._active:
+            heard_of = max(self._response_at, self._ledger.received_at)
+            since = max(since, heard_of + RESPONSE_SILENCE_SECONDS)
+        if self._speaking_since is not None:
+            since = max(since, self._speaking_since + SPEECH_SECONDS)
+        return since
 
 
 def _object(fields: Payload, name: str) -> Payload:
@@ -375,5 +393,8 @@ def _text(fields: Payload, name: str) -> str:
 
 
 def _int(fields: Payload, name: str) -> int:
+    """0 to MAX_INTEGER: what a provider sends must fit the fields of our messages."""
     value = fields.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+    if not isinstance(value, int) or isinstance(value, bool):
+        return 0
+    return min(max(value, 0), MAX_INTEGER)

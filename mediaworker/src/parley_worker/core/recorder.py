@@ -1,4 +1,8 @@
-"""Numbers a session's records and keeps its latest conversation events for a caller that comes back."""
+"""Numbers a session's records and keeps its latest conversation events for a caller that comes back.
+
+What comes from a provider is made fit for the messages that carry it: no text that is not UTF-8, no audio, no
+credential of a tool, no event larger than a message may be.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +36,7 @@ class Recorder:
     def event(self, type_: str, now: float, **fields: object) -> Publish:
         """A fact, without content."""
         self._events += 1
+        fields = {name: well_formed(value) for name, value in fields.items()}
         return Publish(EventRecord("event", self._key, self._events, self.unix(now), type_, fields))
 
     def journal(self, type_: str, now: float, **fields: object) -> list[Publish]:
@@ -39,6 +44,7 @@ class Recorder:
         if self._privacy:
             return []
         self.journal_last += 1
+        fields = {name: well_formed(value) for name, value in fields.items()}
         return [Publish(EventRecord("journal", self._key, self.journal_last, self.unix(now), type_, fields))]
 
 
@@ -48,23 +54,73 @@ class Replay:
     def __init__(self, attempt: int, max_events: int, max_bytes: int) -> None:
         self._attempt = attempt
         self._max_events, self._max_bytes = max_events, max_bytes
-        self._kept: deque[ConversationEvent] = deque()
+        self._kept: deque[tuple[ConversationEvent, int]] = deque()
         self._bytes = 0
         self._last = 0
 
     def add(self, payload: Mapping[str, Any], secret: str = "") -> ConversationEvent:
         """Number an event; `secret` is blotted out of it, should the provider have echoed it."""
-        text = json.dumps(payload, separators=(",", ":"), ensure_ascii=False)
+        kind = str(well_formed(str(payload.get("type", ""))))
+        text = to_json(showable(payload))
         if secret and secret in text:
             text = text.replace(secret, "***")
+        size = len(text.encode())
+        if size > self._max_bytes:
+            text = to_json({"type": kind, "event_id": payload.get("event_id"), "parley_omitted_bytes": size})
+            size = len(text)
         self._last += 1
-        event = ConversationEvent(self._last, self._attempt, str(payload.get("type", "")), text)
-        self._kept.append(event)
-        self._bytes += len(text)
+        event = ConversationEvent(self._last, self._attempt, kind, text)
+        self._kept.append((event, size))
+        self._bytes += size
         while len(self._kept) > self._max_events or self._bytes > self._max_bytes:
-            self._bytes -= len(self._kept.popleft().event_json)
+            self._bytes -= self._kept.popleft()[1]
         return event
 
     def since(self, sequence: int) -> list[ConversationEvent]:
         """What is still kept after `sequence`."""
-        return [event for event in self._kept if event.sequence > sequence]
+        return [event for event, _ in self._kept if event.sequence > sequence]
+
+
+_TOOL_CREDENTIALS = frozenset({"authorization", "headers"})
+
+
+def well_formed(value: object) -> object:
+    """Text without halves of surrogate pairs: JSON can hold them, UTF-8 cannot. Other values as they are."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+
+
+def to_json(value: Mapping[str, Any]) -> str:
+    """Compact JSON that UTF-8 can carry."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return text if text.isascii() else str(well_formed(text))
+
+
+def showable(payload: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A server event without audio in its item and without credentials in the tools of its session."""
+    item, session = payload.get("item"), payload.get("session")
+    if isinstance(item, Mapping):
+        payload = {**payload, "item": without_audio(item)}
+    if isinstance(session, Mapping):
+        payload = {**payload, "session": without_tool_credentials(session)}
+    return payload
+
+
+def without_audio(item: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An item without the audio of its content parts."""
+    content = item.get("content")
+    if not isinstance(content, list):
+        return item
+    parts = [{k: v for k, v in p.items() if k != "audio"} if isinstance(p, dict) else p for p in content]
+    return {**item, "content": parts}
+
+
+def without_tool_credentials(session: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A session object whose tools do not say how they are reached."""
+    tools = session.get("tools")
+    if not isinstance(tools, list):
+        return session
+    kept = [
+        {k: v for k, v in tool.items() if k not in _TOOL_CREDENTIALS} if isinstance(tool, dict) else tool
+        for tool in tools
+    ]
+    return {**session, "tools": kept}

@@ -40,7 +40,7 @@ from parley_worker.core.model import (
     Usage,
 )
 from parley_worker.core.playout import AudioCounters, PlayoutLedger
-from parley_worker.core.recorder import Recorder, Replay
+from parley_worker.core.recorder import Recorder, Replay, well_formed
 
 S = SessionState
 UPDATE_EVENT_ID = "parley_session_update"
@@ -427,10 +427,10 @@ class Session:
             case S.DETACHED:
                 text = f"the caller did not come back within {limits.reattach_timeout:g} s"
                 dues.append((self._since + limits.reattach_timeout, EndReason.REATTACH_TIMEOUT, text))
-            case S.ACTIVE if not self._talk.speaking and not self._talk.busy:
-                quiet = max(self._talk.last_activity, self.ledger.playing_until())
+            case S.ACTIVE:
                 text = f"nobody spoke for {limits.idle_timeout:g} s"
-                dues.append((quiet + limits.idle_timeout, EndReason.IDLE_TIMEOUT, text))
+                due = self._talk.quiet_since() + limits.idle_timeout
+                dues.append((due, EndReason.IDLE_TIMEOUT, text))
         if self._expires is not None:
             text = f"the session reached its limit of {limits.max_duration:g} s"
             dues.append((self._expires, EndReason.MAX_DURATION, text))
@@ -464,7 +464,7 @@ class Session:
                 "ended",
                 now,
                 reason=str(reason),
-                message=message,
+                message="" if self.config.privacy else message,
                 input_tokens=usage.input_tokens,
                 output_tokens=usage.output_tokens,
                 input_audio_seconds=usage.input_audio_seconds,
@@ -478,4 +478,4 @@ class Session:
     def _redacted(self, message: str) -> str:
         secret = self.config.provider.api_key.reveal()
         text = message.replace(secret, "***") if secret else message
-        return text[:MAX_ERROR_CHARACTERS]
+        return str(well_formed(text[:MAX_ERROR_CHARACTERS]))
