@@ -106,6 +106,13 @@ class TestDecode:
         assert got.chunk.payload == b"\x01\x02"
         assert (got.chunk.response_id, got.chunk.item_id, got.chunk.content_index) == ("resp_1", "item_1", 0)
 
+    @pytest.mark.parametrize(
+        "fields",
+        [{"item_id": "\ud83d"}, {"response_id": "\udfff"}, {"content_index": 2**40}, {"content_index": -1}],
+    )
+    def test_ids_that_no_message_can_carry_are_no_protocol(self, fields: dict[str, object]) -> None:
+        assert isinstance(decode(delta("AAA=", **fields)), Malformed)
+
     def test_an_empty_delta_is_an_empty_chunk(self) -> None:
         assert isinstance(got := decode(delta("")), AudioDelta)
         assert got.chunk.payload == b""

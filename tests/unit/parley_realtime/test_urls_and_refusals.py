@@ -116,6 +116,12 @@ class TestParameters:
     def test_no_key_no_header(self) -> None:
         assert RealtimeAPIClientParameters(headers={"api-key": "k"}).handshake_headers({}) == {"api-key": "k"}
 
+    def test_the_value_of_any_header_named_like_a_secret_is_one(self) -> None:
+        headers = {"X-Api-Key": "one-secret", "X-Auth": "Basic two-secret", "X-Region": "eu-west"}
+        secrets = RealtimeAPIClientParameters(api_key="k", headers=headers).secrets()
+        assert {"one-secret", "two-secret"} <= set(secrets)
+        assert "eu-west" not in secrets
+
     def test_privacy_excludes_trace(self, tmp_path: object) -> None:
         with pytest.raises(ValueError, match="trace"):
             RealtimeAPIClientParameters(privacy=True, trace=tmp_path)  # type: ignore[arg-type]

@@ -220,7 +220,8 @@ class Connection:
         await asyncio.wait({self._work_task})
         if not self._work_task.cancelled() and (error := self._work_task.exception()) is not None:
             if not isinstance(error, RealtimeError):
-                logger.error("the connection ended by an unexpected error", exc_info=error)
+                shown = None if self._p.privacy else error
+                logger.error("the connection ended by an unexpected %s", type(error).__name__, exc_info=shown)
                 error = RealtimeError(f"unexpected {type(error).__name__} in the client")
             self.end(error)
         close_event = await self._close_socket() if self._socket is not None else None

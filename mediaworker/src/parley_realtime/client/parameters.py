@@ -17,7 +17,7 @@ from parley_realtime.protocol.urls import DEFAULT_BASE_URL, realtime_url
 CloseCallback = Callable[[WebSocketCloseEvent], Awaitable[None] | None]
 ScenarioErrorCallback = Callable[[ScenarioError], None]
 Observer = Callable[[dict[str, Any]], None]
-_SECRET_HEADERS = frozenset({"authorization", "api-key", "proxy-authorization", "cookie"})
+_SECRET_HEADER_WORDS = ("auth", "key", "token", "secret", "cookie", "password", "credential")
 _POSITIVE = (
     "connect_timeout",
     "close_timeout",
@@ -121,7 +121,11 @@ class RealtimeAPIClientParameters:
 
     def secrets(self) -> tuple[str, ...]:
         """What must be in no message."""
-        words = [v for name, v in self.headers.items() if name.lower() in _SECRET_HEADERS]
+        words = [
+            v
+            for name, v in self.headers.items()
+            if any(word in name.lower() for word in _SECRET_HEADER_WORDS)
+        ]
         words += [part for word in words for part in word.split()[1:]]
         return tuple(word for word in (self.api_key, *words) if word)
 

@@ -18,6 +18,7 @@ from parley_realtime.formats import AudioFormat
 from parley_realtime.protocol.shape import ClientType, Event, Shape
 
 MAX_EVENT_ID = 512
+MAX_CONTENT_INDEX = 2**31 - 1
 _APPEND_HEAD = b'{"type":"input_audio_buffer.append","audio":"'
 _APPEND_TAIL = b'"}'
 _UPDATED = frozenset({"session.updated", "transcription_session.updated"})
@@ -91,8 +92,10 @@ class ProtocolCore:
         response_id, item_id = payload.get("response_id", ""), payload.get("item_id", "")
         if not isinstance(delta, str):
             return _malformed(f"{kind} whose delta is not a string")
-        if not isinstance(response_id, str) or not isinstance(item_id, str) or not isinstance(index, int):
+        if not _is_id(response_id) or not _is_id(item_id) or not isinstance(index, int):
             return _malformed(f"{kind} with ids of the wrong kind")
+        if not 0 <= index <= MAX_CONTENT_INDEX:
+            return _malformed(f"{kind} with a content_index out of range")
         try:
             audio = binascii.a2b_base64(delta, strict_mode=True) if delta else b""
         except ValueError as exc:
@@ -134,6 +137,11 @@ def encode_append(audio: bytes | bytearray | memoryview) -> bytes:
 
 def _malformed(what: str) -> Malformed:
     return Malformed(ProtocolError(f"the provider sent {what}"))
+
+
+def _is_id(value: object) -> bool:
+    """Text that UTF-8 can carry: JSON can also hold halves of surrogate pairs."""
+    return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 def _refuse_constant(constant: str) -> NoReturn:
