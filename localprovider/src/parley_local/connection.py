@@ -7,7 +7,7 @@ import json
 import logging
 import secrets
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
@@ -26,6 +26,12 @@ ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 def new_id(prefix: str) -> str:
     """An identifier in the protocol's style: prefix and 21 random characters."""
     return prefix + "".join(secrets.choice(ALPHABET) for _ in range(21))
+
+
+def _text(event: Mapping[str, object]) -> str:
+    """The event's JSON; halves of surrogate pairs, which a client may send escaped, become question marks."""
+    text = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 class Connection:
@@ -119,7 +125,7 @@ class Connection:
     def _queue(self, effect: Send | Close) -> None:
         """Hold events for the writer; a client that lets 64 MiB pile up is cut off."""
         if isinstance(effect, Send):
-            text = json.dumps(effect.event, ensure_ascii=False, separators=(",", ":"))
+            text = _text(effect.event)
             self._outbox.append(text)
             self._outbox_bytes += len(text)
         else:

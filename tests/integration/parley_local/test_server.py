@@ -367,3 +367,13 @@ def test_the_program_names_what_is_wrong(arguments: list[str], message: str) -> 
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+async def test_half_a_surrogate_pair_costs_no_connection(provider: LocalProvider) -> None:
+    async with connect(f"{provider.url}?model=any") as client:
+        await until(client, "session.created")
+        await client.send('{"type": "conversation.item.delete", "item_id": "\\ud83d"}')
+        (error,) = await until(client, "error")
+        assert error["error"]["code"] == "item_not_found"
+        await send(client, "response.cancel")
+        assert (await until(client, "error"))[0]["error"]["code"] == "response_cancel_not_active"

@@ -104,6 +104,8 @@ def test_beta_fields_are_flat_and_ga_fields_unknown_there() -> None:
         ("{", "invalid_json"),
         ("[]", "invalid_json"),
         ("[" * 100_000, "invalid_json"),
+        ('{"type": "response.cancel", "x": ' + "[" * 200 + "]" * 200 + "}", "invalid_json"),
+        ('{"type": "session.update", "session": {"type": "realtime", "tracing": NaN}}', "invalid_json"),
         (b"\x00\x01", "invalid_event"),
         ("{}", "missing_required_parameter"),
         ('{"type": "nonsense"}', "invalid_value"),

@@ -6,7 +6,7 @@ import base64
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from . import checks
 from .checks import Json
@@ -24,6 +24,7 @@ MAX_KEPT_AUDIO = 32 * 1024 * 1024
 MIN_COMMIT_MS = 100
 MAX_PARALLEL_RESPONSES = 8
 TOKEN_LIMIT = 40_000
+MAX_DEPTH = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,9 +190,11 @@ class Session:
                 "invalid_event", "Expected a text WebSocket message; binary frames are not supported."
             )
         try:
-            event = json.loads(message)
+            event = json.loads(message, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
             raise InvalidRequest("invalid_json", "The message is not valid JSON.") from error
+        if _deep(event):
+            raise InvalidRequest("invalid_json", f"The message is nested more than {MAX_DEPTH} levels deep.")
         if not isinstance(event, dict):
             raise InvalidRequest("invalid_json", "Expected a JSON object.")
         return event
@@ -522,3 +525,23 @@ class Session:
 
 def _is_open(response: Response) -> bool:
     return bool(response.items) and response.items[-1].status == "in_progress"
+
+
+def _refuse_constant(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _deep(value: object) -> bool:
+    """True when lists and objects lie more than MAX_DEPTH levels inside each other."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        inside: list[object] = []
+        for holder in level:
+            if isinstance(holder, dict):
+                inside.extend(v for v in holder.values() if isinstance(v, dict | list))
+            elif isinstance(holder, list):
+                inside.extend(v for v in holder if isinstance(v, dict | list))
+        if not inside:
+            return False
+        level = inside
+    return True
