@@ -32,7 +32,7 @@ programs: ## Install or build the programs that the demo needs (flite, nats-serv
 	@command -v nats-server >/dev/null || $(CLUSTER)/build.sh nats-server
 
 demo: setup programs ## Hear an agent answer a spoken question, on this machine
-	@$(BIN)/parley demo --out build/demo/answer.wav
+	@$(BIN)/parley demo --out build/demo
 
 test: setup ## Everything: lint, types, contracts, chart and every rung of tests, the cluster included
 	@$(BIN)/python tests/support/run_rungs.py all
