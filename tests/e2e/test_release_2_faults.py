@@ -267,7 +267,7 @@ def secret(name: str, value: str, *, labelled: bool, hosts: str) -> dict[str, An
 async def test_a_secret_goes_nowhere_it_may_not_go(release: Release, trap: str) -> None:
     """No label, a host outside the pool's or the Secret's list, a metadata address: refused."""
     key = f"sk-{secrets.token_hex(24)}"
-    local = f"{RELEASE}-local.{release.namespace}.svc:8765"
+    local = f"{RELEASE}-localprovider.{release.namespace}.svc:8765"
     cases = {
         "no-label": (local, secret("no-label", key, labelled=False, hosts=local), "SecretNotLabelled"),
         "outside-pool": (trap, secret("outside-pool", key, labelled=True, hosts=trap), "HostNotAllowed"),

@@ -144,7 +144,7 @@ class Release:
 
     @property
     def provider_url(self) -> str:
-        return f"ws://{RELEASE}-local.{self.namespace}.svc:8765/v1/realtime"
+        return f"ws://{RELEASE}-localprovider.{self.namespace}.svc:8765/v1/realtime"
 
     def agent(self, name: str = "echo", **provider: Any) -> dict[str, Any]:
         """A VoiceAgent of the trial provider: says back what it understood."""

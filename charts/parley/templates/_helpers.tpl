@@ -72,7 +72,7 @@ nats://{{ include "parley.fullname" . }}-nats.{{ .Release.Namespace }}.svc:4222
 {{- end -}}
 
 {{- define "parley.localProvider.host" -}}
-{{ include "parley.fullname" . }}-local.{{ .Release.Namespace }}.svc
+{{ include "parley.fullname" . }}-localprovider.{{ .Release.Namespace }}.svc
 {{- end -}}
 
 {{- /* What a pod and a container of the "restricted" Pod Security Standard need. The ids are those of the images. */ -}}
