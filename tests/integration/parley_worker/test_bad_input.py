@@ -359,7 +359,7 @@ async def test_attach_waits_for_the_provider() -> None:
         await asyncio.sleep(0.3)
         await socket.greet()
 
-    async with scripted(late) as script, worker(runner=RunnerSettings(connect_timeout=1.0)) as host:
+    async with scripted(late) as script, worker(runner=RunnerSettings(connect_timeout=8.0)) as host:
         config = host.admit(script.url)
         async with calling(host, start(config)) as caller:
             await caller.expect("started")

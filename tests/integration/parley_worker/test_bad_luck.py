@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from media_calls import KEY, Worker, calling, start, worker
 from parley.media.v1 import media_pb2 as pb
+from parley_worker.codec import control_pb
 from parley_worker.core.model import EndReason, SessionConfig, SessionReport, SessionState
 from parley_worker.runtime.deps import RunnerSettings
 from pki import TestAuthority
@@ -23,7 +24,7 @@ QUICK = RunnerSettings(connect_timeout=1.0, close_timeout=0.6)
 R = EndReason
 
 
-async def over(host: Worker, config: SessionConfig, timeout: float = 5) -> SessionReport:
+async def over(host: Worker, config: SessionConfig, timeout: float = 20) -> SessionReport:
     """The report of a session that is over and of which nothing is left."""
     report = await host.state(config, SessionState.ENDED, timeout)
     await host.nothing_left()
@@ -55,7 +56,7 @@ async def test_caller_does_not_come_back() -> None:
 
 @pytest.mark.parametrize(
     ("limits", "reason"),
-    [({"idle_timeout": 0.3}, R.IDLE_TIMEOUT), ({"max_duration": 0.4}, R.MAX_DURATION)],
+    [({"idle_timeout": 0.3}, R.IDLE_TIMEOUT), ({"max_duration": 2.0}, R.MAX_DURATION)],
 )
 async def test_limits_of_an_attached_session(limits: dict[str, float], reason: EndReason) -> None:
     async with scripted(quiet) as script, worker() as host:
@@ -287,6 +288,43 @@ async def test_terminate_while_the_provider_is_being_connected() -> None:
             assert error is not None
             assert error.code().name == "FAILED_PRECONDITION"
         assert (await over(host, config)).end_reason is R.TERMINATED
+
+
+async def test_drain_while_the_provider_is_being_connected() -> None:
+    async def mute(socket: Socket) -> None:
+        await asyncio.Event().wait()
+
+    async with scripted(mute) as script, worker() as host:
+        config = host.admit(script.url)
+        await script.socket()
+        host.app.drain.begin(0)
+        assert (await over(host, config)).end_reason is R.DRAIN_DEADLINE
+        assert host.facts(config) == ["admitted", "drain_announced", "ended"]
+        async with asyncio.timeout(20):
+            await host.app.drain.done.wait()
+
+
+async def test_provider_sends_text_and_numbers_that_no_message_can_carry() -> None:
+    async def behaviour(socket: Socket) -> None:
+        await socket.greet()
+        await socket.expect_audio(960)
+        await socket.connection.send(
+            '{"type": "response.output_text.delta", "item_id": "\\ud83d", "delta": "half a pair \\ud83d"}'
+        )
+        usage = {"input_tokens": 10**30}
+        await socket.send("response.done", response={"id": "r1", "status": "\ud83d", "usage": usage})
+
+    async with scripted(behaviour) as script, worker() as host:
+        config = host.admit(script.url)
+        async with calling(host, start(config)) as caller:
+            await caller.expect("started")
+            await caller.speak(bytes(960))
+            await caller.expect_event("response.done")
+            assert "half a pair ?" in (await caller.expect_event("response.output_text.delta")).event_json
+            await caller.send(hangup=pb.Hangup())
+            assert (await caller.expect("ended")).reason == R.CALLER_HANGUP
+        report = await over(host, config)
+        assert control_pb.session_report(report, control_pb.Endpoint("")).usage.input_tokens == 2**31 - 1
 
 
 async def test_url_that_cannot_work() -> None:

@@ -160,6 +160,25 @@ async def test_a_caller_comes_back_with_its_token_and_gets_what_it_missed() -> N
         assert host.facts(config).count("leg_attached") == 3
 
 
+async def test_a_beta_agent_that_may_not_be_interrupted_speaks_on() -> None:
+    async def provider(socket: Socket) -> None:
+        await socket.greet()
+        await socket.expect_audio(960)
+        await socket.say(TONE[:9600], "resp_1", "item_1", finish=False)
+        await socket.send("input_audio_buffer.speech_started", item_id="item_u", audio_start_ms=0)
+        await socket.say(TONE[9600:], "resp_1", "item_1")
+
+    turns = {"turn_detection": {"type": "server_vad", "interrupt_response": False}}
+    async with scripted(provider) as script, worker() as host:
+        config = host.admit(script.url, provider={"api_version": "beta"}, session=turns)
+        async with calling(host, start(config)) as caller:
+            await caller.expect("started")
+            await caller.speak(bytes(960))
+            await caller.expect("mark")
+            assert caller.audio() == TONE
+            assert caller.of("clear") == []
+
+
 async def test_tool_calls_and_their_results() -> None:
     item = {"type": "function_call", "name": "weather", "call_id": "call_1", "arguments": "{}"}
 

@@ -7,9 +7,11 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from unittest import mock
 
 import pytest
-from nats.js import api
+from nats.aio.client import Client
+from nats.js import JetStreamContext, api
 from nats_server import NatsServer, stored
 from parley_worker.clock import SystemClock
 from parley_worker.core.model import SessionKey
@@ -363,3 +365,27 @@ async def test_closing_delivers_what_waits_and_gives_up_at_its_deadline(server: 
         assert value(bus.metrics, "parley_worker_events_dropped_total", kind="journal", cause="shutdown") == 1
         bus.bus.publish(event(2))
         assert bus.bus.waiting == 0
+
+
+async def test_an_error_of_the_client_library_itself_is_survived(
+    server: NatsServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus = Bus(server.url)
+    whole = bus.bus._open
+    failures = [LookupError("inside the library")]
+
+    async def open_(client: Client) -> JetStreamContext:
+        if failures:
+            raise failures.pop()
+        return await whole(client)
+
+    with mock.patch.object(bus.bus, "_open", open_):
+        async with asyncio.TaskGroup() as tasks:
+            task = tasks.create_task(bus.bus.run())
+            bus.bus.publish(entry(1))
+            await bus.empty()
+            await bus.bus.close(0)
+            task.cancel()
+    assert await ids(server, "PARLEY_JOURNAL") == ["u1.1.1"]
+    assert value(bus.metrics, "parley_worker_task_crashes_total") == 1
+    assert "the NATS client failed" in caplog.text

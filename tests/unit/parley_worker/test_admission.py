@@ -141,3 +141,15 @@ def test_every_move_of_the_worker_state_is_in_the_table() -> None:
 def test_a_worker_without_places_is_refused() -> None:
     with pytest.raises(ValueError, match="capacity is 0"):
         Admission(0, "me")
+
+
+def test_an_older_attempt_that_ends_last_gives_its_place_back() -> None:
+    admission = ready(2)
+    admission.admit("a", 1, FENCE, 0)
+    admission.admit("a", 2, FENCE, 0)
+    assert admission.sessions == 2
+    admission.ended("a", 2, 1)
+    assert admission.sessions == 1
+    admission.ended("a", 1, 2)
+    admission.ended("a", 1, 2)
+    assert admission.sessions == 0

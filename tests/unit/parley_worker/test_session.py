@@ -502,3 +502,31 @@ def test_a_mark_that_comes_back_after_a_clear_proves_nothing() -> None:
     driver.said(ev.MarkPlayed(mark.name, 1))
     fired = driver.until(driver.now + 1)
     assert [t["audio_end_ms"] for t in sent(fired, "conversation.item.truncate")] == [400]
+
+
+def test_under_privacy_the_event_of_the_end_has_no_words_of_others() -> None:
+    for privacy, message in ((True, ""), (False, "the instructions were: be kind")):
+        driver = Driver(privacy=privacy).ready()
+        driver.feed(ev.ProviderLost(EndReason.PROVIDER_UNAVAILABLE, "the instructions were: be kind"))
+        (end,) = [e.record for e in driver.effects if isinstance(e, fx.Publish) and e.record.type == "ended"]
+        assert end.fields["message"] == message
+        assert driver.session.report.end_message == "the instructions were: be kind"
+
+
+def test_conversation_events_have_no_audio_no_credential_of_a_tool_and_a_bounded_size() -> None:
+    driver = Driver().ready()
+    driver.attach()
+    tool = {"type": "mcp", "server_label": "s", "authorization": "token-of-a-tool", "headers": {"X": "y"}}
+    content = [{"type": "audio", "audio": "AAAA", "transcript": "hi"}]
+    effects = driver.provider("session.updated", session={"tools": [tool, 7]})
+    effects += driver.provider("conversation.item.retrieved", item={"id": "i", "content": content})
+    effects += driver.provider("a.new.event", event_id="e", text="\u00e4" * 600_000)
+    shown = [json.loads(m.event_json) for m in to_leg(effects, fx.ConversationEvent)]
+    assert shown[0]["session"]["tools"] == [{"type": "mcp", "server_label": "s"}, 7]
+    assert shown[1]["item"]["content"] == [{"type": "audio", "transcript": "hi"}]
+    assert shown[2]["type"] == "a.new.event"
+    assert shown[2]["parley_omitted_bytes"] > 1_200_000
+    assert "token-of-a-tool" not in str(driver.journal())
+    driver.feed(ev.LegLost("cancelled"))
+    replayed = to_leg(driver.attach(ev.CredentialKind.RESUME, last=1), fx.ConversationEvent)
+    assert [event.sequence for event in replayed] == [2, 3, 4]

@@ -239,8 +239,12 @@ class BaseRealtimeAPIClient:
                 self._media.response_created(response_id)
             else:
                 self._media.response_done(response_id)
-        elif event.type == "input_audio_buffer.speech_started" and self.shape.clears_on_speech:
+        elif event.type == "input_audio_buffer.speech_started" and self._clears_on_speech():
             self.clear_media_buffer()
+
+    def _clears_on_speech(self) -> bool:
+        chosen = self._p.clear_on_speech
+        return self.shape.clears_on_speech if chosen is None else chosen
 
     def audio(self, chunk: MediaChunk) -> None:
         """See Sink."""

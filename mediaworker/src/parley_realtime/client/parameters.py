@@ -49,6 +49,7 @@ class RealtimeAPIClientParameters:
     outgoing_events: bound of client events not yet sent; beyond it calls raise OutgoingQueueFull.
     pending_events: bound of server events not yet handled by listeners; beyond it the scenario ends.
     handler_timeout: an async handler that takes longer ends the scenario.
+    clear_on_speech: clear the media units when the caller begins to speak; None: beta does, GA does not.
     observer: sees every decoded server event except audio deltas, before listeners, synchronously.
     statistics: log the counters once, at close. trace: append every frame to this file, keys and audio left
     out.
@@ -64,6 +65,7 @@ class RealtimeAPIClientParameters:
     on_web_socket_close: CloseCallback | None = None
     on_scenario_error: ScenarioErrorCallback | None = None
     observer: Observer | None = None
+    clear_on_speech: bool | None = None
     statistics: bool = False
     trace: Path | None = None
     privacy: bool = False

@@ -104,6 +104,7 @@ def open_provider(
         headers=provider.headers,
         ssl=_context(provider.ca_pem) if _is_tls(provider.url) else None,
         observer=on_event,
+        clear_on_speech=False,
         privacy=config.privacy,
         allow_address=may_be_provider,
         connect_timeout=connect_timeout,

@@ -12,7 +12,14 @@ from parley_realtime import InvalidEventError, OutgoingQueueFull, RealtimeError
 
 from parley_worker.core import effects as fx
 from parley_worker.core import events as ev
-from parley_worker.core.media_path import InputFault, InputPath, OutFrame, OutputPath, PlayoutMode
+from parley_worker.core.media_path import (
+    MUTED_RESPONSES,
+    InputFault,
+    InputPath,
+    OutFrame,
+    OutputPath,
+    PlayoutMode,
+)
 from parley_worker.core.model import EndReason, SessionConfig, SessionReport, SessionState
 from parley_worker.core.session import Session, SessionBounds
 from parley_worker.runtime.deps import RunnerDeps
@@ -51,7 +58,7 @@ class SessionRunner:
         self._incoming: LegPort | None = None
         self._provider: Provider | None = None
         self._resume_sha256: tuple[bytes, ...] = ()
-        self._heard_response = ""
+        self._heard_responses: deque[str] = deque(maxlen=MUTED_RESPONSES)
         self._events: deque[ev.Event] = deque()
         self._handling = False
         self._timer: asyncio.TimerHandle | None = None
@@ -253,8 +260,8 @@ class SessionRunner:
             metrics.audio_out(len(out.payload))
             if self._mode is PlayoutMode.REALTIME:
                 metrics.frame_lateness(out.late)
-            if out.response_id != self._heard_response:
-                self._heard_response = out.response_id
+            if out.response_id not in self._heard_responses:
+                self._heard_responses.append(out.response_id)
                 self._feed(ev.FirstFrame(out.response_id))
         if self._leg is not leg or (self._mode is PlayoutMode.BURST and leg.audio_room() <= 0):
             return None

@@ -95,7 +95,7 @@ class Metrics:
         )
         self._provider_errors = Counter(
             p + "provider_errors_total",
-            "Provider failures and error events, by reason.",
+            "Provider connections that failed or were lost, by endReason, and error events (ErrorEvent).",
             ["reason"],
             registry=r,
         )
@@ -204,7 +204,7 @@ class Metrics:
         self._provider_connect_time.observe(seconds)
 
     def provider_error(self, reason: str) -> None:
-        """`reason` is an endReason word, or `ErrorEvent` for an error that did not end the session."""
+        """`reason` is an endReason word, or `ErrorEvent` for an error event, before an end or not."""
         self._provider_errors.labels(reason).inc()
 
     # Events and journal; `kind` is `event` or `journal`

@@ -180,6 +180,10 @@ class NatsBus:
                 if not told:
                     log.warning("NATS cannot be used: %s: %s; records wait", type(error).__name__, error)
                 told = True
+            except Exception:
+                # An error of the client library itself: no call ends for it.
+                log.exception("the NATS client failed; records wait")
+                self._metrics.task_crashed()
             finally:
                 self._set_connected(False)
                 self._outbox.put_all_back()
@@ -252,7 +256,7 @@ class NatsBus:
         try:
             async with asyncio.timeout(2):
                 await client.close()
-        except _FAILURES as error:
+        except Exception as error:  # noqa: BLE001 - it is being thrown away, in whatever state it is
             log.debug("closing NATS: %s", error)
         # A connection that breaks while it is closed leaves the tasks of its subscriptions behind.
         for subscription in client._subs.values():
