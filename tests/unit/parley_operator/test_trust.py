@@ -102,6 +102,11 @@ def test_the_list_of_hosts(entry: str, url: str, allowed: bool) -> None:
         "wss://a%2eb",
         "wss://h:99999",
         "wss://a\\b",
+        "wss://allowed@evil.example",
+        "wss://allowed:80@evil.example",
+        "wss://metadata\u3002google.internal",
+        "wss://\uff11\uff16\uff19.254.169.254",
+        "wss://xn--\u00e4.example.com",
     ],
 )
 def test_urls_that_are_none(url: str) -> None:
@@ -116,6 +121,12 @@ def test_every_spelling_of_an_address_is_one_host(value: int) -> None:
     tail = value & 0xFFFFFF
     spellings = {str(value), hex(value), dotted, ".".join(hex(o) for o in octets), f"{octets[0]}.{tail}"}
     assert {canonical_host(text) for text in spellings} == {dotted}
+
+
+def test_a_url_that_cannot_be_read_is_not_repeated() -> None:
+    with pytest.raises(FieldError) as caught:
+        parse_url("wss://user:hunter2@host:99999", "spec.provider.url")
+    assert "hunter2" not in str(caught.value)
 
 
 def secret(**changes: Any) -> SecretView:

@@ -43,7 +43,7 @@ def parse_url(url: str, path: str) -> Endpoint:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise FieldError(path, f"{url[:200]!r} is not a URL ({error})") from error
+        raise FieldError(path, "is not a URL that can be read; write wss://host[:port]/path") from error
     if parts.scheme not in _PORTS:
         raise FieldError(path, "must begin with wss://, ws://, https:// or http://")
     if parts.username is not None or parts.password is not None:
@@ -52,6 +52,9 @@ def parse_url(url: str, path: str) -> Endpoint:
         raise FieldError(path, "has no host")
     if re.search(r"[\s\x00-\x20\\%]", parts.netloc):
         raise FieldError(path, "has characters in its host that no host name has")
+    if not parts.hostname.isascii():
+        # Resolvers fold such names: other full stops and digits would slip past every comparison.
+        raise FieldError(path, "has characters beyond ASCII in its host; write the name in its xn-- form")
     plaintext = parts.scheme in ("ws", "http")
     return Endpoint(canonical_host(parts.hostname), port or _PORTS[parts.scheme], plaintext)
 
