@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, cast
+from urllib.parse import quote
 
 import aiohttp
 
@@ -222,5 +223,7 @@ class KubeStore:
 
 
 def _path(kind: str, namespace: str, name: str = "") -> str:
+    # Workers report names too: none may lead to another path.
     prefix, plural = RESOURCES[kind]
-    return f"/{prefix}/namespaces/{namespace}/{plural}" + (f"/{name}" if name else "")
+    space, last = quote(namespace, safe=""), quote(name, safe="")
+    return f"/{prefix}/namespaces/{space}/{plural}" + (f"/{last}" if name else "")
