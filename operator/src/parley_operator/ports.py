@@ -79,7 +79,7 @@ class WorkerTls:
 class WorkerTarget:
     """One worker to be connected with.
 
-    `name` is unique (the pod's name), `namespace`/`pool` say which pool it serves, `control_address` is
+    `name` is its unique `worker_id`, `namespace`/`pool` say which pool it serves, `control_address` is
     host:port.
     Without `tls` the control channel is plaintext: only a loopback address is accepted then.
     """

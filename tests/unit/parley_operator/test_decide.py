@@ -9,7 +9,7 @@ import pytest
 from parley_operator.api.secret import SecretText
 from parley_operator.api.v1alpha1 import LimitsSpec, SessionSpec
 from parley_operator.domain.checks import Problem
-from parley_operator.domain.decide import Act, after_refusal, decide
+from parley_operator.domain.decide import Act, after_refusal, asking, decide
 from parley_operator.domain.ledger import Load
 from parley_operator.domain.model import (
     AdmitOutcome,
@@ -30,6 +30,7 @@ from parley_operator.domain.phases import (
     end_reason,
     phase_of,
 )
+from parley_operator.domain.subjects import bound_placement
 
 NOW = 1_000_000.0
 SPEC = SessionSpec(agent_ref="a", limits=LimitsSpec(queue_timeout=30.0))
@@ -113,6 +114,57 @@ def test_an_unanswered_admit_is_asked_about() -> None:
     assert late.status["endReason"] == "QueueTimeout"
 
 
+def test_asking_ends_also_when_the_worker_only_watches() -> None:
+    unknown = replace(PLACED, confirmed=False)
+    assert decide(seen(placement=unknown, now=NOW + 24)).act is Act.ASK_AGAIN
+    assert decide(seen(placement=unknown, now=NOW + 25)).status["endReason"] == "QueueTimeout"
+    # An operator that comes back late asks all the same.
+    late = replace(unknown, since=NOW + 95)
+    assert decide(seen(placement=late, now=NOW + 100)).act is Act.ASK_AGAIN
+    assert decide(seen(placement=late, now=NOW + 105)).status["endReason"] == "QueueTimeout"
+
+
+def test_the_note_of_an_admit_is_read_back_as_unanswered() -> None:
+    place = Placement("ns/w", "i1", 2, endpoint="1.2.3.4:5")
+    status: Any = asking(seen(), place)
+    assert status["worker"] == {
+        "name": "w", "namespace": "ns", "instanceId": "i1", "shard": 0, "endpoint": "1.2.3.4:5",
+        "tlsServerName": "",
+    }  # fmt: skip
+    assert conditions(status)["Placed"] == ("Unknown", "Asking")
+    assert bound_placement(status) == place
+    noted = replace(SUBJECT, status=status)
+    assert asking(seen(subject=noted), place) == {}
+    answered: Any = decide(
+        seen(subject=noted, placement=replace(place, confirmed=True), report=report(SessionState.READY))
+    ).status
+    again = bound_placement({**status, **answered, "worker": status["worker"]})
+    assert again is not None
+    assert again.confirmed
+    waiting = decide(seen(subject=noted, workers=1, position=1))
+    assert waiting.status["worker"] is None
+
+
+DELETED = replace(SUBJECT, deleting=True)
+
+
+@pytest.mark.parametrize("report_of", [None, report(SessionState.ACTIVE)])
+def test_a_deleted_object_that_a_finalizer_holds_ends_its_call(report_of: SessionReport | None) -> None:
+    asked = decide(seen(subject=DELETED, placement=replace(PLACED, since=NOW - 1), report=report_of))
+    assert (asked.act, asked.status) == (Act.TERMINATE, {})
+    over = report(SessionState.ENDED, end_reason="Terminated")
+    done = decide(seen(subject=DELETED, placement=PLACED, report=over)).status
+    assert (done["phase"], done["endReason"]) == ("Cancelled", "Terminated")
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"placement": PLACED}, {"placement": PLACED, "fate": Fate.GONE}, {"loads": ()}]
+)
+def test_a_deleted_object_without_a_call_is_cancelled(changes: dict[str, Any]) -> None:
+    done = decide(seen(subject=DELETED, **changes)).status
+    assert (done["phase"], done["endReason"]) == ("Cancelled", "Terminated")
+
+
 @pytest.mark.parametrize(
     ("state", "phase", "ready"),
     [
@@ -193,7 +245,7 @@ def test_time_to_live() -> None:
 
 
 @pytest.mark.parametrize(
-    ("verdict", "reason"), [(AdmitVerdict.INVALID, "InvalidSpec"), (AdmitVerdict.ENDED, "Internal")]
+    ("verdict", "reason"), [(AdmitVerdict.INVALID, "InvalidSpec"), (AdmitVerdict.STALE_ATTEMPT, "Internal")]
 )
 def test_final_refusals(verdict: AdmitVerdict, reason: str) -> None:
     decision = after_refusal(seen(), AdmitOutcome(verdict, "session.voice: no such voice"))

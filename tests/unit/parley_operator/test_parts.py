@@ -142,10 +142,21 @@ def test_old_news_changes_nothing() -> None:
     assert cache.get("K", "n", "a") == body(5)
     cache.drop("K", body(9, "another"))
     assert cache.get("K", "n", "a") is not None
-    cache.put("K", body(3, "another"))
-    assert cache.get("K", "n", "a") == body(3, "another")
-    cache.drop("K", body(3, "another"))
+    cache.put("K", body(6, "next"))
+    cache.put("K", body(7))
+    assert cache.get("K", "n", "a") == body(6, "next")
+    cache.drop("K", body(6, "next"))
+    cache.put("K", body(6, "next"))
     assert cache.get("K", "n", "a") is None
+
+
+def test_the_cache_keeps_no_record_of_writers() -> None:
+    cache = ObjectCache()
+    made = body(1)
+    made["metadata"]["managedFields"] = [{"manager": "kubectl"}]
+    cache.put("K", made)
+    assert cache.get("K", "n", "a") == body(1)
+    assert "managedFields" in made["metadata"]
 
 
 def test_the_line_is_first_come_first_served() -> None:

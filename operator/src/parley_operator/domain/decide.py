@@ -29,6 +29,8 @@ REPORT_GRACE = 5.0
 # How long the bound status waits for the provider, so that one write says both.
 BIND_DELAY = 2.0
 RETRY_PROBLEM = 2.0
+# An unanswered Admit is asked about at least this long, also when the operator comes back late.
+ASK_AT_LEAST = 10.0
 # The head of the line looks often, the tail is called up when it moves forward.
 RETRY_QUEUE = 0.5
 RETRY_QUEUE_TAIL = 5.0
@@ -62,6 +64,8 @@ class Decision:
 def decide(seen: Observation) -> Decision:
     if seen.subject.over:
         return _over(seen)
+    if seen.subject.deleting:
+        return _deleting(seen)
     if seen.placement is not None and (seen.placement.confirmed or seen.report is not None):
         return _placed(seen, seen.placement)
     if isinstance(seen.plan, Problem):
@@ -85,6 +89,24 @@ def after_refusal(seen: Observation, outcome: AdmitOutcome) -> Decision:
     return Decision(status=_ending(seen, reason, words, [accepted]))
 
 
+def asking(seen: Observation, placement: Placement) -> dict[str, object]:
+    """The note, in the status, of an Admit that is about to be sent; empty when it is there already."""
+    words = f"worker {placement.worker} is asked"
+    generation = seen.subject.generation
+    conditions = [
+        condition("Accepted", True, "Accepted", "", generation),
+        condition("Placed", None, "Asking", words, generation),
+    ]
+    facts = {"worker": worker_status(placement, None, seen.node), "attempt": placement.attempt, "queue": None}
+    return _status(seen, Phase.PENDING, conditions, facts)
+
+
+def lost_while_asked(seen: Observation, placement: Placement) -> Decision:
+    """The worker went away before it answered, and no other is to be had."""
+    words = f"worker {placement.worker} was lost while it was asked"
+    return Decision(status=_ending(seen, EndReason.WORKER_LOST, words, []))
+
+
 def queue_deadline(seen: Observation) -> float:
     spec = seen.subject.spec
     return seen.subject.created + (spec.limits.queue_timeout if spec else 0.0)
@@ -101,6 +123,18 @@ def _over(seen: Observation) -> Decision:
     return Decision(Act.DELETE) if left <= 0 else Decision(again=left)
 
 
+def _deleting(seen: Observation) -> Decision:
+    """Deleted, but somebody's finalizer holds the object: the call ends now, and the status says so."""
+    placement = seen.placement
+    if placement is not None and seen.report is not None and not seen.report.live:
+        return Decision(status=_ended(seen, placement, seen.report))
+    if placement is not None and seen.fate in (Fate.ANSWERS, Fate.SILENT):
+        known = seen.report is not None or seen.now - placement.since <= REPORT_GRACE
+        if known or (seen.fate is Fate.SILENT and seen.silent_for < seen.lost_after):
+            return Decision(Act.TERMINATE, again=1.0)
+    return Decision(status=_ending(seen, EndReason.TERMINATED, "the VoiceSession was deleted", []))
+
+
 def _placed(seen: Observation, placement: Placement) -> Decision:
     report = seen.report
     if report is not None and not report.live:
@@ -111,7 +145,7 @@ def _placed(seen: Observation, placement: Placement) -> Decision:
     waited = seen.now - placement.since
     if report is None and seen.fate is Fate.ANSWERS:
         if waited > REPORT_GRACE:
-            words = f"worker {placement.worker} does not know the session"
+            words = f"worker {placement.worker} does not know the session; its journal tells how far it came"
             return Decision(status=_ending(seen, EndReason.WORKER_LOST, words, []))
         again = max(0.1, BIND_DELAY - waited)
         return Decision(status=_bound(seen, placement) if waited >= BIND_DELAY else {}, again=again)
@@ -137,12 +171,11 @@ def _unanswered(seen: Observation) -> Decision:
     """An Admit went out and no answer came: the same instance is asked until it answers or is gone."""
     if seen.fate in (Fate.GONE, Fate.RESTARTED):
         return Decision(Act.FORGET, again=0.0)
-    if seen.fate is Fate.ANSWERS:
-        return Decision(Act.ASK_AGAIN)
-    if seen.now >= queue_deadline(seen):
+    since = seen.placement.since if seen.placement else 0.0
+    if seen.now >= max(queue_deadline(seen), since + ASK_AT_LEAST):
         words = "the worker that was asked did not answer before spec.limits.queueTimeout"
         return Decision(status=_ending(seen, EndReason.QUEUE_TIMEOUT, words, []))
-    return Decision(again=1.0)
+    return Decision(Act.ASK_AGAIN) if seen.fate is Fate.ANSWERS else Decision(again=1.0)
 
 
 def _not_accepted(seen: Observation, problem: Problem) -> Decision:
@@ -190,7 +223,7 @@ def _queue_note(seen: Observation) -> dict[str, object]:
             condition("Accepted", True, "Accepted", "", generation),
             condition("Placed", False, "Queued", words, generation),
         ],
-        {"queue": {"position": place, "time": from_now}},
+        {"queue": {"position": place, "time": from_now}, "worker": None},
     )
 
 

@@ -10,6 +10,11 @@ from parley_operator.api.secret import SecretText
 from parley_operator.api.v1alpha1 import LimitsSpec
 
 
+def worker_id(namespace: str, name: str) -> str:
+    """The key of a worker: pods of two namespaces may have one name. Without a namespace just the name."""
+    return f"{namespace}/{name}" if namespace and name else name
+
+
 class WorkerState(Enum):
     """Life of a worker as it reports it."""
 
@@ -73,9 +78,9 @@ class SessionReport:
 class WorkerView:
     """A worker as the operator knows it now.
 
-    `instance_id` is empty until the first snapshot. `silent_for` is seconds since it was last heard;
-    `dead` that its container is known not to run. `media_endpoint` is where callers will reach it, as far
-    as known.
+    `name` is its `worker_id`. `instance_id` is empty until the first snapshot. `silent_for` is seconds since
+    it was last heard; `dead` that its container is known not to run. `media_endpoint` is where callers will
+    reach it, as far as known.
     """
 
     name: str

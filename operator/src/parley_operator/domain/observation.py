@@ -37,7 +37,8 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """The session object. Times are unix seconds; `spec` is `None` when it cannot be parsed."""
+    """The session object. Times are unix seconds; `spec` is `None` when it cannot be parsed; `deleting` when
+    somebody's finalizer keeps a deleted object."""
 
     namespace: str
     name: str
@@ -46,6 +47,7 @@ class Subject:
     created: float
     spec: SessionSpec | None
     status: Mapping[str, object] = field(default_factory=dict)
+    deleting: bool = False
 
     @property
     def phase(self) -> Phase:

@@ -73,13 +73,16 @@ def difference(previous: Mapping[str, object], wanted: Mapping[str, object]) -> 
 
 
 def worker_status(placement: Placement, report: SessionReport | None, node: str) -> dict[str, object]:
+    namespace, _, name = placement.worker.rpartition("/")
     found: dict[str, object] = {
-        "name": placement.worker,
+        "name": name,
         "instanceId": placement.instance_id,
         "shard": report.shard if report else placement.shard,
         "endpoint": (report.endpoint if report else "") or placement.endpoint,
         "tlsServerName": (report.tls_server_name if report else "") or placement.tls_server_name,
     }
+    if namespace:
+        found["namespace"] = namespace
     if node:
         found["node"] = node
     return found
@@ -103,11 +106,9 @@ def report_status(report: SessionReport) -> dict[str, object]:
             "outputAudioSeconds": round(report.usage.output_audio_seconds, 3),
         }
     if report.journal_stream:
-        found["journal"] = {
-            "stream": report.journal_stream,
-            "first": report.journal_first,
-            "last": report.journal_last,
-        }
+        journal: dict[str, object] = {"stream": report.journal_stream, "first": report.journal_first}
+        # While the session goes on the last number grows all the time: no reason to write.
+        found["journal"] = journal if report.live else {**journal, "last": report.journal_last}
     return found
 
 

@@ -32,7 +32,7 @@ from .checks import (
 )
 from .hosts import parse_url
 from .merge import merge_provider, provider_url, session_json
-from .model import Placement, ProviderTarget
+from .model import Placement, ProviderTarget, worker_id
 from .observation import Plan, Subject
 from .status import parse_timestamp
 
@@ -65,14 +65,15 @@ def subject_of(body: Mapping[str, object]) -> tuple[Subject, Problem | None]:
             created=parse_timestamp(str(metadata.get("creationTimestamp", ""))),
             spec=spec,
             status=map_at(body, "status"),
+            deleting="deletionTimestamp" in metadata,
         ),
         problem,
     )
 
 
 def bound_placement(status: Mapping[str, object]) -> Placement | None:
-    """The placement that a status records."""
-    worker = text_at(status, "worker", "name")
+    """The placement that a status records; not confirmed while the worker is being asked."""
+    worker = worker_id(text_at(status, "worker", "namespace"), text_at(status, "worker", "name"))
     attempt = status.get("attempt")
     if not worker or not isinstance(attempt, int):
         return None
@@ -84,7 +85,14 @@ def bound_placement(status: Mapping[str, object]) -> Placement | None:
         shard=shard if isinstance(shard, int) else 0,
         endpoint=text_at(status, "worker", "endpoint"),
         tls_server_name=text_at(status, "worker", "tlsServerName"),
-        confirmed=True,
+        confirmed=not _asking(status),
+    )
+
+
+def _asking(status: Mapping[str, object]) -> bool:
+    found = status.get("conditions")
+    return isinstance(found, list) and any(
+        isinstance(c, Mapping) and c.get("type") == "Placed" and c.get("status") == "Unknown" for c in found
     )
 
 
@@ -99,6 +107,11 @@ def secret_view(body: Body) -> SecretView:
     labels = {k: str(v) for k, v in map_at(body, "metadata", "labels").items()}
     annotations = {k: str(v) for k, v in map_at(body, "metadata", "annotations").items()}
     return SecretView(text_at(body, "metadata", "name"), labels, annotations, values)
+
+
+def owned_by(body: Mapping[str, object], uid: str) -> bool:
+    owners = map_at(body, "metadata").get("ownerReferences")
+    return isinstance(owners, list) and any(isinstance(o, Mapping) and o.get("uid") == uid for o in owners)
 
 
 def secret_needed(agent: AgentSpec, spec: SessionSpec) -> str:

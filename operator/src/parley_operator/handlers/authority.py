@@ -11,7 +11,7 @@ from parley_operator.api.constants import GROUP, SECRET, Body
 from parley_operator.api.v1alpha1 import map_at, text_at
 from parley_operator.clock import Clock
 from parley_operator.domain.manifests import server_name, tls_secret
-from parley_operator.domain.subjects import PoolView, secret_view
+from parley_operator.domain.subjects import PoolView, owned_by, secret_view
 from parley_operator.ports import Conflict, Store, StoreError, WorkerTls
 
 CA_SECRET = "parley-control-ca"  # noqa: S105 - the name of a Secret
@@ -36,10 +36,15 @@ class Authority:
         return WorkerTls(self.ca.certificate, self.client.certificate, self.client.key, name)
 
     async def ensure_pool_secret(self, store: Store, pool: PoolView, owner: Body) -> None:
-        """Make or renew the Secret with the certificate of the pool's workers."""
+        """Make or renew the Secret with the certificate of the pool's workers.
+
+        Raises `Conflict` while a Secret of that name belongs to somebody else.
+        """
         name = tls_secret(pool.name)
         body = await store.get(SECRET, pool.namespace, name)
         now = self.clock.now()
+        if body is not None and not owned_by(body, text_at(owner, "uid")):
+            raise Conflict(f"Secret {name} exists and is not of this pool; delete it or rename the pool")
         if body is not None:
             values = secret_view(body).values
             present = values["tls.crt"].reveal().encode() if "tls.crt" in values else b""

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from parley_operator.api.constants import Body
-from parley_operator.api.v1alpha1 import text_at
+from parley_operator.api.v1alpha1 import metadata_of, text_at
 
 from .queue import Key
+
+# Deletions beyond this are old enough that no list speaks of them any more.
+_REMEMBERED = 20_000
 
 
 class ObjectCache:
@@ -15,6 +18,7 @@ class ObjectCache:
 
     def __init__(self) -> None:
         self._objects: dict[str, dict[Key, Body]] = {}
+        self._gone: dict[str, None] = {}
 
     @staticmethod
     def key(kind: str, body: Body) -> Key:
@@ -26,16 +30,30 @@ class ObjectCache:
         key = self.key(kind, body)
         kind_objects = self._objects.setdefault(kind, {})
         present = kind_objects.get(key)
-        if present is None or _version(body) >= _version(present) or _uid(body) != _uid(present):
-            kind_objects[key] = body
+        newer = present is None or _version(body) >= _version(present)
+        if newer and not self.gone(_uid(body)):
+            if present is not None and _uid(present) != _uid(body):
+                self._forget(_uid(present))
+            kind_objects[key] = _slim(body)
         return key
 
     def drop(self, kind: str, body: Body) -> Key:
         key = self.key(kind, body)
         present = self._objects.get(kind, {}).get(key)
+        self._forget(_uid(body))
         if present is not None and _uid(present) == _uid(body):
             del self._objects[kind][key]
         return key
+
+    def _forget(self, uid: str) -> None:
+        if uid:
+            self._gone[uid] = None
+        while len(self._gone) > _REMEMBERED:
+            self._gone.pop(next(iter(self._gone)))
+
+    def gone(self, uid: str) -> bool:
+        """Whether the object of this uid was deleted: lists may be older than the news of it."""
+        return uid in self._gone
 
     def get(self, kind: str, namespace: str, name: str) -> Body | None:
         return self._objects.get(kind, {}).get(Key(kind, namespace, name))
@@ -47,6 +65,14 @@ class ObjectCache:
 def _version(body: Body) -> int:
     text = text_at(body, "metadata", "resourceVersion")
     return int(text) if text.isdigit() else 0
+
+
+def _slim(body: Body) -> Body:
+    """Without the record of who wrote which field: often half of an object, and of no use here."""
+    metadata = metadata_of(body)
+    if "managedFields" not in metadata:
+        return body
+    return {**body, "metadata": {k: v for k, v in metadata.items() if k != "managedFields"}}
 
 
 def _uid(body: Body) -> str:

@@ -10,6 +10,7 @@ from parley_operator.domain.observation import Plan, Subject
 from parley_operator.domain.subjects import PoolView, make_plan, secret_needed, secret_view
 
 from .context import Context
+from .line import PoolName
 
 
 async def gather_plan(context: Context, subject: Subject) -> Plan | Problem:
@@ -51,10 +52,19 @@ def _agent(context: Context, subject: Subject, spec: SessionSpec) -> AgentSpec |
         return problem_of(error, "AgentInvalid", f"spec.agentRef: VoiceAgent {spec.agent_ref}: ")
 
 
-def _pool(context: Context, subject: Subject, spec: SessionSpec) -> PoolView | Problem:
-    reference = spec.pool
+def pools_of(context: Context, subject: Subject) -> list[PoolName]:
+    """The pools that the session may mean, in the order in which they are looked for."""
+    if subject.spec is None:
+        return []
+    reference = subject.spec.pool
     own = [subject.namespace, context.settings.default_pool_namespace]
     namespaces = [reference.namespace] if reference.namespace else list(dict.fromkeys(own))
+    return [(namespace, reference.name) for namespace in namespaces]
+
+
+def _pool(context: Context, subject: Subject, spec: SessionSpec) -> PoolView | Problem:
+    reference = spec.pool
+    namespaces = [namespace for namespace, _ in pools_of(context, subject)]
     for namespace in namespaces:
         body = context.cache.get(POOL, namespace, reference.name)
         if body is None:

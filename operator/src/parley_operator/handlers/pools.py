@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 from parley_operator.api.constants import (
     ANNOTATION_MEDIA_PORT,
@@ -20,6 +21,7 @@ from parley_operator.api.constants import (
 from parley_operator.api.fields import FieldError
 from parley_operator.api.v1alpha1 import map_at, metadata_of, parse_pool_spec, spec_of, text_at
 from parley_operator.domain.manifests import CONTAINER, WorkerDefaults, build_pod, spec_hash
+from parley_operator.domain.model import worker_id
 from parley_operator.domain.pools import PoolDecision, WorkerPod, decide_pool, free_port, pool_status
 from parley_operator.domain.status import condition, difference, merge_conditions
 from parley_operator.domain.subjects import PoolView
@@ -32,6 +34,19 @@ from .queue import Key
 log = logging.getLogger(__name__)
 RESYNC = 60.0
 STATUS_EVERY = 5.0
+# After the API server refused a pod.
+REFUSED_PAUSE = 10.0
+# The longest pause between pods that fail.
+FAILED_MOST = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Hold:
+    """No pods are made before `until` (monotonic); `failures` pods went without the pool ever being whole."""
+
+    until: float = 0.0
+    failures: int = 0
+    trouble: str = ""
 
 
 class PoolReconciler:
@@ -46,9 +61,8 @@ class PoolReconciler:
         self._authority = authority
         self._defaults = defaults
         self._new_suffix = new_suffix
-        self._written: dict[str, float] = {}
-        # Pods made and not yet seen, so that a slow watch makes nobody create twice.
-        self._expected: dict[Key, dict[str, float]] = {}
+        self._written: dict[Key, float] = {}
+        self._holds: dict[Key, _Hold] = {}
 
     # -- pods
 
@@ -56,15 +70,13 @@ class PoolReconciler:
         """Follow a worker pod: link with it while it has an address, let go when it is deleted."""
         name, pool = text_at(body, "metadata", "name"), text_at(body, "metadata", "labels", LABEL_POOL)
         namespace = text_at(body, "metadata", "namespace")
-        if not pool:
+        if not pool or not _controller(body, pool):
             return
-        key = Key(POOL, namespace, pool)
-        if not deleted:
-            self._expected.get(key, {}).pop(name, None)
+        key, worker = Key(POOL, namespace, pool), worker_id(namespace, name)
         view = _pod(body)
         if deleted or view.over:
-            self._context.links.remove(name)
-            self._context.ledger.forget_worker(name)
+            self._context.links.remove(worker)
+            self._context.ledger.forget_worker(worker)
         elif text_at(body, "status", "podIP"):
             self._context.links.set_target(self._target(body, pool, namespace))
         self._context.queue.add(key)
@@ -74,7 +86,7 @@ class PoolReconciler:
         host_port = text_at(body, "metadata", "annotations", ANNOTATION_MEDIA_PORT)
         host = text_at(body, "status", "hostIP") if host_port else address
         return WorkerTarget(
-            name=text_at(body, "metadata", "name"),
+            name=worker_id(namespace, text_at(body, "metadata", "name")),
             control_address=f"{_bracketed(address)}:{CONTROL_PORT}",
             tls=self._authority.tls_for(pool, namespace),
             pool=pool,
@@ -90,7 +102,8 @@ class PoolReconciler:
     async def reconcile(self, key: Key) -> float | None:
         body = self._context.cache.get(POOL, key.namespace, key.name)
         if body is None or "deletionTimestamp" in metadata_of(body):
-            self._expected.pop(key, None)
+            self._holds.pop(key, None)
+            self._written.pop(key, None)
             return None
         try:
             pool = PoolView(key.namespace, key.name, parse_pool_spec(spec_of(body)))
@@ -98,40 +111,59 @@ class PoolReconciler:
             await self._invalid(key, body, str(error))
             return None
         uid = text_at(body, "metadata", "uid")
-        await self._authority.ensure_pool_secret(self._context.store, pool, _owner(pool, uid))
         self._follow(key)
-        pods = self._pods(key)
-        expected = self._still_expected(key)
-        wanted = spec_hash(pool, self._defaults)
-        awaited = [WorkerPod(name, "", wanted) for name in expected]
-        decision = decide_pool(pool.spec.replicas, wanted, [*pods, *awaited])
-        trouble = await self._carry_out(key, pool, uid, decision)
+        pods = self._pods(key, uid)
+        decision = decide_pool(pool.spec.replicas, spec_hash(pool, self._defaults), pods)
+        hold = self._hold(key, pool, pods, decision)
+        trouble = hold.trouble
+        if self._context.clock.monotonic() >= hold.until:
+            try:
+                await self._authority.ensure_pool_secret(self._context.store, pool, _owner(pool, uid))
+            except (Refused, Conflict) as error:
+                trouble = self._refuse(key, str(error))
+                decision = replace(decision, create=0)
+        else:
+            decision = replace(decision, create=0)
+        trouble = await self._carry_out(key, pool, uid, decision) or trouble
         await self._write_status(key, pool, body, pods, trouble)
-        return 10.0 if trouble else RESYNC if not expected else 5.0
+        left = self._holds[key].until - self._context.clock.monotonic()
+        return min(RESYNC, left) if left > 0 else RESYNC
+
+    def _hold(self, key: Key, pool: PoolView, pods: list[WorkerPod], decision: PoolDecision) -> _Hold:
+        """Pods that fail one after the other are replaced ever more slowly, the first one at once."""
+        hold = self._holds.get(key, _Hold())
+        if pods and sum(pod.ready for pod in pods) >= pool.spec.replicas:
+            hold = _Hold()
+        if decision.remove:
+            pause = min(FAILED_MOST, 2.0**hold.failures) if hold.failures else 0.0
+            until = self._context.clock.monotonic() + pause
+            hold = _Hold(max(hold.until, until), hold.failures + 1, hold.trouble)
+        if hold.trouble and self._context.clock.monotonic() >= hold.until:
+            hold = replace(hold, trouble="")
+        self._holds[key] = hold
+        return hold
+
+    def _refuse(self, key: Key, words: str) -> str:
+        log.warning("pool %s/%s: no pod: %s", key.namespace, key.name, words)
+        until = self._context.clock.monotonic() + REFUSED_PAUSE
+        self._holds[key] = replace(self._holds[key], until=until, trouble=words)
+        return words
 
     def _follow(self, key: Key) -> None:
         """Pass a renewed client certificate on to the links of the pool."""
         for pod_key, body in self._context.cache.of_kind(POD):
             mine = pod_key.namespace == key.namespace
-            if mine and text_at(body, "metadata", "labels", LABEL_POOL) == key.name:
-                view = self._context.links.view(pod_key.name)
+            if mine and _controller(body, key.name) and text_at(body, "status", "podIP"):
+                view = self._context.links.view(worker_id(pod_key.namespace, pod_key.name))
                 if view is not None:
                     self._context.links.set_target(self._target(body, key.name, key.namespace))
 
-    def _still_expected(self, key: Key) -> list[str]:
-        now = self._context.clock.monotonic()
-        fresh = {name: until for name, until in self._expected.get(key, {}).items() if until > now}
-        self._expected[key] = fresh
-        return list(fresh)
-
-    def _pods(self, key: Key) -> list[WorkerPod]:
+    def _pods(self, key: Key, uid: str) -> list[WorkerPod]:
         found = []
         for pod_key, body in self._context.cache.of_kind(POD):
-            if pod_key.namespace != key.namespace:
+            if pod_key.namespace != key.namespace or _controller(body, key.name) != uid:
                 continue
-            if text_at(body, "metadata", "labels", LABEL_POOL) != key.name:
-                continue
-            view = self._context.links.view(pod_key.name)
+            view = self._context.links.view(worker_id(pod_key.namespace, pod_key.name))
             sessions = len(view.live_uids) if view else 0
             found.append(_pod(body, sessions, view.capacity if view and view.answers else 0))
         return found
@@ -141,33 +173,36 @@ class PoolReconciler:
         store = self._context.store
         for name in decision.remove:
             await store.delete(POD, key.namespace, name, "")
+            body = self._context.cache.get(POD, key.namespace, name)
+            if body is not None:
+                # Counted and dealt with, however long the object stays.
+                self._context.cache.drop(POD, body)
         for name in decision.retire:
             log.info("pool %s/%s: worker %s drains and goes", key.namespace, key.name, name)
             # Best effort: the pod's own SIGTERM drains it as well.
-            await self._context.links.drain(name, pool.spec.drain_timeout)
+            await self._context.links.drain(worker_id(key.namespace, name), pool.spec.drain_timeout)
             await store.delete(POD, key.namespace, name, "")
         for _ in range(decision.create):
+            suffix = self._new_suffix()
             try:
-                await self._create(key, pool, uid)
+                await self._create(key, pool, uid, suffix)
             except (Refused, Conflict) as error:
-                log.warning("pool %s/%s: no pod: %s", key.namespace, key.name, error)
-                return str(error)
+                # Without the name, which is another one at every attempt: the status would change each time.
+                return self._refuse(key, str(error).replace(f"-{suffix}", "-"))
         return ""
 
-    async def _create(self, key: Key, pool: PoolView, uid: str) -> None:
+    async def _create(self, key: Key, pool: PoolView, uid: str, suffix: str) -> None:
         port: int | None = None
         exposure = pool.spec.exposure
         if exposure.host_port:
             port = free_port(exposure.least_port, exposure.most_port, self._ports_taken())
             if port is None:
                 raise Conflict("spec.exposure.hostPortRange: every port of the range is taken; widen it")
-        manifest = build_pod(pool, uid, self._defaults, self._new_suffix(), port)
+        manifest = build_pod(pool, uid, self._defaults, suffix, port)
         body = await self._context.store.create(POD, manifest)
-        name = text_at(body, "metadata", "name")
-        self._expected.setdefault(key, {})[name] = self._context.clock.monotonic() + 30.0
+        # Known from now on, so that a slow watch makes nobody create twice.
         self._context.cache.put(POD, body)
-        self._expected[key].pop(name, None)
-        log.info("pool %s/%s: worker %s made", key.namespace, key.name, name)
+        log.info("pool %s/%s: worker %s made", key.namespace, key.name, text_at(body, "metadata", "name"))
 
     def _ports_taken(self) -> list[int]:
         return [_pod(body).host_port for _, body in self._context.cache.of_kind(POD)]
@@ -176,7 +211,6 @@ class PoolReconciler:
         self, key: Key, pool: PoolView, body: Body, pods: list[WorkerPod], trouble: str
     ) -> None:
         now = self._context.clock.now()
-        uid = text_at(body, "metadata", "uid")
         generation = metadata_of(body).get("generation")
         previous = map_at(body, "status")
         patch = pool_status(
@@ -184,11 +218,11 @@ class PoolReconciler:
         )
         if not patch:
             return
-        waited = now - self._written.get(uid, 0.0)
+        waited = now - self._written.get(key, 0.0)
         if set(patch) == {"sessions"} and waited < STATUS_EVERY:
             self._context.queue.add_after(key, STATUS_EVERY - waited)
             return
-        self._written[uid] = now
+        self._written[key] = now
         fresh = await self._context.store.patch_status(POOL, body, patch)
         if fresh is not None:
             self._context.cache.put(POOL, fresh)
@@ -202,6 +236,15 @@ class PoolReconciler:
         patch = difference(previous, {"conditions": merged})
         if patch:
             await self._context.store.patch_status(POOL, body, patch)
+
+
+def _controller(body: Body, pool: str) -> str:
+    """Uid of the pool of this name that owns the pod; empty for a pod that only looks like a worker."""
+    owners = metadata_of(body).get("ownerReferences")
+    for owner in owners if isinstance(owners, list) else []:
+        if isinstance(owner, Mapping) and (owner.get("kind"), owner.get("name")) == (POOL, pool):
+            return str(owner.get("uid", "")) if owner.get("controller") else ""
+    return ""
 
 
 def _owner(pool: PoolView, uid: str) -> Body:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from parley_operator.api.constants import AGENT, POD, POOL, SECRET, SESSION, Body
-from parley_operator.api.v1alpha1 import text_at
+from parley_operator.api.v1alpha1 import metadata_of, text_at
 from parley_operator.domain.model import SessionReport
 from parley_operator.ports import StoreError
 
@@ -52,6 +52,8 @@ class Reconciler:
         cache = self._context.cache
         key = cache.key(kind, body)
         before = cache.get(kind, key.namespace, key.name)
+        if not deleted and cache.gone(text_at(body, "metadata", "uid")):
+            return
         if deleted:
             cache.drop(kind, body)
         else:
@@ -60,7 +62,8 @@ class Reconciler:
         if kind == SESSION:
             self._session_seen(key, body, before, deleted)
         elif kind in (AGENT, POOL):
-            self._wake_pending()
+            if deleted or before is None or _generation(before) != _generation(body):
+                self._wake_pending()
             if kind == POOL:
                 self._context.queue.add(key)
         elif kind == SECRET:
@@ -85,6 +88,7 @@ class Reconciler:
         self._context.queue.add(Key(DOOM, "", uid))
 
     def _wake_pending(self, namespace: str = "") -> None:
+        self.sessions.check_anew()
         for key, body in self._context.cache.of_kind(SESSION):
             waiting = text_at(body, "status", "phase") in ("", "Pending")
             if waiting and namespace in ("", key.namespace):
@@ -94,11 +98,13 @@ class Reconciler:
         """A worker said something about a session, or changed itself."""
         queue = self._context.queue
         if report is not None:
+            if not report.live:
+                self.sessions.book.ended(worker, report)
             queue.add(Key(SESSION, report.namespace, report.name))
             if report.live and report.uid in self._deleted:
                 queue.add(Key(DOOM, "", report.uid))
         else:
-            for key in self.sessions.keys_on(worker):
+            for key in self.sessions.book.keys_on(worker):
                 queue.add(key)
         if report is None or not report.live:
             self._call_up(worker)
@@ -123,7 +129,7 @@ class Reconciler:
         silent = await self._context.links.wait_snapshots(self._context.settings.snapshot_wait)
         if silent:
             log.warning("no snapshot of workers %s: they count as full", ", ".join(silent))
-        self.sessions.restore()
+        self.sessions.book.restore()
 
     async def run(self) -> None:
         """Seed, then work until cancelled."""
@@ -259,3 +265,7 @@ class Reconciler:
         context.metrics.workers(states, capacity, max((view.silent_for for view in views), default=0.0))
         context.metrics.queue_depth(len(context.queue))
         context.metrics.reservations(context.ledger.reservations)
+
+
+def _generation(body: Body) -> object:
+    return metadata_of(body).get("generation")

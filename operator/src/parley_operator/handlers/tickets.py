@@ -21,10 +21,10 @@ from parley_operator.api.constants import (
     Body,
 )
 from parley_operator.api.secret import SecretText
-from parley_operator.api.v1alpha1 import map_at, text_at
+from parley_operator.api.v1alpha1 import text_at
 from parley_operator.domain.model import Placement
 from parley_operator.domain.observation import Subject
-from parley_operator.domain.subjects import secret_view
+from parley_operator.domain.subjects import owned_by, secret_view
 from parley_operator.ports import Conflict, Store
 
 
@@ -50,7 +50,7 @@ async def read_ticket(store: Store, subject: Subject) -> Ticket | None:
     """The ticket of this very session; one of an older session of the same name does not count."""
     name = secret_name(subject.name)
     body = await store.get(SECRET, subject.namespace, name)
-    return None if body is None or not _owned(body, subject.uid) else _ticket(name, body)
+    return None if body is None or not owned_by(body, subject.uid) else _ticket(name, body)
 
 
 async def ensure_ticket(
@@ -58,7 +58,7 @@ async def ensure_ticket(
 ) -> Ticket:
     """Make the Secret, or note the new placement on the one that is there.
 
-    Raises `Conflict` while a Secret of that name belongs to somebody else.
+    Raises `Conflict` while a Secret of that name belongs to somebody else, or when it changed just now.
     """
     name = secret_name(subject.name)
     text = new_ticket()
@@ -66,11 +66,13 @@ async def ensure_ticket(
         await store.create(SECRET, _secret(subject, placement, ca, text))
         return Ticket(name, SecretText(text), placement, placement.endpoint)
     except Conflict:
-        ticket = await read_ticket(store, subject)
-        if ticket is None:
+        body = await store.get(SECRET, subject.namespace, name)
+        ticket = None if body is None or not owned_by(body, subject.uid) else _ticket(name, body)
+        if body is None or ticket is None:
             raise
     if _written(ticket.placement) != _written(placement):
-        patch: Body = {"metadata": {"annotations": _notes(placement)}}
+        version = text_at(body, "metadata", "resourceVersion")
+        patch: Body = {"metadata": {"annotations": _notes(placement), "resourceVersion": version}}
         await store.patch(SECRET, subject.namespace, name, patch)
     return replace(ticket, placement=placement)
 
@@ -131,18 +133,13 @@ def _encoded(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
-def _owned(body: Body, uid: str) -> bool:
-    owners = map_at(body, "metadata").get("ownerReferences")
-    return isinstance(owners, list) and any(isinstance(o, dict) and o.get("uid") == uid for o in owners)
-
-
 def _ticket(name: str, body: Body) -> Ticket | None:
     values = secret_view(body).values
     if TICKET_KEY not in values:
         return None
     endpoint = values[ENDPOINT_KEY].reveal() if ENDPOINT_KEY in values else ""
     server_name = values[TLS_SERVER_NAME_KEY].reveal() if TLS_SERVER_NAME_KEY in values else ""
-    worker, _, instance = text_at(body, "metadata", "annotations", ANNOTATION_PLACED_ON).partition("/")
+    worker, _, instance = text_at(body, "metadata", "annotations", ANNOTATION_PLACED_ON).rpartition("/")
     attempt = text_at(body, "metadata", "annotations", ANNOTATION_ATTEMPT)
     placement = None
     if worker and instance and attempt.isdigit():

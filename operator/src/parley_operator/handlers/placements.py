@@ -1,0 +1,201 @@
+"""Where sessions are or may be: what this process decided, what status, tickets and workers say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from parley_operator.api.constants import SESSION
+from parley_operator.api.v1alpha1 import text_at
+from parley_operator.domain.model import Placement, SessionReport, WorkerView
+from parley_operator.domain.observation import Fate, Subject
+from parley_operator.domain.subjects import bound_placement, subject_of
+
+from .context import Context
+from .plans import pools_of
+from .queue import Key
+from .tickets import read_ticket
+
+
+class PlacementBook:
+    """By session uid; everything is forgotten when the session is over or deleted."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._placements: dict[str, Placement] = {}
+        self._by_worker: dict[str, dict[str, Key]] = {}
+        self._attempts: dict[str, int] = {}
+        self._digests: dict[str, bytes] = {}
+        # Final reports outlive the link that brought them: the pod may be gone before the status is written.
+        self._ends: dict[str, tuple[str, str, SessionReport]] = {}
+        # Sessions older than this process, whose note of an unanswered Admit was looked for.
+        self._looked: set[str] = set()
+        self._started = context.clock.now()
+
+    def get(self, uid: str) -> Placement | None:
+        return self._placements.get(uid)
+
+    def keys_on(self, worker: str) -> list[Key]:
+        return list(self._by_worker.get(worker, {}).values())
+
+    def remember(self, key: Key, uid: str, placement: Placement) -> None:
+        before = self._placements.get(uid)
+        if before is not None and before.worker != placement.worker:
+            self._leave_worker(before.worker, uid)
+        self._placements[uid] = placement
+        self._attempts[uid] = max(placement.attempt, self._attempts.get(uid, 0))
+        self._by_worker.setdefault(placement.worker, {})[uid] = key
+
+    def unplace(self, uid: str) -> None:
+        """The worker surely does not have the session: it waits again, under the same attempt number."""
+        placement = self._placements.pop(uid, None)
+        if placement is not None:
+            self._leave_worker(placement.worker, uid)
+        self._context.ledger.release(uid)
+
+    def _leave_worker(self, worker: str, uid: str) -> None:
+        keys = self._by_worker.get(worker, {})
+        keys.pop(uid, None)
+        if not keys:
+            self._by_worker.pop(worker, None)
+
+    def forget(self, uid: str) -> None:
+        """The session is over or deleted."""
+        self.unplace(uid)
+        for known in (self._digests, self._attempts, self._ends):
+            known.pop(uid, None)
+        self._looked.discard(uid)
+
+    def restore(self) -> None:
+        """Before the first placement: take back what earlier decisions promised."""
+        for key, body in self._context.cache.of_kind(SESSION):
+            subject, _ = subject_of(body)
+            placement = bound_placement(subject.status)
+            if placement is None or subject.over:
+                continue
+            if not placement.confirmed:
+                placement = replace(placement, since=self._context.clock.now())
+                self._context.ledger.restore(subject.uid, placement.worker, placement.instance_id)
+            self.remember(key, subject.uid, placement)
+
+    def next_attempt(self, subject: Subject) -> int:
+        """The number for a placement that follows no lost one; it never falls."""
+        written = subject.status.get("attempt")
+        return max(1, self._attempts.get(subject.uid, 0), written if isinstance(written, int) else 0)
+
+    # -- tickets
+
+    def digest(self, uid: str) -> bytes:
+        return self._digests.get(uid, b"")
+
+    def set_digest(self, uid: str, digest: bytes) -> None:
+        self._digests[uid] = digest
+
+    async def _load_digest(self, subject: Subject) -> None:
+        known = str(subject.status.get("ticketHash", ""))
+        if known:
+            self._digests[subject.uid] = bytes.fromhex(known)
+            return
+        ticket = await read_ticket(self._context.store, subject)
+        if ticket is not None:
+            self._digests[subject.uid] = ticket.digest
+
+    # -- reports
+
+    def ended(self, worker: str, report: SessionReport) -> None:
+        """Keep a final report until the status is written; of sessions that exist and are not over."""
+        body = self._context.cache.get(SESSION, report.namespace, report.name)
+        view = self._context.links.view(worker)
+        if body is None or view is None or text_at(body, "metadata", "uid") != report.uid:
+            return
+        if not subject_of(body)[0].over:
+            self._ends[report.uid] = (worker, view.instance_id, report)
+
+    def _reported(
+        self, subject: Subject, placement: Placement | None
+    ) -> tuple[WorkerView | None, SessionReport | None]:
+        uid, links = subject.uid, self._context.links
+        if placement is not None:
+            view = links.view(placement.worker)
+            report = view.sessions.get(uid) if view and view.instance_id == placement.instance_id else None
+            if report is None or report.attempt != placement.attempt:
+                report = self._kept_end(uid, placement)
+            return view, report
+        # Only workers that may have been asked are believed.
+        pools = pools_of(self._context, subject)
+        found = [
+            (view, view.sessions[uid])
+            for view in links.views()
+            if uid in view.sessions and (view.namespace, view.pool) in pools
+        ]
+        return max(found, key=lambda pair: (pair[1].attempt, pair[1].live), default=(None, None))
+
+    def _kept_end(self, uid: str, placement: Placement) -> SessionReport | None:
+        worker, instance, report = self._ends.get(uid, ("", "", None))
+        fits = (worker, instance) == (placement.worker, placement.instance_id)
+        return report if fits and report is not None and report.attempt == placement.attempt else None
+
+    async def find(self, key: Key, subject: Subject) -> tuple[Placement | None, SessionReport | None]:
+        """Where the session is: known here, written in its status, reported by a worker, or noted before
+        an Admit."""
+        uid = subject.uid
+        bound = bound_placement(subject.status)
+        placement = self._placements.get(uid) or (bound if bound and bound.confirmed else None)
+        owner, report = self._reported(subject, placement)
+        if placement is None and owner is not None and report is not None:
+            now = self._context.clock.now()
+            placement = Placement(owner.name, owner.instance_id, report.attempt, since=now)
+        if placement is None and not subject.over:
+            placement = await self._noted(subject, bound)
+        if placement is not None and report is not None:
+            placement = replace(
+                placement,
+                confirmed=True,
+                endpoint=report.endpoint or placement.endpoint,
+                tls_server_name=report.tls_server_name or placement.tls_server_name,
+            )
+            self._context.ledger.release(uid)
+        if placement is not None and not subject.over:
+            self.remember(key, uid, placement)
+            if not placement.confirmed:
+                self._context.ledger.restore(uid, placement.worker, placement.instance_id)
+            if subject.spec and subject.spec.ticket and uid not in self._digests:
+                await self._load_digest(subject)
+        return placement, report
+
+    async def _noted(self, subject: Subject, bound: Placement | None) -> Placement | None:
+        """Whom an earlier process asked without living to see the answer; looked for once."""
+        earlier = subject.created <= self._started + 2 and subject.uid not in self._looked
+        if not earlier or subject.spec is None:
+            return None
+        self._looked.add(subject.uid)
+        if subject.spec.ticket:
+            ticket = await read_ticket(self._context.store, subject)
+            bound = ticket.placement if ticket else None
+        return replace(bound, since=self._context.clock.now()) if bound else None
+
+    def holders(self, uid: str) -> Iterable[tuple[str, int]]:
+        """Workers that have the session or may have it, with the attempt."""
+        placement = self._placements.get(uid)
+        holders = {
+            view.name: view.sessions[uid].attempt
+            for view in self._context.links.views()
+            if uid in view.sessions and view.sessions[uid].live
+        }
+        if placement is not None:
+            view = self._context.links.view(placement.worker)
+            if fate_of(view, placement) in (Fate.ANSWERS, Fate.SILENT):
+                report = view.sessions.get(uid) if view else None
+                if report is None or report.live:
+                    holders[placement.worker] = placement.attempt
+        return list(holders.items())
+
+
+def fate_of(view: WorkerView | None, placement: Placement | None) -> Fate:
+    if placement is None:
+        return Fate.ANSWERS
+    if view is None or (view.dead and not view.connected):
+        return Fate.GONE
+    if view.instance_id and view.instance_id != placement.instance_id:
+        return Fate.RESTARTED
+    return Fate.ANSWERS if view.answers else Fate.SILENT
