@@ -91,8 +91,8 @@ async def open_socket(
 
 def _open_error(exc: Exception, secrets: tuple[str, ...]) -> ProviderError:
     if isinstance(exc, InvalidStatus):
-        body = (exc.response.body or b"")[:200].decode("utf-8", "replace").strip()
-        return from_status(exc.response.status_code, scrub(body, secrets))
+        body = (exc.response.body or b"")[:65536].decode("utf-8", "replace").strip()
+        return from_status(exc.response.status_code, scrub(body, secrets)[:200])
     if isinstance(exc, ssl.SSLError):
         why = getattr(exc, "verify_message", None) or exc.reason or "no reason given"
         text = f"TLS with the provider failed ({why}): check the URL and the trusted certificates"

@@ -133,6 +133,14 @@ async def test_http_answers_to_the_handshake(status: int, kind: type[ProviderErr
     assert closes == []
 
 
+async def test_a_key_at_the_end_of_what_is_shown_of_an_answer_does_not_show_in_part() -> None:
+    key = "0123456789" * 4
+    async with ScriptedProvider(status=401, body="x" * 180 + key) as provider:
+        with pytest.raises(AuthenticationError) as caught:
+            await create_realtime_api_client(parameters(provider.base_url, api_key=key))
+    assert "0123" not in str(caught.value)
+
+
 @asynccontextmanager
 async def plain_server(
     answer: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],

@@ -17,6 +17,7 @@ from media_calls import PCM8, PCM24, Worker, calling, start, trailer, worker
 from parley.media.v1 import media_pb2 as pb
 from parley.media.v1 import media_pb2_grpc
 from parley_worker.core.model import AccessConfig, EndReason, SessionConfig, SessionState
+from parley_worker.runtime import session_runner
 from parley_worker.runtime.deps import RunnerSettings
 from parley_worker.transport.leg import LegBounds
 from provider_script import ScriptedProvider, Socket, scripted
@@ -352,6 +353,25 @@ async def black_hole(host: Worker) -> AsyncIterator[tuple[str, Callable[[], None
         for writer in writers:
             writer.close()
         await asyncio.gather(*(w.wait_closed() for w in writers), return_exceptions=True)
+
+
+async def test_a_flood_of_messages_ends_the_leg_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_runner, "MESSAGES_BURST", 5)
+    monkeypatch.setattr(session_runner, "MESSAGES_A_SECOND", 0.001)
+    async with ready() as (host, config, _):
+        async with calling(host, start(config)) as caller:
+            token = (await caller.expect("started")).resume_token
+            for _ in range(6):
+                await caller.send(dtmf=pb.Dtmf(digit="1"))
+            error = await caller.ended()
+            assert error is not None
+            assert (error.code().name, trailer(error)) == ("RESOURCE_EXHAUSTED", "too-many-messages")
+        async with calling(host, start(resume_token=token)) as back:
+            await back.expect("started")
+            await back.send(dtmf=pb.Dtmf(digit="1"))
+            await back.send(hangup=pb.Hangup())
+            await back.expect("ended")
+        assert host.facts(config).count("dtmf_received") == 6
 
 
 async def test_attach_waits_for_the_provider() -> None:

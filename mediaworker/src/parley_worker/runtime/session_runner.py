@@ -12,6 +12,7 @@ from parley_realtime import InvalidEventError, OutgoingQueueFull, RealtimeError
 
 from parley_worker.core import effects as fx
 from parley_worker.core import events as ev
+from parley_worker.core.budget import Budget
 from parley_worker.core.media_path import (
     MUTED_RESPONSES,
     InputFault,
@@ -28,6 +29,13 @@ from parley_worker.transport.ports import LegPort
 
 log = logging.getLogger(__name__)
 
+MESSAGES_A_SECOND = 200
+MESSAGES_BURST = 2000
+TOO_MANY_MESSAGES = ev.LegRefusal(
+    ev.Status.RESOURCE_EXHAUSTED,
+    "too-many-messages",
+    f"more than {MESSAGES_A_SECOND} messages a second besides audio: send fewer, then attach again",
+)
 _FAULTS = {
     InputFault.EMPTY: (ev.Status.INVALID_ARGUMENT, "audio.payload is empty; a frame holds 1 to 1000 ms"),
     InputFault.UNALIGNED: (ev.Status.INVALID_ARGUMENT, "audio.payload is not a whole number of samples"),
@@ -53,6 +61,7 @@ class SessionRunner:
             self._session.provider_format, self._session.ledger, self._session.counters, s.output_bytes
         )
         self._input: InputPath | None = None
+        self._messages = Budget(MESSAGES_A_SECOND, MESSAGES_BURST)
         self._mode = PlayoutMode.REALTIME
         self._leg: LegPort | None = None
         self._incoming: LegPort | None = None
@@ -202,8 +211,11 @@ class SessionRunner:
 
     def leg_message(self, leg: LegPort, message: ev.LegCommand) -> ev.LegRefusal | None:
         """See SessionPort."""
-        if leg is self._leg:
-            self._feed(ev.LegSaid(message))
+        if leg is not self._leg:
+            return None
+        if not self._messages.take(self._deps.clock.monotonic()):
+            return TOO_MANY_MESSAGES
+        self._feed(ev.LegSaid(message))
         return None
 
     def leg_room(self, leg: LegPort) -> None:
@@ -391,6 +403,7 @@ class SessionRunner:
 
     def _attach_media(self, request: ev.AttachRequest) -> None:
         self._mode = request.mode
+        self._messages = Budget(MESSAGES_A_SECOND, MESSAGES_BURST)
         burst = self._deps.settings.input_burst
         self._input = InputPath(request.input_format, self._session.provider_format, burst)
         self._output.attach(request.output_format, request.mode)

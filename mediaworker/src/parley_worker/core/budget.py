@@ -1,0 +1,22 @@
+"""How much of something may come: a rate with a burst."""
+
+from __future__ import annotations
+
+
+class Budget:
+    """`burst` at once, and `rate` a second after it. Every `now` is monotonic seconds."""
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self._rate, self._burst = rate, burst
+        self._left = burst
+        self._at: float | None = None
+
+    def take(self, now: float) -> bool:
+        """Take one; False when nothing is left."""
+        if self._at is not None:
+            self._left = min(self._burst, self._left + (now - self._at) * self._rate)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
