@@ -162,7 +162,7 @@ class Connection:
     async def _think(self, effect: Think) -> None:
         reply = None
         try:
-            reply = await self._engines.brain.reply(effect.request)
+            reply = await self._engines.think(effect.request)
         except Exception as error:  # noqa: BLE001 - a brain is a plug-in: its fault fails one response only
             log.warning("the brain failed: %s", type(error).__name__)
         async with self._turn:

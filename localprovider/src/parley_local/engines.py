@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from .brains import Brain, load_brain
 from .config import ConfigError, LocalProviderConfig
+from .core.effects import BrainRequest, Reply
 from .core.input_buffer import VadFactory
 from .speech import whisper
 from .speech.flite import Flite
@@ -54,12 +55,21 @@ class Engines:
         finally:
             self._waiting -= 1
 
+    async def think(self, request: BrainRequest) -> Reply:
+        """The brain's answer. Raises TimeoutError and whatever the brain raises."""
+        async with asyncio.timeout(self._timeout_s):
+            return await self.brain.reply(request)
+
     async def transcribe(self, audio: bytes, wire: WireFormat) -> str:
         """Words of `audio`. Raises SpeechError."""
         return str(await self.off_loop(lambda: self._recognizer.transcribe(decode(audio, wire), wire.rate)))
 
     async def speak(self, text: str, voice: str, speed: float, wire: WireFormat) -> bytes:
         """Speech in the wire format. Raises SpeechError."""
-        samples, rate = await self._voice.synthesize(text, voice, speed)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                samples, rate = await self._voice.synthesize(text, voice, speed)
+        except TimeoutError as error:
+            raise SpeechError(f"speech took longer than {self._timeout_s:g} s") from error
         made = await self.off_loop(lambda: encode(samples, rate, wire))
         return made if isinstance(made, bytes) else made.encode()

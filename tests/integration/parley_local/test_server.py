@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from local_session import silence, tone
@@ -377,3 +378,20 @@ async def test_half_a_surrogate_pair_costs_no_connection(provider: LocalProvider
         assert error["error"]["code"] == "item_not_found"
         await send(client, "response.cancel")
         assert (await until(client, "error"))[0]["error"]["code"] == "response_cancel_not_active"
+
+
+async def never(*_: object) -> Any:
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("part", ["brain", "voice"])
+async def test_a_part_that_never_answers_fails_one_response_in_bounded_time(part: str) -> None:
+    config = LocalProviderConfig(port=0, audio_speed=0, speech_timeout_s=0.2)
+    async with serve(config) as provider, connect(f"{provider.url}?model=any") as client:
+        engines = provider._engines
+        stuck = mock.Mock(reply=never, synthesize=never)
+        with mock.patch.object(engines, "brain" if part == "brain" else "_voice", stuck):
+            await send(client, "response.create")
+            assert (await until(client, "response.done"))[-1]["response"]["status"] == "failed"
+        await send(client, "response.create", response={"output_modalities": ["text"]})
+        assert (await until(client, "response.done"))[-1]["response"]["status"] == "completed"

@@ -255,3 +255,14 @@ def test_garbage_never_breaks_a_session(shape: Shape, events: list[tuple[str, di
         harness.finish_work(lambda _: (Say("x"),))
     harness.user_says("still here")
     assert harness.types[-1] in ("conversation.item.done", "conversation.item.created")
+
+
+def test_an_answer_for_which_a_full_conversation_has_no_room_fails() -> None:
+    harness = Harness()
+    for _ in range(2000):
+        harness.user_says("x")
+    harness.send("response.create")
+    harness.finish_work(lambda _: (Say("no room"),))
+    response = harness.last("response.done")["response"]
+    assert (response["status"], response["output"]) == ("failed", [])
+    assert error_of(harness.user_says("x"))["code"] == "conversation_full"

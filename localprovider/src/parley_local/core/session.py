@@ -15,7 +15,7 @@ from .emitter import Emitter, NewId
 from .errors import InvalidRequest, invalid_value
 from .history import history, input_tokens, transcription_usage
 from .input_buffer import InputBuffer, Turn, TurnState, VadFactory
-from .items import Conversation, Item, Part, parse_item
+from .items import MAX_ITEMS, Conversation, Item, Part, parse_item
 from .responses import Response, ResponseState, Writer, override
 from .settings import Settings, Shape, TurnDetection, update
 
@@ -458,6 +458,9 @@ class Session:
                     )
                     return
                 self._writer.close_message(response, "completed", self._previous(response))
+            if response.bound and response.outputs and len(self.conversation) >= MAX_ITEMS:
+                self._fail(response, f"The conversation holds {MAX_ITEMS} items.", now)
+                return
             opened = self._writer.open_next(
                 response, now, self.conversation.last_id if response.bound else None
             )
