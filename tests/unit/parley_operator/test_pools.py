@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from parley_operator import pki
 from parley_operator.api.v1alpha1 import Exposure, PoolSpec
@@ -51,6 +51,7 @@ def test_a_change_makes_the_new_pod_first() -> None:
     assert ready.retire == ("a",)
 
 
+@settings(deadline=None)
 @given(
     st.integers(0, 4),
     st.lists(st.tuples(st.sampled_from(["old", "new"]), st.booleans(), st.integers(0, 3)), max_size=7),

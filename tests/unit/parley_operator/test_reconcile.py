@@ -26,7 +26,7 @@ from parley_operator.handlers.context import Context, ReconcilerSettings
 from parley_operator.handlers.pools import PoolReconciler
 from parley_operator.handlers.queue import DOOM, Key
 from parley_operator.handlers.reconciler import Reconciler
-from parley_operator.ports import Conflict, Refused, WorkerTarget
+from parley_operator.ports import Conflict, Refused, StoreError, WorkerTarget
 from parley_operator.telemetry.metrics import Metrics
 
 API = "parley.dev/v1alpha1"
@@ -48,7 +48,7 @@ class Time:
 
 
 class CountingStore(FileStore):
-    """Counts reads of Secrets and status writes; `broken` may raise before a call, by verb."""
+    """Counts reads of Secrets and status writes; `before` and `after` may raise around a call."""
 
     def __init__(self, clock: Time) -> None:
         super().__init__(clock=clock)
@@ -65,6 +65,10 @@ class CountingStore(FileStore):
     async def create(self, kind: str, body: Mapping[str, object]) -> Any:
         self.before("create", kind)
         return await super().create(kind, body)
+
+    async def patch(self, kind: str, namespace: str, name: str, patch: Mapping[str, object]) -> Any:
+        self.before("patch", kind)
+        return await super().patch(kind, namespace, name, patch)
 
     async def patch_status(self, kind: str, seen: Any, status: Mapping[str, object]) -> Any:
         self.status_writes.append(status)
@@ -333,6 +337,31 @@ async def test_a_secret_of_somebody_else_is_left_alone_and_named(plane: Plane) -
     await plane.session("next")
     await plane.look("next")
     assert len(plane.links.admits) == 1
+
+
+@pytest.mark.parametrize("restart", [False, True])
+async def test_the_secret_names_the_endpoint_before_the_status_does(plane: Plane, restart: bool) -> None:
+    plane.links.add("w")
+    await plane.session()
+    await plane.look()
+    [(_, request)] = plane.links.admits
+    plane.links.report("w", request, SessionState.READY, endpoint="1.2.3.4:5", tls_server_name="w.example")
+    if restart:
+        await plane.restart()
+
+    def fail(verb: str, kind: str) -> None:
+        raise StoreError("no answer")
+
+    plane.store.before = fail
+    with pytest.raises(StoreError):
+        await plane.look()
+    assert plane.status() == {}
+    plane.store.before = lambda verb, kind: None
+    await plane.look()
+    body: Any = plane.store.peek(SECRET, "default", "call-ticket")
+    assert base64.b64decode(body["data"]["endpoint"]) == b"1.2.3.4:5"
+    assert base64.b64decode(body["data"]["tlsServerName"]) == b"w.example"
+    assert plane.status()["phase"] == "Ready"
 
 
 async def test_while_a_session_waits_nobody_reads_its_secret(plane: Plane) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from parley_operator.api.fields import FieldError
 from parley_operator.api.secret import SecretText
@@ -114,6 +114,7 @@ def test_urls_that_are_none(url: str) -> None:
         parse_url(url, "spec.provider.url")
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_every_spelling_of_an_address_is_one_host(value: int) -> None:
     octets = [(value >> shift) & 255 for shift in (24, 16, 8, 0)]

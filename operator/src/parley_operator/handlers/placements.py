@@ -14,7 +14,7 @@ from parley_operator.domain.subjects import bound_placement, subject_of
 from .context import Context
 from .plans import pools_of
 from .queue import Key
-from .tickets import read_ticket
+from .tickets import read_ticket, write_endpoint
 
 
 class PlacementBook:
@@ -26,6 +26,8 @@ class PlacementBook:
         self._by_worker: dict[str, dict[str, Key]] = {}
         self._attempts: dict[str, int] = {}
         self._digests: dict[str, bytes] = {}
+        # The endpoint that the ticket Secret names.
+        self._told: dict[str, str] = {}
         # Final reports outlive the link that brought them: the pod may be gone before the status is written.
         self._ends: dict[str, tuple[str, str, SessionReport]] = {}
         # Sessions older than this process, whose note of an unanswered Admit was looked for.
@@ -62,7 +64,7 @@ class PlacementBook:
     def forget(self, uid: str) -> None:
         """The session is over or deleted."""
         self.unplace(uid)
-        for known in (self._digests, self._attempts, self._ends):
+        for known in (self._digests, self._told, self._attempts, self._ends):
             known.pop(uid, None)
         self._looked.discard(uid)
 
@@ -88,8 +90,21 @@ class PlacementBook:
     def digest(self, uid: str) -> bytes:
         return self._digests.get(uid, b"")
 
-    def set_digest(self, uid: str, digest: bytes) -> None:
+    def ticket_made(self, uid: str, digest: bytes, endpoint: str) -> None:
         self._digests[uid] = digest
+        self._told[uid] = endpoint
+
+    async def tell_caller(self, subject: Subject, placement: Placement | None) -> None:
+        """Have the ticket Secret name the worker's endpoint before the status does. Raises `StoreError`."""
+        if placement is None or not placement.confirmed or subject.over:
+            return
+        told = (self._told.get(subject.uid), text_at(subject.status, "worker", "endpoint"))
+        if subject.spec is None or not subject.spec.ticket or placement.endpoint in ("", *told):
+            return
+        ticket = await read_ticket(self._context.store, subject)
+        if ticket is not None:
+            await write_endpoint(self._context.store, subject, ticket, placement)
+        self._told[subject.uid] = placement.endpoint
 
     async def _load_digest(self, subject: Subject) -> None:
         known = str(subject.status.get("ticketHash", ""))

@@ -28,7 +28,7 @@ from .line import PoolName, WaitingLine
 from .placements import PlacementBook, fate_of
 from .plans import gather_plan
 from .queue import DOOM, Key
-from .tickets import Ticket, ensure_ticket, secret_name, write_endpoint
+from .tickets import Ticket, ensure_ticket, secret_name
 
 log = logging.getLogger(__name__)
 SHUN_SECONDS = 1.0
@@ -79,6 +79,7 @@ class SessionReconciler:
         context = self._context
         now = context.clock.now()
         placement, report = await self.book.find(key, subject)
+        await self.book.tell_caller(subject, placement)
         view = context.links.view(placement.worker) if placement else None
         seen = Observation(
             subject,
@@ -227,7 +228,7 @@ class SessionReconciler:
         )
         outcome = await self._context.links.admit(placement.worker, request)
         self._context.metrics.admitted(outcome.verdict.value)
-        return await self._answered(key, seen, placement, outcome, ticket)
+        return await self._answered(key, seen, placement, outcome)
 
     async def _note(self, key: Key, seen: Observation, placement: Placement) -> bool:
         """Where there is no ticket Secret to write on, the status says who is asked."""
@@ -238,7 +239,7 @@ class SessionReconciler:
         context = self._context
         ca = context.control_ca() if placement.tls_server_name else b""
         ticket = await ensure_ticket(context.store, subject, placement, ca, context.new_ticket)
-        self.book.set_digest(subject.uid, ticket.digest)
+        self.book.ticket_made(subject.uid, ticket.digest, ticket.endpoint)
         return ticket
 
     async def _ticket_taken(self, key: Key, seen: Observation, fresh: bool) -> float | None:
@@ -260,7 +261,7 @@ class SessionReconciler:
         return decision.again
 
     async def _answered(
-        self, key: Key, seen: Observation, placement: Placement, outcome: AdmitOutcome, ticket: Ticket | None
+        self, key: Key, seen: Observation, placement: Placement, outcome: AdmitOutcome
     ) -> float | None:
         uid, context = seen.subject.uid, self._context
         now = context.clock.now()
@@ -280,8 +281,6 @@ class SessionReconciler:
                 # Deleted while the worker was asked.
                 context.queue.add(Key(DOOM, "", uid))
                 return None
-            if ticket is not None:
-                await write_endpoint(context.store, seen.subject, ticket, done)
             return 0.05
         if outcome.verdict is AdmitVerdict.ENDED:
             # It was there and is over already: its report, under way, says how it ended.
