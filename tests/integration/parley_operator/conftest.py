@@ -33,7 +33,7 @@ def apiserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
             crd = yaml.safe_load(path.read_text())
             code, answer = call("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd)
             assert code == 201, answer
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while call("GET", "/apis/parley.dev/v1alpha1/namespaces/default/voicesessions")[0] != 200:
             assert time.monotonic() < deadline, "the CRDs are not served"
             time.sleep(0.2)

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+# The first test waits for the API server.
+pytestmark = pytest.mark.timeout(240)
 Call = Callable[..., tuple[int, dict[str, Any]]]
 BASE = "/apis/parley.dev/v1alpha1/namespaces/default"
 PLURALS = {

@@ -13,6 +13,7 @@ import pytest
 from parley_operator.embedded import EmbeddedControlPlane, WorkerTarget
 
 Process = asyncio.subprocess.Process
+pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ async def worker() -> AsyncIterator[tuple[Process, str]]:
         env={**os.environ, **anywhere, "PARLEY_WORKER_NAME": "real"},
     )
     assert process.stdout is not None
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         line = json.loads(await process.stdout.readline())
     yield process, line.get("control") or line["control_address"]
     if process.returncode is None:
@@ -47,7 +48,7 @@ def session(name: str, url: str) -> dict[str, Any]:
 async def test_a_provider_that_is_not_there(worker: tuple[Process, str]) -> None:
     async with EmbeddedControlPlane(workers=[WorkerTarget("real", worker[1])]) as plane:
         await plane.apply([session("call", "ws://127.0.0.1:9/v1/realtime")])
-        body: Any = await plane.wait_phase("call", {"Failed"}, timeout=40)
+        body: Any = await plane.wait_phase("call", {"Failed"}, timeout=55)
         assert body["status"]["endReason"] == "ProviderUnavailable"
         assert body["status"]["worker"]["name"] == "real"
 
@@ -65,12 +66,12 @@ async def test_a_killed_worker_loses_its_session(worker: tuple[Process, str]) ->
         targets = [WorkerTarget("real", address)]
         async with EmbeddedControlPlane(workers=targets, worker_lost_after=2.0) as plane:
             await plane.apply([session("call", url)])
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 async for change in plane.watch("VoiceSession"):
                     if "worker" in str(change.body.get("status", "")):
                         break
             process.kill()
-            body: Any = await plane.wait_phase("call", {"Failed"}, timeout=15)
+            body: Any = await plane.wait_phase("call", {"Failed"}, timeout=30)
             assert body["status"]["endReason"] == "WorkerLost"
     finally:
         server.close()

@@ -124,6 +124,9 @@ class WorkerLink:
                 )
             except TimeoutError:
                 log.warning("worker %s: silent for %.0f s", self.target.name, self._settings.silence)
+            except Exception:
+                # The link must not end: a worker that is not watched would look healthy for ever.
+                log.exception("worker %s: its report cannot be used", self.target.name)
             if self._state.connected:
                 delay = self._settings.retry_first
                 self._state = replace(self._state, connected=False)
