@@ -98,12 +98,35 @@ async def test_deleting_a_session_ends_its_call(release: Release, tmp_path: Path
     await asyncio.to_thread(wait_for, secret_gone, "the ticket's end", timeout=30)
 
 
+async def test_an_upgrade_restarts_the_operator_and_no_call_notices(release: Release, tmp_path: Path) -> None:
+    """A bigger default pool: the operator is replaced, the pool grows, the call goes on."""
+    before = release.operator()
+    async with calling(release, "upgraded", tmp_path) as caller:
+        await asyncio.to_thread(release.wait_phase, "upgraded", "Active", timeout=15)
+        await asyncio.to_thread(release.upgrade, "defaultPool.replicas=2")
+        workers = await asyncio.to_thread(release.wait_workers, "default", 2)
+        assert await asyncio.to_thread(release.operator) != before
+        assert (await asyncio.to_thread(release.session, "upgraded"))["status"]["phase"] == "Active"
+        code = random_code()
+        assert (await caller.ask(code_phrase(code))).digits == code
+        assert caller.call.stats.resumes == 0
+    final = await asyncio.to_thread(release.wait_phase, "upgraded", "Completed", timeout=15)
+    assert final["status"]["endReason"] == "CallerHangup"
+    assert final["status"]["attempt"] == 1
+    assert final["status"]["worker"]["name"] in {pod["metadata"]["name"] for pod in workers}
+    patch = '{"spec": {"replicas": 1}}'
+    await asyncio.to_thread(
+        release.kubectl, "patch", "voiceworkerpool", "default", "--type=merge", "-p", patch
+    )
+    await asyncio.to_thread(release.wait_workers, "default", 1)
+
+
 async def test_nats_down_for_half_a_minute_costs_nothing(release: Release, tmp_path: Path) -> None:
     """Two callers talk before, during and after; then every record is there, in order, once."""
     digits = {name: [random_code() for _ in range(3)] for name in ("quiet-ulaw", "quiet-wide")}
     formats = {"quiet-ulaw": "g711_ulaw", "quiet-wide": "pcm16@16000"}
     stateful_set = f"statefulset/{RELEASE}-nats"
-    worker = release.workers("default")[0]["metadata"]["name"]
+    worker = release.wait_workers("default")[0]["metadata"]["name"]
     before = await asyncio.to_thread(release.metrics, worker, ADMIN)
 
     async with contextlib.AsyncExitStack() as stack:

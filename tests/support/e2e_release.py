@@ -150,6 +150,14 @@ class Release:
         """A VoiceAgent of the trial provider: says back what it understood."""
         return resource("VoiceAgent", name, agent_spec(provider or {"url": self.provider_url}))
 
+    def upgrade(self, *settings: str) -> None:
+        """`helm upgrade` with one or more values changed; returns when the operator is ready again."""
+        options = [part for setting in settings for part in ("--set", setting)]
+        self.cluster.helm(
+            "upgrade", RELEASE, str(CHART), "-n", self.namespace, "--reuse-values", "--wait",
+            "--timeout", "120s", *options,
+        )  # fmt: skip
+
     def uninstall(self) -> str:
         return self.cluster.helm("uninstall", RELEASE, "-n", self.namespace, "--wait", "--timeout", "120s")
 
