@@ -156,6 +156,18 @@ class Ledger(RuleBasedStateMachine):
                 self.acked[item] = max(self.acked.get(item, 0), min(ms, self.sent[item]))
                 return
 
+    @rule(ms=st.integers(0, 400))
+    def throw_away(self, ms: int) -> None:
+        for item in reversed(list(self.sent)):
+            self.ledger.unsent((item, 0), ms)
+            self.sent[item] = min(self.sent[item], ms)
+            self.acked[item] = min(self.acked.get(item, 0), ms)
+            return
+
+    @rule()
+    def stop(self) -> None:
+        self.ledger.stop(self.now)
+
     @rule(seconds=st.floats(0, 5))
     def wait(self, seconds: float) -> None:
         self.now += seconds

@@ -76,6 +76,7 @@ class FakeLeg:
         self.broken = broken
         self.messages: list[fx.ToLeg] = []
         self.finished: list[ev.LegRefusal | None] = []
+        self.queued: dict[tuple[str, int], int] = {}
 
     def send(self, message: fx.ToLeg) -> None:
         if self.broken == "messages":
@@ -87,7 +88,7 @@ class FakeLeg:
             raise RuntimeError("text of the caller")
 
     def drop_audio(self) -> dict[tuple[str, int], int]:
-        return {}
+        return self.queued
 
     def audio_room(self) -> int:
         return 1 << 20
@@ -222,6 +223,20 @@ async def test_errors_inside_are_logged_without_their_text_under_privacy(
                 host.attach(FakeLeg("messages"))
         assert "RuntimeError inside" in caplog.text
         assert ("text of the caller" in caplog.text) is not privacy
+
+
+async def test_audio_that_a_clear_finds_in_the_queue_of_the_leg_was_not_heard() -> None:
+    async with running() as host:
+        leg = FakeLeg()
+        host.attach(leg)
+        host.provider.on_event({"type": "response.created", "response": {"id": "r"}})
+        host.provider.on_audio(bytes(48_000), "r", "i", 0)
+        leg.queued = {("i", 0): 300}
+        host.provider.on_event({"type": "input_audio_buffer.speech_started"})
+        (clear,) = [message for message in leg.messages if isinstance(message, fx.Clear)]
+        host.runner.leg_message(leg, ev.Cleared(clear.epoch, "i", 0, 900))
+        (truncate,) = [e for e in host.provider.sent if e["type"] == "conversation.item.truncate"]
+        assert truncate["audio_end_ms"] == 300
 
 
 async def test_more_client_events_than_the_provider_takes_cost_no_call() -> None:
