@@ -81,6 +81,7 @@ class WorkerTarget:
 
     `name` is its unique `worker_id`, `namespace`/`pool` say which pool it serves, `control_address` is
     host:port.
+    `dead` and `restarts` are what the kubelet says of its container.
     Without `tls` the control channel is plaintext: only a loopback address is accepted then.
     """
 
@@ -93,6 +94,7 @@ class WorkerTarget:
     pod_uid: str = ""
     media_endpoint: str = ""
     dead: bool = False
+    restarts: int = 0
 
 
 class WorkerLinks(Protocol):

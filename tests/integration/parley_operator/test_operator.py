@@ -223,7 +223,11 @@ async def test_a_force_deleted_pod_loses_its_sessions_and_is_replaced(cluster: C
         await cluster.phase("next", "Ready")
 
 
-async def test_a_killed_container_loses_its_sessions(cluster: Cluster) -> None:
+@pytest.mark.parametrize(("is_running", "restarts"), [(False, 0), (True, 1)])
+async def test_a_killed_container_loses_its_sessions(
+    cluster: Cluster, is_running: bool, restarts: int
+) -> None:
+    """Also when the kubelet had the next one running before it told, and that one has not spoken yet."""
     async with running(cluster):
         await cluster.apply(POOL, "default", POOL_SPEC)
         await cluster.apply(AGENT, "receptionist", AGENT_SPEC)
@@ -232,7 +236,7 @@ async def test_a_killed_container_loses_its_sessions(cluster: Cluster) -> None:
         await cluster.phase("call", "Ready")
         [pod] = await cluster.pods()
         await worker.stop()
-        await cluster.set_pod(pod, worker.host, running=False, restarts=0)
+        await cluster.set_pod(pod, worker.host, running=is_running, restarts=restarts)
         body = await cluster.phase("call", "Failed")
         assert body["status"]["endReason"] == "WorkerLost"
 

@@ -319,7 +319,7 @@ async def test_a_secret_of_somebody_else_is_left_alone_and_named(plane: Plane) -
     await plane.session()
     assert await plane.look() == 0.5
     assert plane.conditions() == {}
-    plane.clock.at += 4
+    plane.clock.at += 11
     await plane.look()
     assert plane.conditions()["Accepted"] == ("False", "TicketSecretTaken")
     assert "call-ticket" in plane.status()["conditions"][0]["message"]
@@ -595,3 +595,20 @@ async def test_pods_of_one_name_in_two_namespaces_are_two_workers(plane: Plane) 
     plane.reconciler.observe(POD, twin, deleted=True)
     assert set(plane.links.targets) == {f"media/{name}"}
     assert plane.links.targets[f"media/{name}"].control_address.startswith("10.0.0.1:")
+
+
+async def test_the_status_says_why_pods_wait(plane: Plane) -> None:
+    await pool(plane, replicas=2)
+    await look_at_pool(plane)
+    first, second = await pods(plane)
+    waiting = {"name": "worker", "state": {"waiting": {"reason": "ImagePullBackOff"}}, "restartCount": 0}
+    unscheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+    for body, status in ((first, {"containerStatuses": [waiting]}), (second, {"conditions": [unscheduled]})):
+        plane.reconciler.observe(
+            POD, await plane.store.patch_status(POD, body, {"phase": "Pending", **status})
+        )
+    await look_at_pool(plane)
+    assert len(await pods(plane)) == 2
+    body = plane.store.peek(POOL, "media", "p")
+    [available] = body["status"]["conditions"]  # type: ignore[index]
+    assert available["message"] == ("0 of 2 workers are ready; pods wait: ImagePullBackOff, Unschedulable")

@@ -17,7 +17,7 @@ SURGE = 1
 @dataclass(frozen=True, slots=True)
 class WorkerPod:
     """A pod as the API server shows it, with what its worker reports. `over` is a pod that will never run
-    again."""
+    again, `trouble` why it does not get going."""
 
     name: str
     uid: str
@@ -28,6 +28,7 @@ class WorkerPod:
     sessions: int = 0
     capacity: int = 0
     host_port: int = 0
+    trouble: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,9 @@ def pool_status(
         available = condition("Available", ready > 0, "PodsRefused", trouble, generation)
     else:
         words = f"{ready} of {pool.spec.replicas} workers are ready"
+        reasons = sorted({pod.trouble for pod in alive if pod.trouble and not pod.ready})
+        if reasons:
+            words += f"; pods wait: {', '.join(reasons)}"
         available = condition("Available", enough, "Ready" if enough else "WorkersMissing", words, generation)
     wanted = {
         "observedGeneration": generation,

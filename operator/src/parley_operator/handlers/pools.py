@@ -94,7 +94,8 @@ class PoolReconciler:
             node=text_at(body, "spec", "nodeName"),
             pod_uid=text_at(body, "metadata", "uid"),
             media_endpoint=f"{_bracketed(host)}:{host_port or MEDIA_PORT}",
-            dead=_container_down(body),
+            dead=_container_down(_worker_container(body)),
+            restarts=_restarts(_worker_container(body)),
         )
 
     # -- the pool
@@ -275,18 +276,43 @@ def _pod(body: Body, sessions: int = 0, capacity: int = 0) -> WorkerPod:
         sessions=sessions,
         capacity=capacity,
         host_port=int(port) if port.isdigit() else 0,
+        trouble=_trouble(body),
     )
 
 
-def _container_down(body: Body) -> bool:
-    """The worker's container is known not to run: terminated, or waiting after it ran before."""
+def _worker_container(body: Body) -> Mapping[str, object]:
+    """The status of the worker's container, empty before it has one."""
     statuses = map_at(body, "status").get("containerStatuses")
     for status in statuses if isinstance(statuses, list) else []:
         if isinstance(status, Mapping) and status.get("name") == CONTAINER:
-            return "running" not in map_at(dict(status), "state") and bool(
-                "terminated" in map_at(dict(status), "state") or status.get("restartCount")
-            )
-    return False
+            return status
+    return {}
+
+
+def _container_down(status: Mapping[str, object]) -> bool:
+    """It is known not to run: terminated, or waiting after it ran before."""
+    state = map_at(status, "state")
+    return bool(state) and "running" not in state and ("terminated" in state or _restarts(status) > 0)
+
+
+def _restarts(status: Mapping[str, object]) -> int:
+    count = status.get("restartCount")
+    return count if isinstance(count, int) else 0
+
+
+def _trouble(body: Body) -> str:
+    """Why the pod does not get going, as the scheduler or the kubelet says it; empty when it does."""
+    waiting = text_at(_worker_container(body), "state", "waiting", "reason")
+    if waiting and waiting not in ("ContainerCreating", "PodInitializing"):
+        return waiting
+    conditions = map_at(body, "status").get("conditions")
+    for found in conditions if isinstance(conditions, list) else []:
+        if isinstance(found, Mapping) and (found.get("type"), found.get("status")) == (
+            "PodScheduled",
+            "False",
+        ):
+            return str(found.get("reason", ""))
+    return ""
 
 
 def _bracketed(host: str) -> str:

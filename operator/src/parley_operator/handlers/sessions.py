@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 SHUN_SECONDS = 1.0
 STALE_LEADER_PAUSE = 5.0
 # The Secret of an older session of the same name may be on its way out.
-TICKET_PATIENCE = 3.0
+TICKET_PATIENCE = 10.0
 
 
 class SessionReconciler:

@@ -106,10 +106,20 @@ class WorkerLink:
             tls_server_name=target.tls.server_name if target.tls else "",
         )
         self.snapshot_seen = asyncio.Event()
+        # The process of the last snapshot is known to be gone, the next one has not spoken yet.
+        self._lost = False
+
+    def follow(self, target: WorkerTarget) -> bool:
+        """Take over what the pod's status says; returns whether that changes the worker's fate."""
+        before = self.view().dead
+        if target.restarts > self.target.restarts and not self._state.connected:
+            self._lost = True
+        self.target = target
+        return self.view().dead != before
 
     def view(self) -> WorkerView:
         silent = max(0.0, self._clock.monotonic() - self._heard)
-        return replace(self._state, silent_for=silent, dead=self.target.dead)
+        return replace(self._state, silent_for=silent, dead=self.target.dead or self._lost)
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -158,6 +168,7 @@ class WorkerLink:
     def _take(self, message: pb.WatchResponse) -> None:
         kind = message.WhichOneof("report")
         if kind == "snapshot":
+            self._lost = False
             snapshot = message.snapshot
             sessions = {r.session.session_uid: codec.session_report(r) for r in snapshot.sessions}
             self._state = replace(
@@ -266,9 +277,7 @@ class LinkSet:
             old = link.target
             kept = (old.control_address, old.pod_uid) == (target.control_address, target.pod_uid)
             if kept and old.tls == target.tls:
-                was_dead = old.dead
-                link.target = target
-                if target.dead != was_dead:
+                if link.follow(target):
                     self._changed(target.name, None)
                 return
             self.remove(target.name)
