@@ -16,6 +16,10 @@ from parley_operator.domain.model import (
     WorkerState,
 )
 
+# The end of the year 9999.
+_LAST_SECOND = 253402300799.0
+# The maxLength of words in the CRD's status.
+_LONGEST = 253
 _WORKER_STATES = {
     pb.WORKER_STATE_READY: WorkerState.READY,
     pb.WORKER_STATE_DRAINING: WorkerState.DRAINING,
@@ -45,7 +49,13 @@ def duration(seconds: float) -> Duration:
 
 
 def seconds_of(stamp: Timestamp) -> float:
-    return stamp.seconds + stamp.nanos / 1e9
+    """Unix seconds, kept within what a calendar can show."""
+    return min(max(0.0, stamp.seconds + stamp.nanos / 1e9), _LAST_SECOND)
+
+
+def _word(text: str) -> str:
+    """What goes into a status is short: a longer one would be refused with everything beside it."""
+    return text[:_LONGEST]
 
 
 def worker_state(value: int) -> WorkerState:
@@ -62,11 +72,11 @@ def session_report(message: pb.SessionReport) -> SessionReport:
         state=_SESSION_STATES.get(message.state, SessionState.CONNECTING),
         end_reason=message.end_reason,
         end_message=message.end_message,
-        client_id=message.client_id,
-        web_socket_id=message.web_socket_id,
-        shard=message.shard,
-        endpoint=message.endpoint,
-        tls_server_name=message.tls_server_name,
+        client_id=_word(message.client_id),
+        web_socket_id=_word(message.web_socket_id),
+        shard=max(0, message.shard),
+        endpoint=_word(message.endpoint),
+        tls_server_name=_word(message.tls_server_name),
         ready_time=seconds_of(message.ready_time),
         start_time=seconds_of(message.start_time),
         end_time=seconds_of(message.end_time),
@@ -77,7 +87,7 @@ def session_report(message: pb.SessionReport) -> SessionReport:
             usage.input_audio_seconds,
             usage.output_audio_seconds,
         ),
-        journal_stream=journal.stream,
+        journal_stream=_word(journal.stream),
         journal_first=journal.first,
         journal_last=journal.last,
     )
