@@ -72,7 +72,7 @@ class Worker:
         return next(r for r in self.app.registry.reports() if r.key == config.key)
 
     async def until(
-        self, config: SessionConfig, test: Callable[[SessionReport], bool], timeout: float = 10
+        self, config: SessionConfig, test: Callable[[SessionReport], bool], timeout: float = 25
     ) -> SessionReport:
         """The session's report once `test` holds."""
         watcher = self.app.registry.watch()
@@ -84,7 +84,7 @@ class Worker:
         finally:
             self.app.registry.unwatch(watcher)
 
-    async def state(self, config: SessionConfig, state: SessionState, timeout: float = 10) -> SessionReport:
+    async def state(self, config: SessionConfig, state: SessionState, timeout: float = 25) -> SessionReport:
         return await self.until(config, lambda report: report.state is state, timeout)
 
     def of(self, config: SessionConfig, kind: str) -> list[EventRecord]:
@@ -100,7 +100,7 @@ class Worker:
 
     async def nothing_left(self) -> None:
         """No session, leg or playout is left in the worker."""
-        assert await self.app.registry.wait_empty(10)
+        assert await self.app.registry.wait_empty(25)
         assert not self.app.registry._runners
         assert not self.app.registry._by_ticket
         assert not self.app.registry._by_resume
@@ -181,7 +181,7 @@ class Caller:
     def of(self, kind: str) -> list[Any]:
         return [getattr(m, kind) for m in self.messages if m.WhichOneof("message") == kind]
 
-    async def expect(self, kind: str, count: int = 1, timeout: float = 10) -> Any:
+    async def expect(self, kind: str, count: int = 1, timeout: float = 25) -> Any:
         """The `count`-th response of that kind, waiting for it."""
         async with asyncio.timeout(timeout), self._news:
             await self._news.wait_for(lambda: len(self.of(kind)) >= count or self.done.is_set())
@@ -189,7 +189,7 @@ class Caller:
         assert len(found) >= count, f"no {kind} came; status {self.status}"
         return found[count - 1]
 
-    async def expect_event(self, type_: str, timeout: float = 10) -> Any:
+    async def expect_event(self, type_: str, timeout: float = 25) -> Any:
         """The first conversation event of that type."""
 
         def found() -> list[Any]:
@@ -199,7 +199,7 @@ class Caller:
             await self._news.wait_for(lambda: bool(found()) or self.done.is_set())
         return found()[0]
 
-    async def ended(self, timeout: float = 10) -> grpc.aio.AioRpcError | None:
+    async def ended(self, timeout: float = 25) -> grpc.aio.AioRpcError | None:
         """Wait for the end of the stream; its error, or None for OK."""
         async with asyncio.timeout(timeout):
             await self.done.wait()

@@ -37,13 +37,13 @@ class Socket:
         update = await self.expect("session.update")
         await self.send("session.updated", session={**update["session"], "model": "m"})
 
-    async def expect(self, type_: str, count: int = 1, timeout: float = 10) -> dict[str, Any]:
+    async def expect(self, type_: str, count: int = 1, timeout: float = 25) -> dict[str, Any]:
         """The `count`-th client event of that type, waiting for it."""
         async with asyncio.timeout(timeout), self._arrived:
             await self._arrived.wait_for(lambda: len(self.of(type_)) >= count)
         return self.of(type_)[count - 1]
 
-    async def expect_audio(self, size: int, timeout: float = 10) -> bytes:
+    async def expect_audio(self, size: int, timeout: float = 25) -> bytes:
         """At least `size` bytes of caller audio."""
         async with asyncio.timeout(timeout), self._arrived:
             await self._arrived.wait_for(lambda: len(self.audio) >= size)
@@ -101,7 +101,7 @@ class ScriptedProvider:
 
     async def socket(self, index: int = 0) -> Socket:
         """The connection number `index`, waiting for it."""
-        async with asyncio.timeout(10), self._new:
+        async with asyncio.timeout(25), self._new:
             await self._new.wait_for(lambda: len(self.sockets) > index)
         return self.sockets[index]
 

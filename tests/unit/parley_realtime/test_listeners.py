@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from parley_realtime import RealtimeAPIEvents, RealtimeEvent, ScenarioError, UnknownEventError, beta
+from parley_realtime.client.dispatch import Dispatcher
 from parley_realtime.client.listeners import Listeners
 from parley_realtime.protocol.beta import BETA
 from parley_realtime.protocol.ga import GA
@@ -183,3 +184,14 @@ def test_each_shape_knows_its_own_names() -> None:
         Listeners(BETA).add(name, print)
     with pytest.raises(UnknownEventError):
         Listeners(BETA).add(RealtimeAPIEvents.ConversationItemAdded, print)
+
+
+async def test_a_flood_fails_the_scenario_only_where_somebody_listens() -> None:
+    listeners, failed = Listeners(GA), list[ScenarioError]()
+    dispatcher = Dispatcher(listeners, 1, 3, failed.append)
+    for _ in range(10):
+        dispatcher.put(event())
+    assert failed == []
+    listeners.add(DONE, lambda _: None)
+    dispatcher.put(event())
+    assert "3 events wait" in str(failed[0])

@@ -53,10 +53,12 @@ class Dispatcher:
             self._task.get_loop().call_soon(self._released.set)
 
     def put(self, event: RealtimeEvent[Any]) -> None:
-        """Queue an event. When too many wait the scenario has failed."""
+        """Queue an event. When too many wait the scenario has failed, unless nobody listens to this one."""
         if self._ending or (self._released.is_set() and not self._listeners.wants(event.name)):
             return
         if len(self._events) >= self._max_pending:
+            if not self._listeners.wants(event.name):
+                return
             self._failed(
                 ScenarioError(f"listeners are slower than the provider: {len(self._events)} events wait")
             )
