@@ -121,6 +121,20 @@ def test_urls_that_cannot_be_are_refused_without_repeating_them(url: str) -> Non
         control_pb.session_config(asked, DEFAULTS)
 
 
+@pytest.mark.parametrize("value", ["kl\u00fcchen", "two\r\nlines", "null\0", "tab\there"])
+def test_what_cannot_go_into_a_header_is_refused_without_repeating_it(value: str) -> None:
+    for key, headers, field in (
+        (value, {}, r"config\.provider\.api_key"),
+        ("k", {"X-Own": value}, r"config\.provider\.headers is 'X-Own'"),
+    ):
+        asked = request()
+        asked.config.provider.api_key = key
+        asked.config.provider.headers.update(headers)
+        with pytest.raises(control_pb.InvalidRequest, match=field) as caught:
+            control_pb.session_config(asked, DEFAULTS)
+        assert value not in str(caught.value)
+
+
 def test_deeply_nested_json_is_refused() -> None:
     asked = request()
     asked.config.session_json = '{"a":' + "[" * 100_000

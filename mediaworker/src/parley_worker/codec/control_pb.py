@@ -205,14 +205,16 @@ def _provider(provider: pb.Provider) -> ProviderConfig:
     _require(provider.model, "config.provider.model", "empty", "the model's name")
     key = provider.api_key
     _require(
-        not any(ord(c) < 32 or ord(c) == 127 for c in key),
+        _goes_into_a_header(key),
         "config.provider.api_key",
         "not usable",
-        "a key without line ends and control characters",
+        "a key of ASCII characters without line ends and control characters",
     )
     for name, value in provider.headers.items():
-        good = _HEADER.fullmatch(name) and "\r" not in value and "\n" not in value
-        _require(good, "config.provider.headers", name, "header names and values without line ends")
+        good = _HEADER.fullmatch(name) and _goes_into_a_header(value)
+        _require(
+            good, "config.provider.headers", name, "names and values of ASCII without control characters"
+        )
     pem = provider.ca_pem
     _require(
         not pem or "-----BEGIN CERTIFICATE-----" in pem,
@@ -228,6 +230,10 @@ def _provider(provider: pb.Provider) -> ProviderConfig:
         headers=dict(provider.headers),
         ca_pem=pem,
     )
+
+
+def _goes_into_a_header(value: str) -> bool:
+    return value.isascii() and not any(ord(c) < 32 or ord(c) == 127 for c in value)
 
 
 def _session(text: str) -> dict[str, object]:
