@@ -145,6 +145,10 @@ class PlacementBook:
         ]
         return max(found, key=lambda pair: (pair[1].attempt, pair[1].live), default=(None, None))
 
+    def _live_report(self, uid: str) -> SessionReport | None:
+        reports = (view.sessions.get(uid) for view in self._context.links.views())
+        return next((report for report in reports if report is not None and report.live), None)
+
     def _kept_end(self, uid: str, placement: Placement) -> SessionReport | None:
         worker, instance, report = self._ends.get(uid, ("", "", None))
         fits = (worker, instance) == (placement.worker, placement.instance_id)
@@ -160,7 +164,10 @@ class PlacementBook:
         if placement is None and owner is not None and report is not None:
             now = self._context.clock.now()
             placement = Placement(owner.name, owner.instance_id, report.attempt, since=now)
-        if placement is None and not subject.over:
+        if subject.over:
+            # Nowhere may it go on, whoever has it and under whatever attempt.
+            return placement, self._live_report(uid) or report
+        if placement is None:
             placement = await self._noted(subject, bound)
         if placement is not None and report is not None:
             placement = replace(
@@ -170,7 +177,7 @@ class PlacementBook:
                 tls_server_name=report.tls_server_name or placement.tls_server_name,
             )
             self._context.ledger.release(uid)
-        if placement is not None and not subject.over:
+        if placement is not None:
             self.remember(key, uid, placement)
             if not placement.confirmed:
                 self._context.ledger.restore(uid, placement.worker, placement.instance_id)

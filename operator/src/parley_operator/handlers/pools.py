@@ -63,6 +63,7 @@ class PoolReconciler:
         self._new_suffix = new_suffix
         self._written: dict[Key, float] = {}
         self._holds: dict[Key, _Hold] = {}
+        self._secured: dict[Key, tuple[str, float]] = {}
 
     # -- pods
 
@@ -103,8 +104,8 @@ class PoolReconciler:
     async def reconcile(self, key: Key) -> float | None:
         body = self._context.cache.get(POOL, key.namespace, key.name)
         if body is None or "deletionTimestamp" in metadata_of(body):
-            self._holds.pop(key, None)
-            self._written.pop(key, None)
+            for known in (self._holds, self._written, self._secured):
+                known.pop(key, None)
             return None
         try:
             pool = PoolView(key.namespace, key.name, parse_pool_spec(spec_of(body)))
@@ -119,7 +120,7 @@ class PoolReconciler:
         trouble = hold.trouble
         if self._context.clock.monotonic() >= hold.until:
             try:
-                await self._authority.ensure_pool_secret(self._context.store, pool, _owner(pool, uid))
+                await self._secure(key, pool, uid, pressing=decision.create > 0)
             except (Refused, Conflict) as error:
                 trouble = self._refuse(key, str(error))
                 decision = replace(decision, create=0)
@@ -129,6 +130,14 @@ class PoolReconciler:
         await self._write_status(key, pool, body, pods, trouble)
         left = self._holds[key].until - self._context.clock.monotonic()
         return min(RESYNC, left) if left > 0 else RESYNC
+
+    async def _secure(self, key: Key, pool: PoolView, uid: str, *, pressing: bool) -> None:
+        """See to the pool's certificate, now and then and whenever a pod is going to need it."""
+        now = self._context.clock.monotonic()
+        known, until = self._secured.get(key, ("", 0.0))
+        if pressing or known != uid or now >= until:
+            await self._authority.ensure_pool_secret(self._context.store, pool, _owner(pool, uid))
+            self._secured[key] = (uid, now + RESYNC)
 
     def _hold(self, key: Key, pool: PoolView, pods: list[WorkerPod], decision: PoolDecision) -> _Hold:
         """Pods that fail one after the other are replaced ever more slowly, the first one at once."""
