@@ -82,7 +82,7 @@ images: setup cluster-tools ## Build the images with buildah
 
 cluster-up: images ## Boot one real Kubernetes node on this machine
 	$(CLUSTER)/up.sh
-	$(CLUSTER)/images.sh load
+	@$(CLUSTER)/images.sh load | $(CLUSTER)/values.sh build/images.yaml
 
 cluster-down: ## End it and leave nothing
 	$(CLUSTER)/down.sh
