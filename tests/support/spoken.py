@@ -26,13 +26,23 @@ from parley_client import (
 from parley_client.audio import frames, paced_silence
 from speech import recognize_digits, synthesize
 
+AUDIBLE = 300  # of 32768
+JITTER_MS = 300  # what the callers' players hold back; the machine is small and does everything at once
 QUIET = 0.8  # seconds without agent audio after which an answer is over
 
 
 def heard_digits(recording: Path) -> str:
-    """The digits in what a caller heard, read from its recording."""
+    """The digits in what a caller heard, read from its recording without the silence around the speech."""
     with wave.open(str(recording), "rb") as source:
-        return recognize_digits(source.readframes(source.getnframes()), source.getframerate())
+        samples, rate = (
+            np.frombuffer(source.readframes(source.getnframes()), dtype="<i2"),
+            source.getframerate(),
+        )
+    loud = np.flatnonzero(np.abs(samples.astype(np.int32)) > AUDIBLE)
+    assert len(loud), f"{recording.name}: nothing was heard"
+    around = rate // 2
+    speech = samples[max(0, loud[0] - around) : loud[-1] + around]
+    return recognize_digits(speech.tobytes(), rate)
 
 
 @dataclass(frozen=True)
@@ -79,7 +89,7 @@ class Caller:
         self._changed = asyncio.Event()
 
     async def __aenter__(self) -> Self:
-        self.recorder = WavRecorder(self.recording)
+        self.recorder = WavRecorder(self.recording, buffer_ms=JITTER_MS)
         options = CallOptions(resume=self.resume)
         self.call = connect(
             self.target, input_format=self.audio_format, player=self.recorder, options=options
