@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 from rich.spinner import Spinner
-from rich.table import Table
 from rich.text import Text
 
 from parley_client.audio import SILENT_DB
@@ -177,12 +176,12 @@ class PlainOutput(Output):
         if not rows:
             self.console.print(f"no {kind}s")
             return
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        for column in columns:
-            table.add_column(column.upper(), no_wrap=True)
-        for row in rows:
-            table.add_row(*map(escape, row))
-        self.console.print(table, soft_wrap=False)
+        # As wide as the words, like kubectl's: a cut name is of no use.
+        lines = [[column.upper() for column in columns], *rows]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        for line in lines:
+            text = "  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True))
+            self.console.print(escape(text.rstrip()))
 
     def result(self, text: str, *, good: bool, **facts: object) -> None:
         self.console.print(escape(text), style="bold green" if good else "bold red")
