@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import os
 import random
 import subprocess
@@ -272,6 +273,75 @@ async def test_a_call_ends_though_a_finalizer_holds_its_object(cluster: Cluster)
         assert not worker.live
         held["metadata"]["finalizers"] = None
         await cluster.store.patch(SESSION, cluster.namespace, "call", held)
+
+
+class Wire:
+    """A TCP connection to the API server that can be cut."""
+
+    def __init__(self, url: str) -> None:
+        self._host, port = url.removeprefix("https://").split(":")
+        self._port, self.port = int(port), 0
+        self._open: set[asyncio.StreamWriter] = set()
+        self._server: asyncio.Server | None = None
+
+    async def join(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def cut(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        for writer in self._open:
+            writer.transport.abort()
+        while self._open:  # noqa: ASYNC110 - the ends of both copies are waited for
+            await asyncio.sleep(0.01)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection(self._host, self._port)
+        ends = {writer, far_writer}
+        self._open |= ends
+        await asyncio.gather(self._copy(reader, far_writer), self._copy(far_reader, writer))
+        self._open -= ends
+
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+
+async def test_an_outage_of_the_api_server_costs_no_call(cluster: Cluster, tmp_path: Path) -> None:
+    wire = Wire(cluster.server.url)
+    await wire.join()
+    config = yaml.safe_load(cluster.server.kubeconfig.read_text())
+    config["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{wire.port}"
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(yaml.safe_dump(config))
+    async with running(cluster, kubeconfig) as operator:
+        await cluster.apply(POOL, "default", POOL_SPEC)
+        await cluster.apply(AGENT, "receptionist", AGENT_SPEC)
+        worker = await cluster.first_worker()
+        for name in ("ends", "stays"):
+            await cluster.apply(SESSION, name, {"agentRef": {"name": "receptionist"}})
+        ends = await cluster.phase("ends", "Ready")
+        await cluster.phase("stays", "Ready")
+        await wire.cut()
+        # What happens now is told to nobody, and the operator cannot write.
+        worker.report(ends["metadata"]["uid"], pb.SESSION_STATE_ENDED, "CallerHangup")
+        await cluster.apply(SESSION, "new", {"agentRef": {"name": "receptionist"}})
+
+        async def tried() -> bool:
+            return 'api_errors_total{code="0",verb="PATCH"}' in operator.metrics.render().decode()
+
+        await until(tried, "the operator tries to write")
+        await wire.join()
+        body = await cluster.phase("ends", "Completed")
+        assert body["status"]["endReason"] == "CallerHangup"
+        await cluster.phase("new", "Ready")
+        assert (await cluster.get(SESSION, "stays"))["status"]["phase"] == "Ready"
+        assert worker.terminates == []
+    await wire.cut()
 
 
 async def test_the_next_operator_takes_over_with_a_higher_epoch(cluster: Cluster) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 from pathlib import Path
 from typing import Any
 
+import kopf
 import pytest
 from parley_operator.api.fields import FieldError, parse_duration
 from parley_operator.api.v1alpha1 import parse_agent_spec, parse_pool_spec, parse_session_spec
 from parley_operator.config import ConfigError, help_text, load_settings
 from parley_operator.handlers.cache import ObjectCache
+from parley_operator.handlers.kopf_app import tune
 from parley_operator.handlers.line import WaitingLine
 from parley_operator.handlers.queue import Key, KeyedQueue
 from parley_operator.kube.login import LoginError, find_login, from_kubeconfig
@@ -172,6 +175,15 @@ def test_the_line_is_first_come_first_served() -> None:
     line.join("b", ("n", "q"), 2.0, keys[1])
     assert line.first(pool, 5) == keys[2:]
     assert len(line) == 2
+
+
+def test_kopf_neither_gives_up_nor_waits_long() -> None:
+    settings = kopf.OperatorSettings()
+    tune(settings)
+    pauses = settings.networking.error_backoffs
+    assert not isinstance(pauses, (int, float))
+    assert max(itertools.islice(pauses, 10_000)) <= 5.0
+    assert settings.posting.enabled is False
 
 
 def test_logs_are_one_line_of_json() -> None:

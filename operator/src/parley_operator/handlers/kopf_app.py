@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 import kopf
@@ -77,6 +78,14 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
+class _Patience:
+    """Seconds between attempts of one request, without end: kopf is not to give up in an outage of the API
+    server, nor to be blind for long after one."""
+
+    def __iter__(self) -> Iterator[float]:
+        return itertools.chain((0.2, 0.5, 1.0, 2.0), itertools.repeat(3.0))
+
+
 def tune(settings: kopf.OperatorSettings) -> None:
     settings.posting.enabled = False
     settings.persistence.diffbase_storage = NoDiffBase()
@@ -84,6 +93,7 @@ def tune(settings: kopf.OperatorSettings) -> None:
     settings.watching.server_timeout = 300
     settings.watching.client_timeout = 360
     settings.networking.request_timeout = 30
+    settings.networking.error_backoffs = _Patience()
     settings.queueing.idle_timeout = 0.1
     # Only what is watched is asked for: no look at definitions or namespaces beyond kopf's first one.
     settings.scanning.disabled = False
