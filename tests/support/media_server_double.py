@@ -69,6 +69,12 @@ class DoubleLeg:
                 if request.WhichOneof("message") == kind:
                     return request
 
+    async def until_left(self, timeout: float = 30) -> None:
+        """Wait until the client has left, by whichever of its two signs (end of requests, cancel) comes first."""
+        async with asyncio.timeout(timeout):
+            while await self.requests.get() is not None:
+                pass
+
     async def refuse(self, code: grpc.StatusCode, reason: str, details: str) -> None:
         await self.context.abort(code, details, trailing_metadata=(("parley-reason", reason),))
 

@@ -204,7 +204,7 @@ async def test_a_session_that_moved_is_followed() -> None:
         async def here(leg: DoubleLeg) -> None:
             await leg.started()
             await leg.send(moved=pb.Moved(endpoint=new.address, attempt=2))
-            await leg.expect("audio", timeout=30)
+            await leg.until_left()
 
         async with media_server(here) as old:
             async with connect(target(old.address), options=QUICK) as call:
