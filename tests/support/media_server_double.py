@@ -70,7 +70,7 @@ class DoubleLeg:
                     return request
 
     async def until_left(self, timeout: float = 30) -> None:
-        """Wait until the client has left, by whichever of its two signs (end of requests, cancel) comes first."""
+        """Wait until the client has left, by either of its two signs: the end of requests, or a cancel."""
         async with asyncio.timeout(timeout):
             while await self.requests.get() is not None:
                 pass

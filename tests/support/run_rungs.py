@@ -17,6 +17,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "junit"
 RUNGS = ("unit", "integration", "conformance", "e2e")
+# These rungs meet real sockets, processes and a shared machine: up to so many failures are tried once more. What
+# passes only then is named as flaky in the last lines: a bug to mend, but no reason to refuse a change. In e2e one
+# failed fixture fails every test of its file.
+TRIED_AGAIN = {"integration": 3, "conformance": 3, "e2e": 15}
 CHECKS = ("lint", "types", "verify-gen", "verify-docs", "chart-test")
 SLOW_TESTS_SHOWN = 15
 
@@ -29,6 +33,8 @@ class Rung:
     passed: int = 0
     failed: int = 0
     skipped: int = 0
+    flaky: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
     slow: list[tuple[float, str]] = field(default_factory=list)
 
     @property
@@ -38,6 +44,8 @@ class Rung:
             text += f" {self.failed} failed"
         if self.skipped:
             text += f" {self.skipped} skipped"
+        if self.flaky:
+            text += f" ({len(self.flaky)} flaky)"
         return text
 
 
@@ -59,21 +67,47 @@ def run(name: str, command: list[str]) -> Step:
     return Step(name, code == 0, seconds)
 
 
+def report_of(rung: str) -> Path:
+    return BUILD / f"{rung}.xml"
+
+
 def read(rung: str) -> Rung:
     result = Rung(rung)
-    report = BUILD / f"{rung}.xml"
+    report = report_of(rung)
     if not report.exists():
         return result
     for case in ElementTree.parse(report).getroot().iter("testcase"):
         outcome = {child.tag for child in case}
+        name = f"{case.get('classname')}::{case.get('name')}"
         if outcome & {"failure", "error"}:
             result.failed += 1
+            result.failures.append(name)
         elif "skipped" in outcome:
             result.skipped += 1
         else:
             result.passed += 1
-        result.slow.append((float(case.get("time", 0)), f"{case.get('classname')}::{case.get('name')}"))
+        result.slow.append((float(case.get("time", 0)), name))
     return result
+
+
+def run_rung(name: str) -> tuple[Step, Rung]:
+    pytest = [sys.executable, "-m", "pytest", f"tests/{name}"]
+    report_of(name).unlink(missing_ok=True)
+    step = run(name, [*pytest, f"--junitxml={report_of(name)}"])
+    rung = read(name)
+    if step.ok or not 0 < rung.failed <= TRIED_AGAIN.get(name, 0):
+        return step, rung
+    again = f"{name}-again"
+    report_of(again).unlink(missing_ok=True)
+    second = run(
+        again, [*pytest, "--last-failed", "--last-failed-no-failures=none", f"--junitxml={report_of(again)}"]
+    )
+    retried = read(again)
+    if not second.ok or retried.passed < rung.failed:
+        return step, rung
+    rung.flaky, rung.failures = rung.failures, []
+    rung.passed, rung.failed = rung.passed + rung.failed, 0
+    return Step(name, True, step.seconds + second.seconds), rung
 
 
 def main(argv: list[str]) -> int:
@@ -86,12 +120,11 @@ def main(argv: list[str]) -> int:
         if name not in RUNGS:
             steps.append(run(name, [make, "--no-print-directory", name]))
             continue
-        report = BUILD / f"{name}.xml"
-        report.unlink(missing_ok=True)
         if name != "unit":
             steps.append(run(f"{name} ground", [make, "--no-print-directory", f"ground-{name}"]))
-        steps.append(run(name, [sys.executable, "-m", "pytest", f"tests/{name}", f"--junitxml={report}"]))
-        rungs.append(read(name))
+        step, rung = run_rung(name)
+        steps.append(step)
+        rungs.append(rung)
     print("\nSlowest tests")
     for seconds, test in sorted((s for rung in rungs for s in rung.slow), reverse=True)[:SLOW_TESTS_SHOWN]:
         print(f"  {seconds:7.1f} s  {test}")
@@ -100,6 +133,9 @@ def main(argv: list[str]) -> int:
         print(f"  {step.seconds:7.0f} s  {step.name}{'' if step.ok else '  FAILED'}")
     for failed_step in (step for step in steps if not step.ok):
         print(f"failed: {failed_step.name}")
+    for rung in rungs:
+        for test in rung.flaky:
+            print(f"flaky: {rung.name}: {test} failed once and passed when tried again")
     empty = [rung.name for rung in rungs if rung.passed == 0]
     if empty:
         print(f"rungs without a passed test: {', '.join(empty)}")
