@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "junit"
 RUNGS = ("unit", "integration", "conformance", "e2e")
 # These rungs meet real sockets, processes and a shared machine: up to so many failures are tried once more.
-# What passes only then is named as flaky in the last lines: a bug to mend, but no reason to refuse a change. In e2e
-# one failed fixture fails every test of its file.
+# What passes only then is named as flaky in the last lines: a bug to mend, but no reason to refuse a change.
+# In e2e one failed fixture fails every test of its file.
 TRIED_AGAIN = {"integration": 3, "conformance": 3, "e2e": 15}
 CHECKS = ("lint", "types", "verify-gen", "verify-docs", "chart-test")
 SLOW_TESTS_SHOWN = 15
