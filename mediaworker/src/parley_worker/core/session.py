@@ -1,8 +1,7 @@
 """The session core: events in, effects out, one timer. No I/O, no clock, no randomness.
 
-The runner calls `handle(event, now)` and does the effects in order; it calls `handle(DeadlineReached(),
-now)` when
-`next_deadline()` has come. `now` is monotonic seconds.
+The runner calls `handle(event, now)` and does the effects in order; it calls `handle(DeadlineReached(), now)`
+when `next_deadline()` has come. `now` is monotonic seconds.
 """
 
 from __future__ import annotations

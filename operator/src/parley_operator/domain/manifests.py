@@ -96,13 +96,14 @@ def build_pod(
             "namespace": pool.namespace,
             "labels": labels,
             "annotations": annotations,
-            "ownerReferences": [_owner(pool, pool_uid)],
+            "ownerReferences": [owner_reference(pool, pool_uid)],
         },
         "spec": spec,
     }
 
 
-def _owner(pool: PoolView, uid: str) -> Body:
+def owner_reference(pool: PoolView, uid: str) -> Body:
+    """What makes the pool the controller of an object."""
     return {
         "apiVersion": API_VERSION,
         "kind": POOL,

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from parley_operator.api.constants import (
     ANNOTATION_MEDIA_PORT,
     ANNOTATION_SPEC_HASH,
-    API_VERSION,
     CONTROL_PORT,
     LABEL_POOL,
     MEDIA_PORT,
@@ -20,7 +19,7 @@ from parley_operator.api.constants import (
 )
 from parley_operator.api.fields import FieldError
 from parley_operator.api.v1alpha1 import map_at, metadata_of, parse_pool_spec, spec_of, text_at
-from parley_operator.domain.manifests import CONTAINER, WorkerDefaults, build_pod, spec_hash
+from parley_operator.domain.manifests import CONTAINER, WorkerDefaults, build_pod, owner_reference, spec_hash
 from parley_operator.domain.model import worker_id
 from parley_operator.domain.pools import PoolDecision, WorkerPod, decide_pool, free_port, pool_status
 from parley_operator.domain.status import condition, difference, merge_conditions
@@ -136,7 +135,8 @@ class PoolReconciler:
         now = self._context.clock.monotonic()
         known, until = self._secured.get(key, ("", 0.0))
         if pressing or known != uid or now >= until:
-            await self._authority.ensure_pool_secret(self._context.store, pool, _owner(pool, uid))
+            owner = owner_reference(pool, uid)
+            await self._authority.ensure_pool_secret(self._context.store, pool, owner)
             self._secured[key] = (uid, now + RESYNC)
 
     def _hold(self, key: Key, pool: PoolView, pods: list[WorkerPod], decision: PoolDecision) -> _Hold:
@@ -255,17 +255,6 @@ def _controller(body: Body, pool: str) -> str:
         if isinstance(owner, Mapping) and (owner.get("kind"), owner.get("name")) == (POOL, pool):
             return str(owner.get("uid", "")) if owner.get("controller") else ""
     return ""
-
-
-def _owner(pool: PoolView, uid: str) -> Body:
-    return {
-        "apiVersion": API_VERSION,
-        "kind": POOL,
-        "name": pool.name,
-        "uid": uid,
-        "controller": True,
-        "blockOwnerDeletion": False,
-    }
 
 
 def _pod(body: Body, sessions: int = 0, capacity: int = 0) -> WorkerPod:
