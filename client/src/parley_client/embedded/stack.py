@@ -20,13 +20,14 @@ from urllib.parse import urlsplit
 from parley_client.errors import ParleyError, SessionNotReady, UsageError
 from parley_client.target import Target
 
-from .certificates import CONTROL_NAME, WORKER_NAME, Authority, write_server_files
+from .certificates import WORKER_NAME, write_server_files
 from .manifests import Manifests, loopback_url, point_at, provider_urls
 from .processes import Child, ChildSpec
 from .programs import find_program
 
 if TYPE_CHECKING:
     from parley_operator.embedded import EmbeddedControlPlane, WorkerTarget
+    from parley_operator.pki import KeyPair
 
 T = TypeVar("T")
 Step = Callable[[str], AbstractContextManager[None]]
@@ -81,7 +82,7 @@ class EmbeddedStack:
         self._step = step
         self._environ = dict(os.environ if environ is None else environ)
         self._cleanup = AsyncExitStack()
-        self._authority = Authority()
+        self._ca: KeyPair | None = None
         self._worker: Child | None = None
         self._provider_url = ""
 
@@ -234,8 +235,12 @@ class EmbeddedStack:
             raise ParleyError(f"nats-server was not ready within 15 s:\n{child.tail()}") from None
 
     async def _start_worker(self) -> None:
-        tls = self.run_directory / "worker-tls"
-        write_server_files(tls, self._authority, WORKER_NAME)
+        from parley_operator.clock import SystemClock
+        from parley_operator.pki import make_ca
+
+        tls, now = self.run_directory / "worker-tls", SystemClock().now()
+        self._ca = make_ca(now)
+        write_server_files(tls, self._ca, WORKER_NAME, now)
         prefix = "PARLEY_WORKER_"
         env = {
             "NAME": WORKER_POD,
@@ -262,15 +267,18 @@ class EmbeddedStack:
         self.admin_address = str(self._worker.ready["admin"])
 
     def _worker_target(self) -> WorkerTarget:
+        from parley_operator.clock import SystemClock
         from parley_operator.embedded import WorkerTarget, WorkerTls
+        from parley_operator.pki import issue_client
 
         assert self._worker is not None
-        pair = self._authority.issue(CONTROL_NAME)
+        assert self._ca is not None
+        pair = issue_client(self._ca, SystemClock().now())
         ready = self._worker.ready
         return WorkerTarget(
             name=WORKER_POD,
             control_address=str(ready["control"]),
-            tls=WorkerTls(self._authority.certificate, pair.certificate, pair.key, WORKER_NAME),
+            tls=WorkerTls(self._ca.certificate, pair.certificate, pair.key, WORKER_NAME),
             media_endpoint=str(ready["endpoint"]),
         )
 
