@@ -56,8 +56,7 @@ class ProtocolCore:
     """Encodes client events and decodes server frames in one shape; owns the audio formats both ways.
 
     Formats other than the provider's default (pcm16, 24 kHz) have to be told to it before the first audio and
-    the
-    first response: `needed_before` gives the update to send ahead where no update of the user has done so.
+    the first response: `needed_before` gives the update to send ahead where no update of the user did so.
     """
 
     def __init__(self, shape: Shape, kind: ClientType, inward: AudioFormat, outward: AudioFormat) -> None:

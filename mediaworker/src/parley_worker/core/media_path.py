@@ -130,9 +130,8 @@ class OutputPath:
     """Agent audio on its way to the caller: queue, conversion, playout clock, epochs.
 
     Audio waits in the provider's format and is converted when it is due, so a caller that comes back with
-    another
-    format goes on where it was. `push` tells when more than `max_bytes` wait (or too many parts): then the
-    answer has to be cancelled.
+    another format goes on where it was. `push` tells when more than `max_bytes` wait (or too many parts):
+    then the answer has to be cancelled.
     """
 
     def __init__(
@@ -239,8 +238,8 @@ class OutputPath:
     def take(self, now: float, room: int) -> list[Out]:
         """What is due, at most `room` bytes of audio when bursting.
 
-        The clock moves by 20 ms a frame whatever `now` is; behind by more than 200 ms, or idle, it starts
-        anew.
+        The clock moves by 20 ms a frame whatever `now` is; behind by more than 200 ms, or idle, it
+        starts anew.
         """
         out: list[Out] = []
         while self._leg is not None and self._parts:

@@ -163,8 +163,7 @@ class PlayoutLedger:
         """Where to truncate what was not heard, up to `epoch`; the parts are forgotten.
 
         Never past what was sent, never less than was acknowledged. 0 only where nothing was sent, or where
-        the
-        caller proves that it was still at an earlier part.
+        the caller proves that it was still at an earlier part.
         """
         self._forget(now)
         keys = [key for key, part in self._parts.items() if part.epoch <= epoch]

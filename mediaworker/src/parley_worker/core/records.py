@@ -16,10 +16,8 @@ class EventRecord:
     """One fact or one piece of content.
 
     `type` is the field name of the oneof in events.v1 (`provider_connected`, `item_done`), `fields` the
-    fields of
-    that message under their proto names; a timestamp field is Unix seconds. `at` is Unix seconds. Journal
-    fields
-    hold content and stay out of reprs.
+    fields of that message under their proto names; a timestamp field is Unix seconds. `at` is Unix seconds.
+    Journal fields hold content and stay out of reprs.
     """
 
     kind: RecordKind

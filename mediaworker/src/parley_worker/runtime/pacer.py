@@ -18,8 +18,7 @@ class Pacer:
     """Wakes each playout clock when its next frame is due, by one timer of the loop.
 
     A key has at most one due time; scheduling it again moves it. Due times are absolute, so a late wake-up
-    does
-    not shift the ones after it.
+    does not shift the ones after it.
     """
 
     def __init__(self) -> None:
