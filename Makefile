@@ -100,6 +100,7 @@ format: setup ## Format the Python and the contracts
 
 lock: setup ## Compile the pins anew from pyproject.toml
 	$(UV_COMPILE) pyproject.toml --all-extras --group dev -o requirements/dev.txt
+	$(UV_COMPILE) --group peers -o requirements/peers.txt
 	for extra in operator worker local; do $(UV_COMPILE) pyproject.toml --extra $$extra -c requirements/dev.txt -o requirements/$$extra.txt; done
 	echo hatchling==1.33.0 | $(UV_COMPILE) - -o requirements/build.txt
 

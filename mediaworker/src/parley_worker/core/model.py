@@ -6,31 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 
-
-class Secret:
-    """A value that never shows in a repr, a log or an exception text; `reveal()` gives it."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    def reveal(self) -> str:
-        return self._value
-
-    def __bool__(self) -> bool:
-        return bool(self._value)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and other._value == self._value
-
-    def __hash__(self) -> int:
-        return hash(self._value)
-
-    def __repr__(self) -> str:
-        return "Secret(***)"
-
-    __str__ = __repr__
+from parley_worker.core.agent import (
+    Behaviour,
+    MediaAccess,
+    RecordingConfig,
+    RecoveryConfig,
+    ScenarioConfig,
+    ToolRoute,
+)
+from parley_worker.core.secret import Secret as Secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +73,12 @@ class SessionConfig:
     access: AccessConfig
     privacy: bool = False
     provider_audio: str = ""
+    behaviour: Behaviour = field(default_factory=Behaviour)
+    tools: tuple[ToolRoute, ...] = ()
+    scenario: ScenarioConfig | None = None
+    recording: RecordingConfig | None = None
+    recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
+    media_access: MediaAccess = field(default_factory=MediaAccess)
 
 
 class SessionState(Enum):
