@@ -246,6 +246,12 @@ class SessionConfig(_message.Message):
     ACCESS_FIELD_NUMBER: _builtins.int
     PRIVACY_FIELD_NUMBER: _builtins.int
     PROVIDER_AUDIO_FIELD_NUMBER: _builtins.int
+    BEHAVIOUR_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
+    SCENARIO_FIELD_NUMBER: _builtins.int
+    RECORDING_FIELD_NUMBER: _builtins.int
+    RECOVERY_FIELD_NUMBER: _builtins.int
+    MEDIA_ACCESS_FIELD_NUMBER: _builtins.int
     session_json: _builtins.str
     """The Realtime session object (JSON, of the provider's protocol shape). Audio formats in it are ignored."""
     greet: _builtins.bool
@@ -268,6 +274,30 @@ class SessionConfig(_message.Message):
     def access(self) -> Global___Access:
         """Who may attach."""
 
+    @_builtins.property
+    def behaviour(self) -> Global___Behaviour:
+        """What the agent does by itself beside conversing. Missing: nothing."""
+
+    @_builtins.property
+    def tools(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolRoute]:
+        """Who answers the functions of `session_json`; one that is not named here is the caller's."""
+
+    @_builtins.property
+    def scenario(self) -> Global___Scenario:
+        """The user's program for the session. Missing: none."""
+
+    @_builtins.property
+    def recording(self) -> Global___Recording:
+        """Where the conversation is recorded. Missing: nowhere. Refused together with privacy."""
+
+    @_builtins.property
+    def recovery(self) -> Global___Recovery:
+        """What happens when the provider's WebSocket is lost. Missing: the worker's defaults."""
+
+    @_builtins.property
+    def media_access(self) -> Global___MediaAccess:
+        """What scenarios may open. Missing: nothing."""
+
     def __init__(
         self,
         *,
@@ -278,14 +308,481 @@ class SessionConfig(_message.Message):
         access: Global___Access | None = ...,
         privacy: _builtins.bool = ...,
         provider_audio: _builtins.str = ...,
+        behaviour: Global___Behaviour | None = ...,
+        tools: _abc.Iterable[Global___ToolRoute] | None = ...,
+        scenario: Global___Scenario | None = ...,
+        recording: Global___Recording | None = ...,
+        recovery: Global___Recovery | None = ...,
+        media_access: Global___MediaAccess | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "limits", b"limits", "provider", b"provider"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "behaviour", b"behaviour", "limits", b"limits", "media_access", b"media_access", "provider", b"provider", "recording", b"recording", "recovery", b"recovery", "scenario", b"scenario"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "greet", b"greet", "limits", b"limits", "privacy", b"privacy", "provider", b"provider", "provider_audio", b"provider_audio", "session_json", b"session_json"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "behaviour", b"behaviour", "greet", b"greet", "limits", b"limits", "media_access", b"media_access", "privacy", b"privacy", "provider", b"provider", "provider_audio", b"provider_audio", "recording", b"recording", "recovery", b"recovery", "scenario", b"scenario", "session_json", b"session_json", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SessionConfig: _TypeAlias = SessionConfig  # noqa: Y015
+
+@_typing.final
+class Behaviour(_message.Message):
+    """Behaviour is a conversation's declared rules. Missing durations and empty lines switch a rule off."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GREETING_FIELD_NUMBER: _builtins.int
+    HANG_UP_TOOL_FIELD_NUMBER: _builtins.int
+    HANG_UP_PHRASES_FIELD_NUMBER: _builtins.int
+    FAREWELL_FIELD_NUMBER: _builtins.int
+    IDLE_AFTER_FIELD_NUMBER: _builtins.int
+    IDLE_LINES_FIELD_NUMBER: _builtins.int
+    IDLE_HANG_UP_FIELD_NUMBER: _builtins.int
+    GOODBYE_BEFORE_FIELD_NUMBER: _builtins.int
+    GOODBYE_FIELD_NUMBER: _builtins.int
+    hang_up_tool: _builtins.bool
+    """True: the model is offered a function `hang_up`."""
+    idle_hang_up: _builtins.bool
+    """True: the call ends `idle_after` after the last idle line."""
+    @_builtins.property
+    def greeting(self) -> Global___Line:
+        """Said once, when the first caller attaches."""
+
+    @_builtins.property
+    def hang_up_phrases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The call ends when the caller's words hold one of these."""
+
+    @_builtins.property
+    def farewell(self) -> Global___Line:
+        """Said before the agent hangs up."""
+
+    @_builtins.property
+    def idle_after(self) -> _duration_pb2.Duration:
+        """Without speech of either side for this long, the next of `idle_lines` is said."""
+
+    @_builtins.property
+    def idle_lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___Line]:
+        """Said one by one while nobody speaks."""
+
+    @_builtins.property
+    def goodbye_before(self) -> _duration_pb2.Duration:
+        """`goodbye` is said this long before the session's maximum duration."""
+
+    @_builtins.property
+    def goodbye(self) -> Global___Line:
+        """Said before the maximum duration."""
+
+    def __init__(
+        self,
+        *,
+        greeting: Global___Line | None = ...,
+        hang_up_tool: _builtins.bool = ...,
+        hang_up_phrases: _abc.Iterable[_builtins.str] | None = ...,
+        farewell: Global___Line | None = ...,
+        idle_after: _duration_pb2.Duration | None = ...,
+        idle_lines: _abc.Iterable[Global___Line] | None = ...,
+        idle_hang_up: _builtins.bool = ...,
+        goodbye_before: _duration_pb2.Duration | None = ...,
+        goodbye: Global___Line | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["farewell", b"farewell", "goodbye", b"goodbye", "goodbye_before", b"goodbye_before", "greeting", b"greeting", "idle_after", b"idle_after"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["farewell", b"farewell", "goodbye", b"goodbye", "goodbye_before", b"goodbye_before", "greeting", b"greeting", "hang_up_phrases", b"hang_up_phrases", "hang_up_tool", b"hang_up_tool", "idle_after", b"idle_after", "idle_hang_up", b"idle_hang_up", "idle_lines", b"idle_lines"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Behaviour: _TypeAlias = Behaviour  # noqa: Y015
+
+@_typing.final
+class Line(_message.Message):
+    """Line is something that the agent says."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    INSTRUCTIONS_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """Said word for word."""
+    instructions: _builtins.str
+    """What the model is asked to say."""
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        instructions: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["instructions", b"instructions", "line", b"line", "text", b"text"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instructions", b"instructions", "line", b"line", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_line: _TypeAlias = _typing.Literal["text", "instructions"]  # noqa: Y015
+    _WhichOneofArgType_line: _TypeAlias = _typing.Literal["line", b"line"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_line) -> _WhichOneofReturnType_line | None: ...
+
+Global___Line: _TypeAlias = Line  # noqa: Y015
+
+@_typing.final
+class ToolRoute(_message.Message):
+    """ToolRoute says who answers the calls of one function."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    MAX_OUTPUT_BYTES_FIELD_NUMBER: _builtins.int
+    CANCEL_ON_BARGE_IN_FIELD_NUMBER: _builtins.int
+    CALLER_FIELD_NUMBER: _builtins.int
+    NATS_FIELD_NUMBER: _builtins.int
+    WEBHOOK_FIELD_NUMBER: _builtins.int
+    SCENARIO_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the function."""
+    max_output_bytes: _builtins.int
+    """Largest result, in bytes. Zero: the worker's default."""
+    cancel_on_barge_in: _builtins.bool
+    """True: calls still running are cancelled when the caller speaks over the agent."""
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long an answer may take. Zero: the worker's default."""
+
+    @_builtins.property
+    def caller(self) -> Global___CallerRoute:
+        """The attached caller."""
+
+    @_builtins.property
+    def nats(self) -> Global___NatsRoute:
+        """Whoever serves the function on NATS."""
+
+    @_builtins.property
+    def webhook(self) -> Global___WebhookRoute:
+        """A web server."""
+
+    @_builtins.property
+    def scenario(self) -> Global___ScenarioRoute:
+        """The session's scenario."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+        max_output_bytes: _builtins.int = ...,
+        cancel_on_barge_in: _builtins.bool = ...,
+        caller: Global___CallerRoute | None = ...,
+        nats: Global___NatsRoute | None = ...,
+        webhook: Global___WebhookRoute | None = ...,
+        scenario: Global___ScenarioRoute | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "nats", b"nats", "route", b"route", "scenario", b"scenario", "timeout", b"timeout", "webhook", b"webhook"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "cancel_on_barge_in", b"cancel_on_barge_in", "max_output_bytes", b"max_output_bytes", "name", b"name", "nats", b"nats", "route", b"route", "scenario", b"scenario", "timeout", b"timeout", "webhook", b"webhook"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_route: _TypeAlias = _typing.Literal["caller", "nats", "webhook", "scenario"]  # noqa: Y015
+    _WhichOneofArgType_route: _TypeAlias = _typing.Literal["route", b"route"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_route) -> _WhichOneofReturnType_route | None: ...
+
+Global___ToolRoute: _TypeAlias = ToolRoute  # noqa: Y015
+
+@_typing.final
+class CallerRoute(_message.Message):
+    """CallerRoute: the attached caller answers with a ToolOutput."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallerRoute: _TypeAlias = CallerRoute  # noqa: Y015
+
+@_typing.final
+class NatsRoute(_message.Message):
+    """NatsRoute: request-reply on the subject `parley.tools.<name>`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NatsRoute: _TypeAlias = NatsRoute  # noqa: Y015
+
+@_typing.final
+class WebhookRoute(_message.Message):
+    """WebhookRoute: a signed HTTP POST."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URL_FIELD_NUMBER: _builtins.int
+    SIGNING_KEY_FIELD_NUMBER: _builtins.int
+    CA_PEM_FIELD_NUMBER: _builtins.int
+    RETRIES_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """The http or https URL."""
+    signing_key: _builtins.str
+    """Key of the signature; empty for none. Secret."""
+    ca_pem: _builtins.str
+    """Certificates (PEM) to trust beside the system's; empty for none."""
+    retries: _builtins.int
+    """How often a request is repeated within the timeout. Missing: the worker's default."""
+    def __init__(
+        self,
+        *,
+        url: _builtins.str = ...,
+        signing_key: _builtins.str = ...,
+        ca_pem: _builtins.str = ...,
+        retries: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_retries", b"_retries", "retries", b"retries"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_retries", b"_retries", "ca_pem", b"ca_pem", "retries", b"retries", "signing_key", b"signing_key", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__retries: _TypeAlias = _typing.Literal["retries"]  # noqa: Y015
+    _WhichOneofArgType__retries: _TypeAlias = _typing.Literal["_retries", b"_retries"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retries) -> _WhichOneofReturnType__retries | None: ...
+
+Global___WebhookRoute: _TypeAlias = WebhookRoute  # noqa: Y015
+
+@_typing.final
+class ScenarioRoute(_message.Message):
+    """ScenarioRoute: a handler of the session's scenario answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScenarioRoute: _TypeAlias = ScenarioRoute  # noqa: Y015
+
+@_typing.final
+class Scenario(_message.Message):
+    """Scenario is user code that runs beside the session, in a process of its own."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRY_POINT_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    FILE_NAME_FIELD_NUMBER: _builtins.int
+    FUNCTION_FIELD_NUMBER: _builtins.int
+    PARAMETERS_JSON_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    entry_point: _builtins.str
+    """`package.module:function`, installed in the worker's image."""
+    source: _builtins.str
+    """Python source text, at most 256 KiB."""
+    file_name: _builtins.str
+    """Name of the source in error messages. Empty: scenario.py."""
+    function: _builtins.str
+    """Function of the source to call. Empty: main."""
+    parameters_json: _builtins.str
+    """The user's parameters, a JSON object of at most 64 KiB; empty for none."""
+    @_builtins.property
+    def limits(self) -> Global___ScenarioLimits:
+        """Bounds of the code. Missing: the worker's defaults."""
+
+    def __init__(
+        self,
+        *,
+        entry_point: _builtins.str = ...,
+        source: _builtins.str = ...,
+        file_name: _builtins.str = ...,
+        function: _builtins.str = ...,
+        parameters_json: _builtins.str = ...,
+        limits: Global___ScenarioLimits | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "entry_point", b"entry_point", "limits", b"limits", "source", b"source"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "entry_point", b"entry_point", "file_name", b"file_name", "function", b"function", "limits", b"limits", "parameters_json", b"parameters_json", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_code: _TypeAlias = _typing.Literal["entry_point", "source"]  # noqa: Y015
+    _WhichOneofArgType_code: _TypeAlias = _typing.Literal["code", b"code"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_code) -> _WhichOneofReturnType_code | None: ...
+
+Global___Scenario: _TypeAlias = Scenario  # noqa: Y015
+
+@_typing.final
+class ScenarioLimits(_message.Message):
+    """ScenarioLimits bound user code. Zero means the worker's default."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HANDLER_TIMEOUT_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    TIMERS_FIELD_NUMBER: _builtins.int
+    EVENTS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    memory_bytes: _builtins.int
+    """Memory beyond what the empty process needs, in bytes."""
+    timers: _builtins.int
+    """Timers at a time."""
+    events_per_second: _builtins.int
+    """Events delivered a second."""
+    @_builtins.property
+    def handler_timeout(self) -> _duration_pb2.Duration:
+        """How long one synchronous handler may take."""
+
+    def __init__(
+        self,
+        *,
+        handler_timeout: _duration_pb2.Duration | None = ...,
+        memory_bytes: _builtins.int = ...,
+        timers: _builtins.int = ...,
+        events_per_second: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["handler_timeout", b"handler_timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events_per_second", b"events_per_second", "handler_timeout", b"handler_timeout", "memory_bytes", b"memory_bytes", "timers", b"timers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScenarioLimits: _TypeAlias = ScenarioLimits  # noqa: Y015
+
+@_typing.final
+class Recording(_message.Message):
+    """Recording is a stereo file: the caller left, the agent right."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORMAT_FIELD_NUMBER: _builtins.int
+    DIRECTORY_FIELD_NUMBER: _builtins.int
+    S3_FIELD_NUMBER: _builtins.int
+    format: _builtins.str
+    """"wav" or "opus"; empty for wav."""
+    directory: _builtins.str
+    """A folder of a volume of the worker."""
+    @_builtins.property
+    def s3(self) -> Global___S3Target:
+        """An S3-compatible store."""
+
+    def __init__(
+        self,
+        *,
+        format: _builtins.str = ...,
+        directory: _builtins.str = ...,
+        s3: Global___S3Target | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["directory", b"directory", "s3", b"s3", "target", b"target"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["directory", b"directory", "format", b"format", "s3", b"s3", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["directory", "s3"]  # noqa: Y015
+    _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_target) -> _WhichOneofReturnType_target | None: ...
+
+Global___Recording: _TypeAlias = Recording  # noqa: Y015
+
+@_typing.final
+class S3Target(_message.Message):
+    """S3Target is a place in an S3-compatible store."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URL_FIELD_NUMBER: _builtins.int
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    ACCESS_KEY_ID_FIELD_NUMBER: _builtins.int
+    SECRET_ACCESS_KEY_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """`s3://bucket` or `s3://bucket/prefix`."""
+    endpoint: _builtins.str
+    """The http or https URL of the service; empty for AWS."""
+    region: _builtins.str
+    """Region; empty for us-east-1."""
+    access_key_id: _builtins.str
+    """Access key id. Secret."""
+    secret_access_key: _builtins.str
+    """Secret access key. Secret."""
+    def __init__(
+        self,
+        *,
+        url: _builtins.str = ...,
+        endpoint: _builtins.str = ...,
+        region: _builtins.str = ...,
+        access_key_id: _builtins.str = ...,
+        secret_access_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_key_id", b"access_key_id", "endpoint", b"endpoint", "region", b"region", "secret_access_key", b"secret_access_key", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___S3Target: _TypeAlias = S3Target  # noqa: Y015
+
+@_typing.final
+class Recovery(_message.Message):
+    """Recovery says what happens when the provider's WebSocket is lost or reaches its time limit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESTORE_FIELD_NUMBER: _builtins.int
+    KEEP_PRIVATE_FIELD_NUMBER: _builtins.int
+    ROTATE_AFTER_FIELD_NUMBER: _builtins.int
+    restore: _builtins.bool
+    """True: a new one is opened and the conversation carried over. False: the session ends."""
+    keep_private: _builtins.bool
+    """True: the conversation may be kept in memory for that also under privacy."""
+    @_builtins.property
+    def rotate_after(self) -> _duration_pb2.Duration:
+        """The WebSocket is replaced at a quiet moment after this long. Zero: a margin before the provider's own limit."""
+
+    def __init__(
+        self,
+        *,
+        restore: _builtins.bool = ...,
+        keep_private: _builtins.bool = ...,
+        rotate_after: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rotate_after", b"rotate_after"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keep_private", b"keep_private", "restore", b"restore", "rotate_after", b"rotate_after"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Recovery: _TypeAlias = Recovery  # noqa: Y015
+
+@_typing.final
+class MediaAccess(_message.Message):
+    """MediaAccess says what scenarios may open."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOSTS_FIELD_NUMBER: _builtins.int
+    DIRECTORIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def hosts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Hosts that players and requests may use: host, host:port or *.suffix."""
+
+    @_builtins.property
+    def directories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Folders of files that players may play."""
+
+    def __init__(
+        self,
+        *,
+        hosts: _abc.Iterable[_builtins.str] | None = ...,
+        directories: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["directories", b"directories", "hosts", b"hosts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MediaAccess: _TypeAlias = MediaAccess  # noqa: Y015
 
 @_typing.final
 class Provider(_message.Message):
@@ -319,6 +816,7 @@ class Provider(_message.Message):
     API_KEY_FIELD_NUMBER: _builtins.int
     HEADERS_FIELD_NUMBER: _builtins.int
     CA_PEM_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
     url: _builtins.str
     """The WebSocket or HTTP base URL."""
     api_version: _builtins.str
@@ -329,6 +827,8 @@ class Provider(_message.Message):
     """API key. Secret: never logged, never in an event, metric, status or error text."""
     ca_pem: _builtins.str
     """Certificates (PEM) to trust beside the system's; empty for none."""
+    type: _builtins.str
+    """"openai", "azure" (URL of the resource, model as deployment, key in `api-key`) or "custom"; empty for custom."""
     @_builtins.property
     def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Extra headers of the upgrade request."""
@@ -342,10 +842,11 @@ class Provider(_message.Message):
         api_key: _builtins.str = ...,
         headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         ca_pem: _builtins.str = ...,
+        type: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "api_version", b"api_version", "ca_pem", b"ca_pem", "headers", b"headers", "model", b"model", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "api_version", b"api_version", "ca_pem", b"ca_pem", "headers", b"headers", "model", b"model", "type", b"type", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -466,22 +967,26 @@ class Admitted(_message.Message):
     SHARD_FIELD_NUMBER: _builtins.int
     ENDPOINT_FIELD_NUMBER: _builtins.int
     TLS_SERVER_NAME_FIELD_NUMBER: _builtins.int
+    TELEPHONY_ENDPOINT_FIELD_NUMBER: _builtins.int
     shard: _builtins.int
     """Shard that runs the session."""
     endpoint: _builtins.str
     """host:port for callers."""
     tls_server_name: _builtins.str
     """Name to verify in the worker's certificate; empty without TLS."""
+    telephony_endpoint: _builtins.str
+    """URL of the worker's endpoint for telephony streams (`wss://host:port/twilio`); empty where it has none."""
     def __init__(
         self,
         *,
         shard: _builtins.int = ...,
         endpoint: _builtins.str = ...,
         tls_server_name: _builtins.str = ...,
+        telephony_endpoint: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "shard", b"shard", "tls_server_name", b"tls_server_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "shard", b"shard", "telephony_endpoint", b"telephony_endpoint", "tls_server_name", b"tls_server_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -871,6 +1376,7 @@ class SessionReport(_message.Message):
     END_TIME_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     JOURNAL_FIELD_NUMBER: _builtins.int
+    TELEPHONY_ENDPOINT_FIELD_NUMBER: _builtins.int
     state: Global___SessionState.ValueType
     """State of the session."""
     end_reason: _builtins.str
@@ -887,6 +1393,8 @@ class SessionReport(_message.Message):
     """host:port for callers."""
     tls_server_name: _builtins.str
     """Name to verify; empty without TLS."""
+    telephony_endpoint: _builtins.str
+    """URL of the worker's endpoint for telephony streams; empty where it has none."""
     @_builtins.property
     def session(self) -> Global___SessionRef:
         """The session and its placement."""
@@ -928,10 +1436,11 @@ class SessionReport(_message.Message):
         end_time: _timestamp_pb2.Timestamp | None = ...,
         usage: Global___Usage | None = ...,
         journal: Global___JournalPosition | None = ...,
+        telephony_endpoint: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "journal", b"journal", "ready_time", b"ready_time", "session", b"session", "start_time", b"start_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "end_message", b"end_message", "end_reason", b"end_reason", "end_time", b"end_time", "endpoint", b"endpoint", "journal", b"journal", "ready_time", b"ready_time", "session", b"session", "shard", b"shard", "start_time", b"start_time", "state", b"state", "tls_server_name", b"tls_server_name", "usage", b"usage", "web_socket_id", b"web_socket_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "end_message", b"end_message", "end_reason", b"end_reason", "end_time", b"end_time", "endpoint", b"endpoint", "journal", b"journal", "ready_time", b"ready_time", "session", b"session", "shard", b"shard", "start_time", b"start_time", "state", b"state", "telephony_endpoint", b"telephony_endpoint", "tls_server_name", b"tls_server_name", "usage", b"usage", "web_socket_id", b"web_socket_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

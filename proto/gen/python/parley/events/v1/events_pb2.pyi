@@ -52,6 +52,21 @@ class SessionEvent(_message.Message):
     DTMF_RECEIVED_FIELD_NUMBER: _builtins.int
     DRAIN_ANNOUNCED_FIELD_NUMBER: _builtins.int
     ENDED_FIELD_NUMBER: _builtins.int
+    PROVIDER_RECONNECTING_FIELD_NUMBER: _builtins.int
+    PROVIDER_RECONNECTED_FIELD_NUMBER: _builtins.int
+    RESTORE_REFUSED_FIELD_NUMBER: _builtins.int
+    RATE_LIMITED_FIELD_NUMBER: _builtins.int
+    TOOL_FAILED_FIELD_NUMBER: _builtins.int
+    TOOL_CANCELLED_FIELD_NUMBER: _builtins.int
+    SCENARIO_STARTED_FIELD_NUMBER: _builtins.int
+    SCENARIO_FAILED_FIELD_NUMBER: _builtins.int
+    SCENARIO_LOGGED_FIELD_NUMBER: _builtins.int
+    RECORDING_FINISHED_FIELD_NUMBER: _builtins.int
+    RECORDING_FAILED_FIELD_NUMBER: _builtins.int
+    MEDIA_STARTED_FIELD_NUMBER: _builtins.int
+    MEDIA_ENDED_FIELD_NUMBER: _builtins.int
+    LINE_SAID_FIELD_NUMBER: _builtins.int
+    TRANSFERRED_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Namespace of the VoiceSession."""
     name: _builtins.str
@@ -138,6 +153,66 @@ class SessionEvent(_message.Message):
     def ended(self) -> Global___Ended:
         """The session is over. The last event of every session."""
 
+    @_builtins.property
+    def provider_reconnecting(self) -> Global___ProviderReconnecting:
+        """The provider's WebSocket is lost; a new one is tried."""
+
+    @_builtins.property
+    def provider_reconnected(self) -> Global___ProviderReconnected:
+        """A new WebSocket holds the conversation."""
+
+    @_builtins.property
+    def restore_refused(self) -> Global___RestoreRefused:
+        """The conversation cannot be carried over to a new WebSocket."""
+
+    @_builtins.property
+    def rate_limited(self) -> Global___RateLimited:
+        """A rate limit of the provider is nearly used up."""
+
+    @_builtins.property
+    def tool_failed(self) -> Global___ToolFailed:
+        """The model was given an error instead of a function's result."""
+
+    @_builtins.property
+    def tool_cancelled(self) -> Global___ToolCancelled:
+        """A function call was given up."""
+
+    @_builtins.property
+    def scenario_started(self) -> Global___ScenarioStarted:
+        """The scenario runs."""
+
+    @_builtins.property
+    def scenario_failed(self) -> Global___ScenarioFailed:
+        """The scenario failed and ends the session."""
+
+    @_builtins.property
+    def scenario_logged(self) -> Global___ScenarioLogged:
+        """The scenario logged something: see the journal."""
+
+    @_builtins.property
+    def recording_finished(self) -> Global___RecordingFinished:
+        """A recording is complete."""
+
+    @_builtins.property
+    def recording_failed(self) -> Global___RecordingFailed:
+        """A recording is not complete."""
+
+    @_builtins.property
+    def media_started(self) -> Global___MediaStarted:
+        """A media unit began to play or to send."""
+
+    @_builtins.property
+    def media_ended(self) -> Global___MediaEnded:
+        """A media unit fell silent."""
+
+    @_builtins.property
+    def line_said(self) -> Global___LineSaid:
+        """A declared line was said."""
+
+    @_builtins.property
+    def transferred(self) -> Global___Transferred:
+        """The call is moved to somebody else."""
+
     def __init__(
         self,
         *,
@@ -166,12 +241,27 @@ class SessionEvent(_message.Message):
         dtmf_received: Global___DtmfReceived | None = ...,
         drain_announced: Global___DrainAnnounced | None = ...,
         ended: Global___Ended | None = ...,
+        provider_reconnecting: Global___ProviderReconnecting | None = ...,
+        provider_reconnected: Global___ProviderReconnected | None = ...,
+        restore_refused: Global___RestoreRefused | None = ...,
+        rate_limited: Global___RateLimited | None = ...,
+        tool_failed: Global___ToolFailed | None = ...,
+        tool_cancelled: Global___ToolCancelled | None = ...,
+        scenario_started: Global___ScenarioStarted | None = ...,
+        scenario_failed: Global___ScenarioFailed | None = ...,
+        scenario_logged: Global___ScenarioLogged | None = ...,
+        recording_finished: Global___RecordingFinished | None = ...,
+        recording_failed: Global___RecordingFailed | None = ...,
+        media_started: Global___MediaStarted | None = ...,
+        media_ended: Global___MediaEnded | None = ...,
+        line_said: Global___LineSaid | None = ...,
+        transferred: Global___Transferred | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "barge_in", b"barge_in", "drain_announced", b"drain_announced", "dtmf_received", b"dtmf_received", "ended", b"ended", "fact", b"fact", "first_audio", b"first_audio", "leg_attached", b"leg_attached", "leg_detached", b"leg_detached", "occur_time", b"occur_time", "provider_connected", b"provider_connected", "provider_disconnected", b"provider_disconnected", "provider_error", b"provider_error", "response_done", b"response_done", "response_started", b"response_started", "speech_started", b"speech_started", "speech_stopped", b"speech_stopped", "tool_called", b"tool_called", "tool_returned", b"tool_returned"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "barge_in", b"barge_in", "drain_announced", b"drain_announced", "dtmf_received", b"dtmf_received", "ended", b"ended", "fact", b"fact", "first_audio", b"first_audio", "leg_attached", b"leg_attached", "leg_detached", b"leg_detached", "line_said", b"line_said", "media_ended", b"media_ended", "media_started", b"media_started", "occur_time", b"occur_time", "provider_connected", b"provider_connected", "provider_disconnected", b"provider_disconnected", "provider_error", b"provider_error", "provider_reconnected", b"provider_reconnected", "provider_reconnecting", b"provider_reconnecting", "rate_limited", b"rate_limited", "recording_failed", b"recording_failed", "recording_finished", b"recording_finished", "response_done", b"response_done", "response_started", b"response_started", "restore_refused", b"restore_refused", "scenario_failed", b"scenario_failed", "scenario_logged", b"scenario_logged", "scenario_started", b"scenario_started", "speech_started", b"speech_started", "speech_stopped", b"speech_stopped", "tool_called", b"tool_called", "tool_cancelled", b"tool_cancelled", "tool_failed", b"tool_failed", "tool_returned", b"tool_returned", "transferred", b"transferred"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "attempt", b"attempt", "barge_in", b"barge_in", "drain_announced", b"drain_announced", "dtmf_received", b"dtmf_received", "ended", b"ended", "fact", b"fact", "first_audio", b"first_audio", "leg_attached", b"leg_attached", "leg_detached", b"leg_detached", "name", b"name", "namespace", b"namespace", "occur_time", b"occur_time", "provider_connected", b"provider_connected", "provider_disconnected", b"provider_disconnected", "provider_error", b"provider_error", "response_done", b"response_done", "response_started", b"response_started", "sequence", b"sequence", "session_uid", b"session_uid", "speech_started", b"speech_started", "speech_stopped", b"speech_stopped", "tool_called", b"tool_called", "tool_returned", b"tool_returned", "worker", b"worker", "worker_instance_id", b"worker_instance_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "attempt", b"attempt", "barge_in", b"barge_in", "drain_announced", b"drain_announced", "dtmf_received", b"dtmf_received", "ended", b"ended", "fact", b"fact", "first_audio", b"first_audio", "leg_attached", b"leg_attached", "leg_detached", b"leg_detached", "line_said", b"line_said", "media_ended", b"media_ended", "media_started", b"media_started", "name", b"name", "namespace", b"namespace", "occur_time", b"occur_time", "provider_connected", b"provider_connected", "provider_disconnected", b"provider_disconnected", "provider_error", b"provider_error", "provider_reconnected", b"provider_reconnected", "provider_reconnecting", b"provider_reconnecting", "rate_limited", b"rate_limited", "recording_failed", b"recording_failed", "recording_finished", b"recording_finished", "response_done", b"response_done", "response_started", b"response_started", "restore_refused", b"restore_refused", "scenario_failed", b"scenario_failed", "scenario_logged", b"scenario_logged", "scenario_started", b"scenario_started", "sequence", b"sequence", "session_uid", b"session_uid", "speech_started", b"speech_started", "speech_stopped", b"speech_stopped", "tool_called", b"tool_called", "tool_cancelled", b"tool_cancelled", "tool_failed", b"tool_failed", "tool_returned", b"tool_returned", "transferred", b"transferred", "worker", b"worker", "worker_instance_id", b"worker_instance_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_fact: _TypeAlias = _typing.Literal["admitted", "provider_connected", "provider_disconnected", "provider_error", "leg_attached", "leg_detached", "speech_started", "speech_stopped", "response_started", "first_audio", "response_done", "barge_in", "tool_called", "tool_returned", "dtmf_received", "drain_announced", "ended"]  # noqa: Y015
+    _WhichOneofReturnType_fact: _TypeAlias = _typing.Literal["admitted", "provider_connected", "provider_disconnected", "provider_error", "leg_attached", "leg_detached", "speech_started", "speech_stopped", "response_started", "first_audio", "response_done", "barge_in", "tool_called", "tool_returned", "dtmf_received", "drain_announced", "ended", "provider_reconnecting", "provider_reconnected", "restore_refused", "rate_limited", "tool_failed", "tool_cancelled", "scenario_started", "scenario_failed", "scenario_logged", "recording_finished", "recording_failed", "media_started", "media_ended", "line_said", "transferred"]  # noqa: Y015
     _WhichOneofArgType_fact: _TypeAlias = _typing.Literal["fact", b"fact"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_fact) -> _WhichOneofReturnType_fact | None: ...
 
@@ -646,6 +736,409 @@ class Ended(_message.Message):
 Global___Ended: _TypeAlias = Ended  # noqa: Y015
 
 @_typing.final
+class ProviderReconnecting(_message.Message):
+    """ProviderReconnecting: the WebSocket is lost; a new one is tried."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    TRY_FIELD_NUMBER: _builtins.int
+    DELAY_MS_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Why the old one was lost: an endReason word."""
+    delay_ms: _builtins.int
+    """Milliseconds until the try."""
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        delay_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delay_ms", b"delay_ms", "reason", b"reason", "try", b"try"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProviderReconnecting: _TypeAlias = ProviderReconnecting  # noqa: Y015
+
+@_typing.final
+class ProviderReconnected(_message.Message):
+    """ProviderReconnected: a new WebSocket holds the conversation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WEB_SOCKET_ID_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    GAP_MS_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    web_socket_id: _builtins.str
+    """Id of the new WebSocket."""
+    cause: _builtins.str
+    """`lost`: the old one broke. `rotation`: it neared the provider's time limit."""
+    gap_ms: _builtins.int
+    """Milliseconds without a WebSocket; 0 for a rotation."""
+    items: _builtins.int
+    """Conversation items carried over."""
+    def __init__(
+        self,
+        *,
+        web_socket_id: _builtins.str = ...,
+        cause: _builtins.str = ...,
+        gap_ms: _builtins.int = ...,
+        items: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "gap_ms", b"gap_ms", "items", b"items", "web_socket_id", b"web_socket_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProviderReconnected: _TypeAlias = ProviderReconnected  # noqa: Y015
+
+@_typing.final
+class RestoreRefused(_message.Message):
+    """RestoreRefused: the conversation cannot be carried over."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Why, and what would help. Never holds content."""
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestoreRefused: _TypeAlias = RestoreRefused  # noqa: Y015
+
+@_typing.final
+class RateLimited(_message.Message):
+    """RateLimited: a rate limit is nearly used up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REMAINING_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    RESET_SECONDS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`requests` or `tokens`."""
+    remaining: _builtins.int
+    """What is left."""
+    limit: _builtins.int
+    """The limit."""
+    reset_seconds: _builtins.float
+    """Seconds until it is full again."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        remaining: _builtins.int = ...,
+        limit: _builtins.int = ...,
+        reset_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "name", b"name", "remaining", b"remaining", "reset_seconds", b"reset_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RateLimited: _TypeAlias = RateLimited  # noqa: Y015
+
+@_typing.final
+class ToolFailed(_message.Message):
+    """ToolFailed: the model was given an error instead of a result."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    TOOL_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    DURATION_MS_FIELD_NUMBER: _builtins.int
+    call_id: _builtins.str
+    """Id of the call."""
+    tool: _builtins.str
+    """Name of the function."""
+    code: _builtins.str
+    """`timeout`, `unavailable`, `refused`, `too_large`, `invalid_result` or `failed`."""
+    duration_ms: _builtins.int
+    """Milliseconds from the call to the error."""
+    def __init__(
+        self,
+        *,
+        call_id: _builtins.str = ...,
+        tool: _builtins.str = ...,
+        code: _builtins.str = ...,
+        duration_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "code", b"code", "duration_ms", b"duration_ms", "tool", b"tool"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolFailed: _TypeAlias = ToolFailed  # noqa: Y015
+
+@_typing.final
+class ToolCancelled(_message.Message):
+    """ToolCancelled: the call was given up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    TOOL_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    call_id: _builtins.str
+    """Id of the call."""
+    tool: _builtins.str
+    """Name of the function."""
+    reason: _builtins.str
+    """`barge-in` or `ended`."""
+    def __init__(
+        self,
+        *,
+        call_id: _builtins.str = ...,
+        tool: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "reason", b"reason", "tool", b"tool"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolCancelled: _TypeAlias = ToolCancelled  # noqa: Y015
+
+@_typing.final
+class ScenarioStarted(_message.Message):
+    """ScenarioStarted: the scenario runs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRY_POINT_FIELD_NUMBER: _builtins.int
+    entry_point: _builtins.str
+    """Its entry point, or file and function of its source."""
+    def __init__(
+        self,
+        *,
+        entry_point: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry_point", b"entry_point"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScenarioStarted: _TypeAlias = ScenarioStarted  # noqa: Y015
+
+@_typing.final
+class ScenarioFailed(_message.Message):
+    """ScenarioFailed: the scenario ends the session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    message: _builtins.str
+    """What failed, with file and line. Never holds content."""
+    def __init__(
+        self,
+        *,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScenarioFailed: _TypeAlias = ScenarioFailed  # noqa: Y015
+
+@_typing.final
+class ScenarioLogged(_message.Message):
+    """ScenarioLogged: the scenario logged something."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEVEL_FIELD_NUMBER: _builtins.int
+    level: _builtins.str
+    """`debug`, `info`, `warning` or `error`."""
+    def __init__(
+        self,
+        *,
+        level: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["level", b"level"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScenarioLogged: _TypeAlias = ScenarioLogged  # noqa: Y015
+
+@_typing.final
+class RecordingFinished(_message.Message):
+    """RecordingFinished: the recording can be played."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URL_FIELD_NUMBER: _builtins.int
+    DURATION_MS_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """Where it is."""
+    duration_ms: _builtins.int
+    """Its length in milliseconds."""
+    bytes: _builtins.int
+    """Its size."""
+    def __init__(
+        self,
+        *,
+        url: _builtins.str = ...,
+        duration_ms: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "duration_ms", b"duration_ms", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordingFinished: _TypeAlias = RecordingFinished  # noqa: Y015
+
+@_typing.final
+class RecordingFailed(_message.Message):
+    """RecordingFailed: the recording is lost, or kept in part."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URL_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """Where it was to be."""
+    message: _builtins.str
+    """What went wrong. Never holds a secret."""
+    def __init__(
+        self,
+        *,
+        url: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordingFailed: _TypeAlias = RecordingFailed  # noqa: Y015
+
+@_typing.final
+class MediaStarted(_message.Message):
+    """MediaStarted: a media unit began to play or to send."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNIT_FIELD_NUMBER: _builtins.int
+    TAG_FIELD_NUMBER: _builtins.int
+    unit: _builtins.str
+    """Id of the unit."""
+    tag: _builtins.str
+    """Tag of the stream."""
+    def __init__(
+        self,
+        *,
+        unit: _builtins.str = ...,
+        tag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tag", b"tag", "unit", b"unit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MediaStarted: _TypeAlias = MediaStarted  # noqa: Y015
+
+@_typing.final
+class MediaEnded(_message.Message):
+    """MediaEnded: a media unit fell silent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNIT_FIELD_NUMBER: _builtins.int
+    TAG_FIELD_NUMBER: _builtins.int
+    DURATION_MS_FIELD_NUMBER: _builtins.int
+    unit: _builtins.str
+    """Id of the unit."""
+    tag: _builtins.str
+    """Tag of the stream."""
+    duration_ms: _builtins.int
+    """Milliseconds of media."""
+    def __init__(
+        self,
+        *,
+        unit: _builtins.str = ...,
+        tag: _builtins.str = ...,
+        duration_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_ms", b"duration_ms", "tag", b"tag", "unit", b"unit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MediaEnded: _TypeAlias = MediaEnded  # noqa: Y015
+
+@_typing.final
+class LineSaid(_message.Message):
+    """LineSaid: a declared line was said."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULE_FIELD_NUMBER: _builtins.int
+    rule: _builtins.str
+    """Which rule: `greeting`, `idle`, `farewell` or `goodbye`."""
+    def __init__(
+        self,
+        *,
+        rule: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rule", b"rule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LineSaid: _TypeAlias = LineSaid  # noqa: Y015
+
+@_typing.final
+class Transferred(_message.Message):
+    """Transferred: the call is moved to somebody else."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_FIELD_NUMBER: _builtins.int
+    target: _builtins.str
+    """Where to, such as a telephone number or a SIP address."""
+    def __init__(
+        self,
+        *,
+        target: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Transferred: _TypeAlias = Transferred  # noqa: Y015
+
+@_typing.final
 class JournalEntry(_message.Message):
     """JournalEntry is one piece of a session's content, in order."""
 
@@ -665,6 +1158,8 @@ class JournalEntry(_message.Message):
     TOOL_RESULT_FIELD_NUMBER: _builtins.int
     DTMF_FIELD_NUMBER: _builtins.int
     SESSION_ENDED_FIELD_NUMBER: _builtins.int
+    SCENARIO_LOG_FIELD_NUMBER: _builtins.int
+    TRACE_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Namespace of the VoiceSession."""
     session_uid: _builtins.str
@@ -713,6 +1208,14 @@ class JournalEntry(_message.Message):
     def session_ended(self) -> Global___SessionEnded:
         """The session is over."""
 
+    @_builtins.property
+    def scenario_log(self) -> Global___ScenarioLog:
+        """The scenario logged something."""
+
+    @_builtins.property
+    def trace(self) -> Global___Trace:
+        """A frame between the worker and the provider, where tracing is on."""
+
     def __init__(
         self,
         *,
@@ -730,12 +1233,14 @@ class JournalEntry(_message.Message):
         tool_result: Global___ToolResult | None = ...,
         dtmf: Global___Dtmf | None = ...,
         session_ended: Global___SessionEnded | None = ...,
+        scenario_log: Global___ScenarioLog | None = ...,
+        trace: Global___Trace | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "dtmf", b"dtmf", "item_deleted", b"item_deleted", "item_done", b"item_done", "item_truncated", b"item_truncated", "occur_time", b"occur_time", "session_configured", b"session_configured", "session_ended", b"session_ended", "tool_call", b"tool_call", "tool_result", b"tool_result", "transcript", b"transcript"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "dtmf", b"dtmf", "item_deleted", b"item_deleted", "item_done", b"item_done", "item_truncated", b"item_truncated", "occur_time", b"occur_time", "scenario_log", b"scenario_log", "session_configured", b"session_configured", "session_ended", b"session_ended", "tool_call", b"tool_call", "tool_result", b"tool_result", "trace", b"trace", "transcript", b"transcript"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "content", b"content", "dtmf", b"dtmf", "item_deleted", b"item_deleted", "item_done", b"item_done", "item_truncated", b"item_truncated", "namespace", b"namespace", "occur_time", b"occur_time", "sequence", b"sequence", "session_configured", b"session_configured", "session_ended", b"session_ended", "session_uid", b"session_uid", "tool_call", b"tool_call", "tool_result", b"tool_result", "transcript", b"transcript"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "content", b"content", "dtmf", b"dtmf", "item_deleted", b"item_deleted", "item_done", b"item_done", "item_truncated", b"item_truncated", "namespace", b"namespace", "occur_time", b"occur_time", "scenario_log", b"scenario_log", "sequence", b"sequence", "session_configured", b"session_configured", "session_ended", b"session_ended", "session_uid", b"session_uid", "tool_call", b"tool_call", "tool_result", b"tool_result", "trace", b"trace", "transcript", b"transcript"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["session_configured", "item_done", "transcript", "item_truncated", "item_deleted", "tool_call", "tool_result", "dtmf", "session_ended"]  # noqa: Y015
+    _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["session_configured", "item_done", "transcript", "item_truncated", "item_deleted", "tool_call", "tool_result", "dtmf", "session_ended", "scenario_log", "trace"]  # noqa: Y015
     _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_content) -> _WhichOneofReturnType_content | None: ...
 
@@ -799,6 +1304,8 @@ class Transcript(_message.Message):
     CONTENT_INDEX_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
+    HEARD_TEXT_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
     """The item."""
     content_index: _builtins.int
@@ -807,6 +1314,10 @@ class Transcript(_message.Message):
     """`user` or `assistant`."""
     text: _builtins.str
     """The words."""
+    heard_text: _builtins.str
+    """Those of the words that the caller heard, where the item was cut."""
+    truncated: _builtins.bool
+    """True when the item was cut: `text` is what was made, `heard_text` what was heard of it."""
     def __init__(
         self,
         *,
@@ -814,10 +1325,12 @@ class Transcript(_message.Message):
         content_index: _builtins.int = ...,
         role: _builtins.str = ...,
         text: _builtins.str = ...,
+        heard_text: _builtins.str = ...,
+        truncated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_index", b"content_index", "item_id", b"item_id", "role", b"role", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_index", b"content_index", "heard_text", b"heard_text", "item_id", b"item_id", "role", b"role", "text", b"text", "truncated", b"truncated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -913,19 +1426,27 @@ class ToolResult(_message.Message):
 
     CALL_ID_FIELD_NUMBER: _builtins.int
     OUTPUT_FIELD_NUMBER: _builtins.int
+    DURATION_MS_FIELD_NUMBER: _builtins.int
+    ERROR_CODE_FIELD_NUMBER: _builtins.int
     call_id: _builtins.str
     """Id of the call."""
     output: _builtins.str
     """The result."""
+    duration_ms: _builtins.int
+    """Milliseconds from the call to the result."""
+    error_code: _builtins.str
+    """Empty for a good result; else as in ToolFailed, or `cancelled`."""
     def __init__(
         self,
         *,
         call_id: _builtins.str = ...,
         output: _builtins.str = ...,
+        duration_ms: _builtins.int = ...,
+        error_code: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "output", b"output"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "duration_ms", b"duration_ms", "error_code", b"error_code", "output", b"output"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -978,3 +1499,55 @@ class SessionEnded(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SessionEnded: _TypeAlias = SessionEnded  # noqa: Y015
+
+@_typing.final
+class ScenarioLog(_message.Message):
+    """ScenarioLog is a line of the scenario's log."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEVEL_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    level: _builtins.str
+    """`debug`, `info`, `warning` or `error`."""
+    text: _builtins.str
+    """The line."""
+    def __init__(
+        self,
+        *,
+        level: _builtins.str = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["level", b"level", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScenarioLog: _TypeAlias = ScenarioLog  # noqa: Y015
+
+@_typing.final
+class Trace(_message.Message):
+    """Trace is a frame between the worker and the provider."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIRECTION_FIELD_NUMBER: _builtins.int
+    FRAME_JSON_FIELD_NUMBER: _builtins.int
+    direction: _builtins.str
+    """`sent` or `received`."""
+    frame_json: _builtins.str
+    """The frame as JSON, without secrets and audio."""
+    def __init__(
+        self,
+        *,
+        direction: _builtins.str = ...,
+        frame_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["direction", b"direction", "frame_json", b"frame_json"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Trace: _TypeAlias = Trace  # noqa: Y015

@@ -192,6 +192,7 @@ class ConverseResponse(_message.Message):
     DRAINING_FIELD_NUMBER: _builtins.int
     MOVED_FIELD_NUMBER: _builtins.int
     ENDED_FIELD_NUMBER: _builtins.int
+    TRANSFER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def started(self) -> Global___Started:
         """The leg is attached. Always the first response."""
@@ -224,6 +225,10 @@ class ConverseResponse(_message.Message):
     def ended(self) -> Global___Ended:
         """The session is over. Always the last response of a session that ended."""
 
+    @_builtins.property
+    def transfer(self) -> Global___Transfer:
+        """The call is to be moved to somebody else: whoever connects the caller does it."""
+
     def __init__(
         self,
         *,
@@ -235,12 +240,13 @@ class ConverseResponse(_message.Message):
         draining: Global___Draining | None = ...,
         moved: Global___Moved | None = ...,
         ended: Global___Ended | None = ...,
+        transfer: Global___Transfer | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "clear", b"clear", "draining", b"draining", "ended", b"ended", "event", b"event", "mark", b"mark", "message", b"message", "moved", b"moved", "started", b"started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "clear", b"clear", "draining", b"draining", "ended", b"ended", "event", b"event", "mark", b"mark", "message", b"message", "moved", b"moved", "started", b"started", "transfer", b"transfer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "clear", b"clear", "draining", b"draining", "ended", b"ended", "event", b"event", "mark", b"mark", "message", b"message", "moved", b"moved", "started", b"started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "clear", b"clear", "draining", b"draining", "ended", b"ended", "event", b"event", "mark", b"mark", "message", b"message", "moved", b"moved", "started", b"started", "transfer", b"transfer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["started", "audio", "clear", "mark", "event", "draining", "moved", "ended"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["started", "audio", "clear", "mark", "event", "draining", "moved", "ended", "transfer"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -829,6 +835,32 @@ class Moved(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Moved: _TypeAlias = Moved  # noqa: Y015
+
+@_typing.final
+class Transfer(_message.Message):
+    """Transfer asks whoever connects the caller, such as a telephony gateway, to move the call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    target: _builtins.str
+    """Where to, such as a telephone number or a SIP address."""
+    note: _builtins.str
+    """For whoever takes the call."""
+    def __init__(
+        self,
+        *,
+        target: _builtins.str = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["note", b"note", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Transfer: _TypeAlias = Transfer  # noqa: Y015
 
 @_typing.final
 class Ended(_message.Message):
