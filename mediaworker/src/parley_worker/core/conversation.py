@@ -10,6 +10,7 @@ from parley_worker.core.effects import (
     Clear,
     ClearMedia,
     ClearReason,
+    CutMedia,
     Effect,
     Measure,
     Observe,
@@ -337,7 +338,7 @@ class Conversation:
                 "content_index": cut.content_index,
                 "audio_end_ms": cut.audio_end_ms,
             }
-            effects.append(SendProvider(truncate))
+            effects += [CutMedia(cut.item_id, cut.content_index, cut.audio_end_ms), SendProvider(truncate)]
             if i == 0 and interruption.reason is ClearReason.BARGE_IN:
                 effects.append(
                     self._recorder.event(

@@ -12,6 +12,7 @@ from parley_worker.core.events import AttachRequest, LegRefusal
 from parley_worker.core.media_path import PlayoutMode
 from parley_worker.core.model import EndReason, SessionState
 from parley_worker.core.records import EventRecord
+from parley_worker.core.units import UnitOrder
 
 
 class ClearReason(Enum):
@@ -128,6 +129,22 @@ class ClearMedia:
 
 
 @dataclass(frozen=True, slots=True)
+class UnitCommand:
+    """An order to a media unit of the session; what becomes of it comes back as `events.UnitEvent`."""
+
+    order: UnitOrder
+
+
+@dataclass(frozen=True, slots=True)
+class CutMedia:
+    """What the caller heard of a content part: nothing of it past `audio_end_ms`."""
+
+    item_id: str
+    content_index: int
+    audio_end_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class DropLeg:
     """End the leg: with its refusal, or with OK after an Ended."""
 
@@ -167,6 +184,8 @@ Effect = (
     | AttachMedia
     | DetachMedia
     | ClearMedia
+    | CutMedia
+    | UnitCommand
     | DropLeg
     | StateChanged
     | Observe

@@ -10,6 +10,7 @@ from typing import Any
 from parley_worker.core.audio import AudioFormat
 from parley_worker.core.media_path import PlayoutMode
 from parley_worker.core.model import EndReason
+from parley_worker.core.units import UnitEventKind
 
 DTMF_DIGITS = frozenset("0123456789*#ABCD")
 
@@ -219,6 +220,19 @@ class OutputOverflow:
 
 
 @dataclass(frozen=True, slots=True)
+class UnitEvent:
+    """Something happened to a media unit. `message` holds no secret; the other fields are as `kind` says."""
+
+    unit: str
+    kind: UnitEventKind
+    tag: str = ""
+    message: str = ""
+    url: str = ""
+    duration_ms: int = 0
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class TerminateRequested:
     """Somebody ends the session."""
 
@@ -256,6 +270,7 @@ Event = (
     | FirstFrame
     | PartSent
     | OutputOverflow
+    | UnitEvent
     | TerminateRequested
     | CommandReceived
     | DrainAnnounced

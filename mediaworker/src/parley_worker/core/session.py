@@ -40,6 +40,7 @@ from parley_worker.core.model import (
 )
 from parley_worker.core.playout import AudioCounters, PlayoutLedger
 from parley_worker.core.recorder import Recorder, Replay, well_formed
+from parley_worker.core.units import UnitEventKind
 
 S = SessionState
 UPDATE_EVENT_ID = "parley_session_update"
@@ -181,7 +182,12 @@ class Session:
     # Events
 
     def handle(self, event: ev.Event, now: float) -> list[Effect]:
-        """Take an event; the effects are to be done in order. Nothing happens after the end."""
+        """Take an event; the effects are to be done in order.
+
+        After the end nothing happens, but that a recording is finished (it may still be on its way then).
+        """
+        if isinstance(event, ev.UnitEvent):
+            return self._on_unit(event, now)
         if self.state is S.ENDED:
             return []
         match event:
@@ -386,6 +392,25 @@ class Session:
         return [SendLeg(event)] if self.state is S.ACTIVE else []
 
     # Others
+
+    def _on_unit(self, event: ev.UnitEvent, now: float) -> list[Effect]:
+        """Facts about media units; paths, URLs of players and texts of errors stay out of them."""
+        kind, note = event.kind, self._recorder.event
+        match kind:
+            case UnitEventKind.RECORDING_FINISHED:
+                size, length = event.size, event.duration_ms
+                return [note("recording_finished", now, url=event.url, duration_ms=length, bytes=size)]
+            case UnitEventKind.RECORDING_FAILED:
+                return [note("recording_failed", now, url=event.url, message=event.message)]
+        if self.state is S.ENDED:
+            return []
+        match kind:
+            case UnitEventKind.STARTED:
+                return [note("media_started", now, unit=event.unit, tag=event.tag)]
+            case UnitEventKind.ENDED:
+                length = event.duration_ms
+                return [note("media_ended", now, unit=event.unit, tag=event.tag, duration_ms=length)]
+        return []
 
     def _on_command(self, client_event: Mapping[str, Any] | None, clear: bool, now: float) -> list[Effect]:
         effects: list[Effect] = []

@@ -366,6 +366,8 @@ class SessionRunner:
             case fx.ClearMedia(responses):
                 self._output.clear(responses)
                 self._drop_queued_audio()
+            case fx.CutMedia() | fx.UnitCommand():
+                pass
             case fx.DropLeg(refusal, cause):
                 self._drop_leg(refusal, cause)
             case fx.StateChanged(state):
