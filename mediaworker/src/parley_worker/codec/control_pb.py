@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from parley.control.v1 import control_pb2 as pb
 
+from parley_worker.codec import agent_pb
+from parley_worker.codec.checks import MAX_SECONDS as MAX_SECONDS
+from parley_worker.codec.checks import InvalidRequest as InvalidRequest
+from parley_worker.codec.checks import json_object, require, require_pem, require_url, seconds_within
+from parley_worker.codec.checks import seconds as seconds
 from parley_worker.codec.events_pb import JOURNAL_STREAM, timestamp
 from parley_worker.core.admission import Fence, Refusal, RefusalReason, WorkerState
+from parley_worker.core.agent import Behaviour, RecoveryConfig
 from parley_worker.core.model import (
     PROVIDER_AUDIO,
     AccessConfig,
@@ -31,7 +35,7 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _UID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 MAX_SESSION_JSON = 256 * 1024
-MAX_SECONDS = 86400.0
+PROVIDER_TYPES = ("openai", "azure", "custom")
 
 _STATES = {
     SessionState.CONNECTING: pb.SESSION_STATE_CONNECTING,
@@ -58,16 +62,16 @@ _REASONS = {
 }
 
 
-class InvalidRequest(ValueError):
-    """A request that cannot be run: the text names field, value (unless secret) and remedy."""
-
-
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where callers attach, and the name that they verify (empty without TLS)."""
+    """Where callers attach, and the name that they verify (empty without TLS).
+
+    `telephony` is the URL for telephony streams, empty where the worker has none.
+    """
 
     address: str
     tls_server_name: str = ""
+    telephony: str = ""
 
 
 def fence(message: pb.Fence) -> Fence:
@@ -76,22 +80,23 @@ def fence(message: pb.Fence) -> Fence:
 
 def session_key(ref: pb.SessionRef) -> SessionKey:
     """The key in a SessionRef; InvalidRequest names the field that is wrong."""
-    _require(_LABEL.fullmatch(ref.namespace), "session.namespace", ref.namespace, "a Kubernetes namespace")
-    _require(_NAME.fullmatch(ref.name), "session.name", ref.name, "the name of the VoiceSession")
-    _require(_UID.fullmatch(ref.session_uid), "session.session_uid", ref.session_uid, "the uid")
-    _require(ref.attempt >= 1, "session.attempt", ref.attempt, "1 or more")
+    require(_LABEL.fullmatch(ref.namespace), "session.namespace", ref.namespace, "a Kubernetes namespace")
+    require(_NAME.fullmatch(ref.name), "session.name", ref.name, "the name of the VoiceSession")
+    require(_UID.fullmatch(ref.session_uid), "session.session_uid", ref.session_uid, "the uid")
+    require(ref.attempt >= 1, "session.attempt", ref.attempt, "1 or more")
     return SessionKey(ref.namespace, ref.name, ref.session_uid, ref.attempt)
 
 
 def session_config(request: pb.AdmitRequest, defaults: LimitsConfig) -> SessionConfig:
     """What an Admit asks for; zero limits become `defaults`. InvalidRequest names the field that is wrong."""
     config = request.config
-    _require(
+    require(
         not config.provider_audio or config.provider_audio in PROVIDER_AUDIO,
         "config.provider_audio",
         config.provider_audio,
         f"one of {', '.join(PROVIDER_AUDIO)}, or empty",
     )
+    has_scenario = config.HasField("scenario")
     return SessionConfig(
         key=session_key(request.session),
         provider=_provider(config.provider),
@@ -101,6 +106,14 @@ def session_config(request: pb.AdmitRequest, defaults: LimitsConfig) -> SessionC
         access=_access(config.access),
         privacy=config.privacy,
         provider_audio=config.provider_audio,
+        behaviour=agent_pb.behaviour(config.behaviour) if config.HasField("behaviour") else Behaviour(),
+        tools=agent_pb.tools(config.tools, scenario=has_scenario),
+        scenario=agent_pb.scenario(config.scenario) if has_scenario else None,
+        recording=agent_pb.recording(config.recording, privacy=config.privacy)
+        if config.HasField("recording")
+        else None,
+        recovery=agent_pb.recovery(config.recovery) if config.HasField("recovery") else RecoveryConfig(),
+        media_access=agent_pb.media_access(config.media_access),
     )
 
 
@@ -114,15 +127,9 @@ def end_reason(word: str) -> EndReason:
 
 def client_event(text: str) -> dict[str, object]:
     """The Realtime client event of a Command."""
-    event = _object(text, "client_event_json")
-    _require(
-        isinstance(event.get("type"), str), "client_event_json", "without `type`", "an event with a type"
-    )
+    event = json_object(text, "client_event_json")
+    require(isinstance(event.get("type"), str), "client_event_json", "without `type`", "an event with a type")
     return event
-
-
-def seconds(duration: Duration) -> float:
-    return duration.seconds + duration.nanos / 1e9
 
 
 def refused(refusal: Refusal) -> pb.Refused:
@@ -143,6 +150,7 @@ def session_report(report: SessionReport, endpoint: Endpoint) -> pb.SessionRepor
         shard=report.shard,
         endpoint=endpoint.address,
         tls_server_name=endpoint.tls_server_name,
+        telephony_endpoint=endpoint.telephony,
         ready_time=_time(report.ready_at),
         start_time=_time(report.started_at),
         end_time=_time(report.ended_at),
@@ -186,25 +194,20 @@ def _time(at: float | None) -> Timestamp | None:
     return None if at is None else timestamp(at)
 
 
-def _require(good: object, field: str, value: object, remedy: str) -> None:
-    if not good:
-        shown = value if isinstance(value, int) else repr(str(value)[:80])
-        raise InvalidRequest(f"{field} is {shown}: give {remedy}")
-
-
 def _provider(provider: pb.Provider) -> ProviderConfig:
-    try:
-        url = urlsplit(provider.url)
-        usable = url.scheme in ("ws", "wss", "http", "https") and url.hostname and (url.port or True)
-    except ValueError:
-        usable = False
-    # A URL may carry a secret in its user part or query: it is not repeated.
-    _require(usable, "config.provider.url", "not usable", "a ws, wss, http or https URL with a host")
+    require_url(provider.url, "config.provider.url", ("ws", "wss", "http", "https"))
+    kind = provider.type
+    require(
+        not kind or kind in PROVIDER_TYPES,
+        "config.provider.type",
+        kind,
+        f"one of {', '.join(PROVIDER_TYPES)}, or empty",
+    )
     version = provider.api_version
-    _require(version in ("ga", "beta"), "config.provider.api_version", version, "ga or beta")
-    _require(provider.model, "config.provider.model", "empty", "the model's name")
+    require(version in ("ga", "beta"), "config.provider.api_version", version, "ga or beta")
+    require(provider.model, "config.provider.model", "empty", "the model's name")
     key = provider.api_key
-    _require(
+    require(
         _goes_into_a_header(key),
         "config.provider.api_key",
         "not usable",
@@ -212,23 +215,16 @@ def _provider(provider: pb.Provider) -> ProviderConfig:
     )
     for name, value in provider.headers.items():
         good = _HEADER.fullmatch(name) and _goes_into_a_header(value)
-        _require(
-            good, "config.provider.headers", name, "names and values of ASCII without control characters"
-        )
-    pem = provider.ca_pem
-    _require(
-        not pem or "-----BEGIN CERTIFICATE-----" in pem,
-        "config.provider.ca_pem",
-        "not PEM",
-        "PEM certificates",
-    )
+        require(good, "config.provider.headers", name, "names and values of ASCII without control characters")
+    require_pem(provider.ca_pem, "config.provider.ca_pem")
     return ProviderConfig(
         url=provider.url,
         api_version=version,
         model=provider.model,
         api_key=Secret(key),
         headers=dict(provider.headers),
-        ca_pem=pem,
+        ca_pem=provider.ca_pem,
+        type=kind or "custom",
     )
 
 
@@ -237,33 +233,20 @@ def _goes_into_a_header(value: str) -> bool:
 
 
 def _session(text: str) -> dict[str, object]:
-    _require(
+    require(
         len(text.encode()) <= MAX_SESSION_JSON,
         "config.session_json",
         f"{len(text)} characters",
         f"at most {MAX_SESSION_JSON} bytes",
     )
-    return _object(text, "config.session_json") if text else {}
-
-
-def _object(text: str, field: str) -> dict[str, object]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        raise InvalidRequest(f"{field} is not JSON: give a JSON object") from None
-    if not isinstance(value, dict):
-        raise InvalidRequest(f"{field} is a JSON {type(value).__name__}: give a JSON object")
-    return value
+    return json_object(text, "config.session_json") if text else {}
 
 
 def _limits(limits: pb.Limits, defaults: LimitsConfig) -> LimitsConfig:
     def pick(name: str) -> float:
         duration: Duration = getattr(limits, name)
-        value = seconds(duration)
-        good = 0 <= value <= MAX_SECONDS
-        _require(good, f"config.limits.{name}", f"{value:g} s", f"0 (default) to {MAX_SECONDS:g} seconds")
         default: float = getattr(defaults, name)
-        return value or default
+        return seconds_within(duration, f"config.limits.{name}") or default
 
     return LimitsConfig(
         pick("max_duration"), pick("idle_timeout"), pick("attach_timeout"), pick("reattach_timeout")
@@ -272,7 +255,7 @@ def _limits(limits: pb.Limits, defaults: LimitsConfig) -> LimitsConfig:
 
 def _access(access: pb.Access) -> AccessConfig:
     digest = access.ticket_sha256
-    _require(
+    require(
         len(digest) in (0, 32), "config.access.ticket_sha256", f"{len(digest)} bytes", "32 bytes, or none"
     )
     expires = None

@@ -29,7 +29,10 @@ class SessionKey:
 
 @dataclass(frozen=True, slots=True)
 class ProviderConfig:
-    """Where the speech-to-speech service is. `api_version` is "ga" or "beta"."""
+    """Where the speech-to-speech service is.
+
+    `api_version` is "ga" or "beta"; `type` is "openai", "azure" or "custom".
+    """
 
     url: str
     api_version: str
@@ -37,6 +40,7 @@ class ProviderConfig:
     api_key: Secret = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     ca_pem: str = field(default="", repr=False)
+    type: str = "custom"
 
 
 @dataclass(frozen=True, slots=True)

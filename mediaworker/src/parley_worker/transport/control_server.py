@@ -175,7 +175,12 @@ class ControlService(control_pb2_grpc.WorkerControlServiceServicer):
         shard = self._registry.shards.shard_of(request.session.session_uid)
         endpoint = self._registry.shards.endpoint(shard)
         answer.admitted.CopyFrom(
-            pb.Admitted(shard=shard, endpoint=endpoint.address, tls_server_name=endpoint.tls_server_name)
+            pb.Admitted(
+                shard=shard,
+                endpoint=endpoint.address,
+                tls_server_name=endpoint.tls_server_name,
+                telephony_endpoint=endpoint.telephony,
+            )
         )
         return answer
 
