@@ -32,7 +32,16 @@ def _parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
     add("voice", "flite", "text to speech (default %(default)s)", choices=VOICES)
     add("recognizer", "whisper", "speech to text (default %(default)s)", choices=RECOGNIZERS)
     add("vad", "silero", "voice activity detection (default %(default)s)", choices=DETECTORS)
-    add("brain", defaults.brain, "echo or script:FILE (default %(default)s)")
+    add("brain", defaults.brain, "echo, script:FILE, chat or module:Class (default %(default)s)")
+    add("chat-url", "", "address of the brain 'chat', up to and without /chat/completions", metavar="URL")
+    add("chat-model", defaults.chat_model, "model the brain 'chat' asks for (default %(default)s)")
+    add("chat-key", "", "its API key (prefer the variable: arguments are visible)", metavar="KEY")
+    add(
+        "chat-timeout",
+        defaults.chat_timeout_s,
+        "longest wait for one answer of it in seconds (default %(default)s)",
+        type=float,
+    )
     add(
         "api-key",
         "",
@@ -72,6 +81,10 @@ def configure(arguments: Sequence[str], env: Mapping[str, str]) -> LocalProvider
         recognizer=options.recognizer,
         detector=options.vad,
         brain=options.brain,
+        chat_url=options.chat_url,
+        chat_model=options.chat_model,
+        chat_key=options.chat_key,
+        chat_timeout_s=options.chat_timeout,
         api_keys=names(options.api_key),
         models=names(options.models),
         refuse_beta=options.refuse_beta,

@@ -29,6 +29,10 @@ class LocalProviderConfig:
     recognizer: str = "tones"
     detector: str = "energy"
     brain: str = "echo"
+    chat_url: str = ""
+    chat_model: str = "local"
+    chat_key: str = field(default="", repr=False)
+    chat_timeout_s: float = 30.0
     api_keys: tuple[str, ...] = field(default=(), repr=False)
     models: tuple[str, ...] = ()
     refuse_beta: bool = False
@@ -55,9 +59,14 @@ class LocalProviderConfig:
         for name, number in (
             ("max_session_s", self.max_session_s),
             ("speech_timeout_s", self.speech_timeout_s),
+            ("chat_timeout_s", self.chat_timeout_s),
         ):
             if number <= 0:
                 raise ConfigError(f"{name} {number:g} must be above 0")
+        if self.brain == "chat" and not self.chat_url.startswith(("http://", "https://")):
+            raise ConfigError(
+                f"chat_url {self.chat_url!r} is no address: the brain 'chat' needs an http:// or https:// one"
+            )
         if self.audio_speed < 0:
             raise ConfigError(f"audio_speed {self.audio_speed:g} must be 0 or above")
         if self.threads < 1 or self.max_connections < 1:

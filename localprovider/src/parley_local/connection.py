@@ -12,7 +12,18 @@ from collections.abc import Coroutine, Mapping
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
-from .core.effects import Abandon, Close, Effect, Send, Speak, Think, Transcribe
+from .brains import BrainError
+from .core.effects import (
+    Abandon,
+    BrainFailure,
+    Close,
+    Effect,
+    Reply,
+    Send,
+    Speak,
+    Think,
+    Transcribe,
+)
 from .core.session import Session, SessionOptions
 from .engines import Engines
 from .speech.interfaces import SpeechError
@@ -160,9 +171,12 @@ class Connection:
             self._apply(self._session.transcribed(effect.item_id, text, self._loop.time()))
 
     async def _think(self, effect: Think) -> None:
-        reply = None
+        reply: Reply | BrainFailure | None = None
         try:
             reply = await self._engines.think(effect.request)
+        except BrainError as error:
+            reply = error.failure
+            log.warning("the brain failed: %s", error.failure.code)
         except Exception as error:  # noqa: BLE001 - a brain is a plug-in: its fault fails one response only
             log.warning("the brain failed: %s", type(error).__name__)
         async with self._turn:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from .brains import Brain, load_brain
+from .brains.chat import ChatSettings
 from .config import ConfigError, LocalProviderConfig
 from .core.effects import BrainRequest, Reply
 from .core.input_buffer import VadFactory
+from .core.mcp import McpServer
 from .speech import whisper
 from .speech.flite import Flite
 from .speech.interfaces import SpeechError, SpeechToText, TextToSpeech
@@ -18,6 +21,12 @@ from .speech.vad import EnergyVad, SileroVad
 from .speech.wire import WireFormat, decode, encode
 
 MAX_WAITING = 64
+
+
+def _chat(config: LocalProviderConfig) -> ChatSettings | None:
+    if not config.chat_url:
+        return None
+    return ChatSettings(config.chat_url, config.chat_model, config.chat_key, config.chat_timeout_s)
 
 
 class Engines:
@@ -33,11 +42,25 @@ class Engines:
             whisper.shared(config.threads) if config.recognizer == "whisper" else TonesRecognizer()
         )
         try:
-            self.brain: Brain = load_brain(config.brain)
+            self.brain: Brain = load_brain(config.brain, _chat(config))
         except ValueError as error:
             raise ConfigError(str(error)) from error
         self._pool = ThreadPoolExecutor(max_workers=config.threads, thread_name_prefix="speech")
         self._waiting = 0
+
+    @property
+    def mcp_servers(self) -> Mapping[str, McpServer]:
+        """What the brain says of MCP servers; most brains know none."""
+        servers: Mapping[str, McpServer] = getattr(self.brain, "mcp_servers", {})
+        return servers
+
+    async def close_brain(self) -> None:
+        """Let the brain end what it holds open; at most five seconds."""
+        close = getattr(self.brain, "close", None)
+        if close is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(5):
+                    await close()
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)

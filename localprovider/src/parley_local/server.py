@@ -168,6 +168,7 @@ class LocalProvider:
             max_duration_s=self._config.max_session_s,
             epoch=epoch_of_loop(asyncio.get_running_loop().time()),
             pace=self._config.audio_speed,
+            mcp_servers=self._engines.mcp_servers,
         )
         self.connections += 1
         try:
@@ -211,6 +212,7 @@ async def serve(config: LocalProviderConfig) -> AsyncIterator[LocalProvider]:
         finally:
             await provider.close()
     finally:
+        await engines.close_brain()
         await asyncio.to_thread(engines.close)
 
 

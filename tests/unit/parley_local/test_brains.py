@@ -86,7 +86,7 @@ def test_script_errors_name_the_place(body: object, message: str) -> None:
 
 
 def test_unknown_brains_and_files() -> None:
-    with pytest.raises(ValueError, match="use 'echo' or 'script:FILE'"):
+    with pytest.raises(ValueError, match="use 'echo', 'script:FILE', 'chat'"):
         load_brain("oracle")
     with pytest.raises(ValueError, match="cannot be read"):
         load_brain("script:/nonexistent.yaml")

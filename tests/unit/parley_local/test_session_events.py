@@ -6,7 +6,7 @@ import base64
 
 import pytest
 from local_session import Harness, error_of, silence, tone
-from parley_local.core.effects import Call, Say, ToolResult, Utterance
+from parley_local.core.effects import Call, Say, Think, ToolResult, ToolUse, Utterance
 from parley_local.core.settings import Shape
 
 GA_TEXT = [
@@ -98,8 +98,14 @@ def test_function_call_events_and_the_result_in_the_history() -> None:
     harness.send("conversation.item.create", item=item)
     harness.send("response.create")
     (think,) = harness.work
-    assert think.request.history == (Utterance("user", "look it up"), ToolResult("look_up", "42"))  # type: ignore[union-attr]
-    assert think.request.tools == ("look_up",)  # type: ignore[union-attr]
+    assert isinstance(think, Think)
+    assert think.request.history == (
+        Utterance("user", "look it up"),
+        ToolUse(call["call_id"], "look_up", call["arguments"]),
+        ToolResult("look_up", "42", call["call_id"]),
+    )
+    assert think.request.functions == (tool,)
+    assert think.request.tools == ("look_up",)
 
 
 def test_tool_choice_none_drops_calls() -> None:

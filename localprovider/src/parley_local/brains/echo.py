@@ -5,6 +5,8 @@ from __future__ import annotations
 from parley_local.core.effects import BrainRequest, Reply, Say, ToolResult
 from parley_local.speech.digits import spell
 
+from .base import caller_turns, word_for_word
+
 
 class EchoBrain:
     """`You said: ...`, digits one by one so that they can be recognised again."""
@@ -13,7 +15,10 @@ class EchoBrain:
     puzzled = "I did not hear anything."
 
     async def reply(self, request: BrainRequest) -> Reply:
-        spoken = [entry for entry in request.history if isinstance(entry, ToolResult) or entry.role == "user"]
+        line = word_for_word(request)
+        if line is not None:
+            return (Say(line),)
+        spoken = caller_turns(request)
         if not spoken:
             return (Say(self.greeting),)
         last = spoken[-1]

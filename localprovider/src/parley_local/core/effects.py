@@ -18,20 +18,39 @@ class Utterance:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolUse:
+    """A function call the assistant made; `arguments` is its JSON text."""
+
+    call_id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class ToolResult:
     """A tool's output, with the name of the function where the call is known."""
 
     name: str
     output: str
+    call_id: str = ""
+
+
+Entry = Utterance | ToolUse | ToolResult
 
 
 @dataclass(frozen=True, slots=True)
 class BrainRequest:
-    """The conversation a reply is asked for, oldest entry first."""
+    """The conversation a reply is asked for, oldest entry first.
+
+    `tools` are the names of all tools; `functions` the function tools as the client gave them.
+    """
 
     instructions: str
-    history: tuple[Utterance | ToolResult, ...]
+    history: tuple[Entry, ...]
     tools: tuple[str, ...] = ()
+    functions: tuple[Json, ...] = ()
+    tool_choice: str | Json = "auto"
+    session_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +62,41 @@ class Say:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A function call of a reply."""
+    """A function call of a reply; `arguments` as text is passed on as it is, JSON or not."""
 
     name: str
+    arguments: Json | str = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class McpCall:
+    """A call of a tool on an MCP server, done by the provider itself. `error` set: it failed."""
+
+    server_label: str
+    name: str
     arguments: Json = field(default_factory=dict)
+    output: str = ""
+    error: str | None = None
 
 
-Reply = tuple[Say | Call, ...]
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """A server event sent as it is, for what only other providers make. `event` has `type`, no `event_id`."""
+
+    event: Json
+
+
+Part = Say | Call | McpCall | Emit
+Reply = tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BrainFailure:
+    """Why there is no reply: what `response.done` says with status `failed`."""
+
+    message: str
+    code: str = "server_error"
+    kind: str = "server_error"
 
 
 @dataclass(frozen=True, slots=True)

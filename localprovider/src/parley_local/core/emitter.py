@@ -21,6 +21,7 @@ BETA_NAMES = {
     "response.output_audio_transcript.done": "response.audio_transcript.done",
     "conversation.item.added": "conversation.item.created",
 }
+WITHOUT_ID = ("input_audio_buffer.dtmf_event_received",)
 
 
 class Emitter:
@@ -41,7 +42,8 @@ class Emitter:
     def emit(self, kind: str, **fields: Any) -> None:
         """Send the event with GA name `kind`, under its beta name where the connection is beta."""
         name = BETA_NAMES.get(kind, kind) if self.shape is Shape.BETA else kind
-        self.ask(Send({"type": name, "event_id": self.new_id("event_"), **fields}))
+        head = {} if kind in WITHOUT_ID else {"event_id": self.new_id("event_")}
+        self.ask(Send({"type": name, **head, **fields}))
 
     def item_added(self, item: Item, previous_id: str | None) -> None:
         self.emit("conversation.item.added", previous_item_id=previous_id, item=item.render(self.shape))

@@ -12,7 +12,8 @@ from typing import Any
 
 from . import checks
 from .checks import Json
-from .effects import Call, Reply, Say, Speak
+from .effects import Call, Emit, McpCall, Reply, Speak
+from .effects import Part as Output
 from .emitter import Emitter
 from .items import Item, Part
 from .settings import (
@@ -74,7 +75,7 @@ class Response:
     state: ResponseState = ResponseState.WAITING
     awaiting: set[str] = field(default_factory=set)
     context: tuple[Item, ...] | None = None
-    outputs: deque[Say | Call] = field(default_factory=deque)
+    outputs: deque[Output] = field(default_factory=deque)
     items: list[Item] = field(default_factory=list)
     chunks: deque[Chunk] = field(default_factory=deque)
     next_chunk_at: float = 0.0
@@ -199,25 +200,43 @@ class Writer:
         self._pace = pace
 
     def begin(self, response: Response, reply: Reply) -> None:
-        """Take the brain's reply; function calls are dropped where the request forbids tools."""
-        kept = [part for part in reply if response.settings.tool_choice != "none" or isinstance(part, Say)]
-        response.outputs.extend(kept)
+        """Take the brain's reply; calls are dropped where the request forbids tools."""
+        silent = response.settings.tool_choice == "none"
+        response.outputs.extend(part for part in reply if not (silent and isinstance(part, Call | McpCall)))
+        if self._emitter.shape is Shape.BETA:
+            kept = [part for part in response.outputs if not isinstance(part, McpCall)]
+            response.outputs = deque(kept)
+
+    def emit_directives(self, response: Response, last_id: str | None) -> None:
+        """Send the server events that come next in the reply, their placeholders filled."""
+        slots = {"$response_id": response.id, "$item_id": last_id}
+        while response.outputs and isinstance(directive := response.outputs[0], Emit):
+            response.outputs.popleft()
+            event = {key: _fill(value, slots) for key, value in directive.event.items()}
+            self._emitter.emit(event.pop("type"), **event)
 
     def open_next(self, response: Response, now: float, previous_id: str | None) -> Item | None:
         """Open the next output item and return it, or None when there is none left.
 
-        A message is left open, its words or speech to be streamed; a function call is written whole.
+        A message is left open, its words or speech to be streamed; a call is written whole.
         """
         if not response.outputs:
             return None
         output = response.outputs.popleft()
+        if isinstance(output, Emit):
+            raise AssertionError("directives are sent before an item is opened")
         item_id = self._emitter.new_id("item_")
         if isinstance(output, Call):
-            arguments = json.dumps(output.arguments, ensure_ascii=False)
             fields = {"name": output.name, "call_id": self._emitter.new_id("call_"), "arguments": ""}
             item = Item(item_id, "function_call", status="in_progress", fields=fields)
             self._open(response, item, previous_id)
-            self._write_call(response, item, arguments, previous_id)
+            self._write_call(response, item, _json_text(output.arguments), previous_id)
+            return item
+        if isinstance(output, McpCall):
+            fields = {"server_label": output.server_label, "name": output.name, "arguments": ""}
+            item = Item(item_id, "mcp_call", status="in_progress", fields=fields)
+            self._open(response, item, previous_id)
+            self._write_mcp_call(response, item, output, previous_id)
             return item
         item = Item(item_id, "message", status="in_progress", role="assistant")
         self._open(response, item, previous_id)
@@ -268,6 +287,24 @@ class Writer:
         name = {"name": item.fields["name"]} if self._emitter.shape is Shape.GA else {}
         self._emitter.emit("response.function_call_arguments.done", **where, **name, arguments=arguments)
         self._finish_item(response, item, "completed", previous_id)
+
+    def _write_mcp_call(self, response: Response, item: Item, call: McpCall, previous_id: str | None) -> None:
+        where = {"item_id": item.id, "output_index": response.items.index(item)}
+        ids = {**where, "response_id": response.id}
+        arguments = _json_text(call.arguments)
+        for piece in _pieces(arguments, 24):
+            self._emitter.emit("response.mcp_call_arguments.delta", **ids, delta=piece)
+        self._emitter.emit("response.mcp_call_arguments.done", **ids, arguments=arguments)
+        self._emitter.emit("response.mcp_call.in_progress", **where)
+        item.fields["arguments"] = arguments
+        response.text_tokens += count_text_tokens(arguments)
+        if call.error is None:
+            item.fields["output"] = call.output
+            self._emitter.emit("response.mcp_call.completed", **where)
+        else:
+            item.fields["error"] = {"type": "tool_execution_error", "message": call.error}
+            self._emitter.emit("response.mcp_call.failed", **where)
+        self._finish_item(response, item, "completed" if call.error is None else "incomplete", previous_id)
 
     def load_speech(self, response: Response, text: str, audio: bytes, now: float) -> None:
         """Cut speech into chunks with their share of the words."""
@@ -346,3 +383,16 @@ def _split_words(text: str, most: int) -> list[str]:
 
 def _pieces(text: str, size: int) -> list[str]:
     return [text[at : at + size] for at in range(0, len(text), size)]
+
+
+def _json_text(arguments: Json | str) -> str:
+    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+
+
+def _fill(value: Any, slots: Mapping[str, str | None]) -> Any:
+    """`value` with every text that is a placeholder replaced."""
+    if isinstance(value, str):
+        return slots.get(value, value)
+    if isinstance(value, dict):
+        return {key: _fill(member, slots) for key, member in value.items()}
+    return [_fill(member, slots) for member in value] if isinstance(value, list) else value

@@ -5,19 +5,21 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from . import checks
 from .checks import Json
-from .effects import Abandon, BrainRequest, Close, Effect, Reply, Think, Transcribe
+from .effects import Abandon, BrainFailure, BrainRequest, Close, Effect, Reply, Think, Transcribe
 from .emitter import Emitter, NewId
 from .errors import InvalidRequest, invalid_value
-from .history import history, input_tokens, transcription_usage
+from .history import history, input_tokens
 from .input_buffer import InputBuffer, Turn, TurnState, VadFactory
 from .items import MAX_ITEMS, Conversation, Item, Part, parse_item
+from .mcp import McpServer, list_tools
 from .responses import Response, ResponseState, Writer, override
 from .settings import Settings, Shape, TurnDetection, update
+from .transcription import announce_transcript
 
 MAX_APPEND_BYTES = 15 * 1024 * 1024
 MAX_KEPT_AUDIO = 32 * 1024 * 1024
@@ -37,6 +39,7 @@ class SessionOptions:
     max_duration_s: float = 3600.0
     epoch: float = 0.0
     pace: float = 4.0
+    mcp_servers: Mapping[str, McpServer] = field(default_factory=dict)
 
 
 class Session:
@@ -101,19 +104,19 @@ class Session:
         part = item.content[0]
         part.transcript = text or ""
         if announce and self.conversation.has(item_id):
-            self._announce_transcript(item, part, text)
+            announce_transcript(self._emitter, item, text, self.settings.transcription)
         for response in list(self._responses.values()):
             response.awaiting.discard(item_id)
             self._advance(response, now)
         return self._emitter.take()
 
-    def replied(self, response_id: str, reply: Reply | None, now: float) -> list[Effect]:
-        """What the brain says; None where it failed."""
+    def replied(self, response_id: str, reply: Reply | BrainFailure | None, now: float) -> list[Effect]:
+        """What the brain says; None or the reason where it failed."""
         response = self._responses.get(response_id)
         if response is None or response.state is not ResponseState.THINKING:
             return []
-        if reply is None:
-            self._fail(response, "The brain gave no reply.", now)
+        if reply is None or isinstance(reply, BrainFailure):
+            self._fail(response, reply or BrainFailure("The brain gave no reply."), now)
         else:
             self._writer.begin(response, reply)
             self._write(response, now)
@@ -125,7 +128,7 @@ class Session:
         if response is None or response.state is not ResponseState.SPEAKING:
             return []
         if audio is None:
-            self._fail(response, "Speech synthesis failed.", now)
+            self._fail(response, BrainFailure("Speech synthesis failed."), now)
         else:
             self._voice_fixed = True
             self._writer.load_speech(response, text, audio, now)
@@ -216,12 +219,15 @@ class Session:
         return self.settings.render(self.id, expires)
 
     def _on_update(self, event: Json, now: float) -> None:
-        self.settings = update(self.settings, event.get("session"), voice_fixed=self._voice_fixed)
+        before = self.settings
+        self.settings = update(before, event.get("session"), voice_fixed=self._voice_fixed)
         self._buffer.set_format(self.settings.input_format)
         if self.settings.turn_detection is None:
             self._pending_turn, self._idle_at = None, None
         prefix = "transcription_session" if self._beta_transcription else "session"
         self._emitter.emit(f"{prefix}.updated", session=self._render())
+        if self._options.shape is Shape.GA:
+            list_tools(self._emitter, self.conversation, before, self.settings, self._options.mcp_servers)
 
     def _on_close(self, event: Json, now: float) -> None:
         self._closed = True
@@ -310,23 +316,6 @@ class Session:
                 kept += len(part.audio)
                 if kept > MAX_KEPT_AUDIO:
                     part.audio = b""
-
-    def _announce_transcript(self, item: Item, part: Part, text: str | None) -> None:
-        where = {"item_id": item.id, "content_index": 0}
-        kind = "conversation.item.input_audio_transcription"
-        if text is None:
-            error = {
-                "type": "server_error",
-                "code": "audio_unintelligible",
-                "message": "Recognition failed.",
-                "param": None,
-            }
-            self._emitter.emit(f"{kind}.failed", **where, error=error)
-            return
-        if text:
-            self._emitter.emit(f"{kind}.delta", **where, delta=text)
-        usage = transcription_usage(self.settings.transcription, part, text)
-        self._emitter.emit(f"{kind}.completed", **where, transcript=text, usage=usage)
 
     def _on_clear(self, event: Json, now: float) -> None:
         self._buffer.clear()
@@ -442,8 +431,15 @@ class Session:
         response.move(ResponseState.THINKING)
         items = list(self.conversation) if response.context is None else list(response.context)
         response.input_tokens = input_tokens(response.settings.instructions, items)
-        tools = tuple(str(tool.get("name", "")) for tool in response.settings.tools)
-        request = BrainRequest(response.settings.instructions, tuple(history(items)), tools)
+        tools = response.settings.tools
+        request = BrainRequest(
+            response.settings.instructions,
+            tuple(history(items)),
+            tuple(str(tool.get("name", "")) for tool in tools),
+            tuple(tool for tool in tools if tool["type"] == "function"),
+            response.settings.tool_choice,
+            self.id,
+        )
         self._emitter.ask(Think(response.id, request))
 
     def _write(self, response: Response, now: float) -> None:
@@ -459,17 +455,17 @@ class Session:
                     return
                 self._writer.close_message(response, "completed", self._previous(response))
             if response.bound and response.outputs and len(self.conversation) >= MAX_ITEMS:
-                self._fail(response, f"The conversation holds {MAX_ITEMS} items.", now)
+                self._fail(response, BrainFailure(f"The conversation holds {MAX_ITEMS} items."), now)
                 return
-            opened = self._writer.open_next(
-                response, now, self.conversation.last_id if response.bound else None
-            )
+            last_id = self.conversation.last_id
+            self._writer.emit_directives(response, last_id)
+            opened = self._writer.open_next(response, now, last_id if response.bound else None)
             if opened is None:
                 self._finish(response, "completed", None, now)
                 return
             if response.bound:
                 self.conversation.insert(opened)
-            if opened.kind == "function_call":
+            if opened.kind != "message":
                 continue
             if response.state is ResponseState.SPEAKING:
                 return
@@ -478,8 +474,8 @@ class Session:
         item = response.items[-1]
         return self.conversation.previous_id(item) if self.conversation.has(item.id) else None
 
-    def _fail(self, response: Response, message: str, now: float) -> None:
-        error = {"type": "server_error", "code": "server_error", "message": message}
+    def _fail(self, response: Response, failure: BrainFailure, now: float) -> None:
+        error = {"type": failure.kind, "code": failure.code, "message": failure.message}
         self._finish(response, "failed", {"type": "failed", "error": error}, now)
 
     def _finish(self, response: Response, status: str, details: Json | None, now: float) -> None:
