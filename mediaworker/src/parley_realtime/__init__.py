@@ -41,8 +41,9 @@ from parley_realtime.events import (
     WebSocketCloseCode,
     WebSocketCloseEvent,
 )
-from parley_realtime.formats import PCM16, PCMA, PCMU, AudioFormat
+from parley_realtime.formats import PCM16, PCMA, PCMU, AudioFormat, WebSocketAudioEncoding
 from parley_realtime.protocol.shape import ClientType
+from parley_realtime.units import send_media_between, stop_media_between
 
 __version__ = "0.1.0"
 
@@ -81,8 +82,11 @@ __all__ = [
     "Statistics",
     "UnavailableError",
     "UnknownEventError",
+    "WebSocketAudioEncoding",
     "WebSocketCloseCode",
     "WebSocketCloseEvent",
     "beta",
     "create_realtime_api_client",
+    "send_media_between",
+    "stop_media_between",
 ]

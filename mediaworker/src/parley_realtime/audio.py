@@ -61,9 +61,22 @@ class SampleFormat:
     def bytes_per_ms(self) -> int:
         return self.rate // 1000 * self.sample_bytes
 
+    @property
+    def bytes_per_second(self) -> int:
+        return self.rate * self.sample_bytes
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of a 20 ms frame."""
+        return self.rate // 50 * self.sample_bytes
+
     def ms(self, size: int) -> float:
-        """Duration of `size` bytes."""
+        """Duration of `size` bytes in milliseconds."""
         return size / self.bytes_per_ms
+
+    def seconds(self, size: int) -> float:
+        """Duration of `size` bytes in seconds."""
+        return size / self.bytes_per_second
 
     @property
     def silence(self) -> bytes:

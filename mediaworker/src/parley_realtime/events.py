@@ -213,7 +213,7 @@ class WebSocketCloseEvent:
 
 @dataclass(frozen=True, slots=True)
 class MediaChunk:
-    """Decoded audio of one response, in the provider's output format."""
+    """Audio in the unit's format. From a client: of one response; the ids of other sources are empty."""
 
     payload: bytes
     response_id: str
@@ -232,13 +232,17 @@ class MediaUnit(Protocol):
 
     A unit with the attribute `own_clock = True` gets each chunk the moment it arrives (faster than real
     time); every other unit gets 20 ms frames paced in real time. A unit with an attribute `media_format` (an
-    `AudioFormat`) is refused by `send_media_to` when it is not the client's output format.
+    `AudioFormat` or `SampleFormat`) gets that format, whatever the source has; other units get what
+    `SendMediaParameters.encoding` asks for, or the source's own.
     """
 
     def media_started(
         self, source: MediaSource, *, tag: str | None, encoding: str, custom_parameters: Mapping[str, str]
     ) -> None:
-        """Once, when the unit is attached, before its first chunk. `encoding`: `pcm16`, `pcmu` or `pcma`."""
+        """Once, when the unit is attached, before its first chunk.
+
+        `encoding`: the provider's name of a format (`pcm16`, `pcmu`, `pcma`), else VoxEngine's (`PCM8`, ...).
+        """
 
     def media(self, source: MediaSource, chunk: MediaChunk) -> None:
         """Audio to play after what was sent before."""

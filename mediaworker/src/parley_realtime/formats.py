@@ -1,9 +1,12 @@
-"""Audio formats of the provider's side: what both protocol shapes can carry."""
+"""Audio formats: what both protocol shapes can carry, and the encodings that media units may ask for."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
+
+from parley_realtime.audio import Encoding, SampleFormat
 
 FRAME_SECONDS = 0.02
 
@@ -17,6 +20,11 @@ class AudioFormat:
     sample_bytes: int
     ga_type: str
     beta_name: str
+
+    @property
+    def samples(self) -> SampleFormat:
+        """How its samples are written."""
+        return _SAMPLES[self.name]
 
     @property
     def bytes_per_second(self) -> int:
@@ -53,3 +61,51 @@ PCMU = AudioFormat("pcmu", 8_000, 1, "audio/pcmu", "g711_ulaw")
 PCMA = AudioFormat("pcma", 8_000, 1, "audio/pcma", "g711_alaw")
 FORMATS = {f.name: f for f in (PCM16, PCMU, PCMA)}
 DEFAULT_FORMAT = PCM16
+_SAMPLES = {
+    "pcm16": SampleFormat(Encoding.PCM16, 24_000),
+    "pcmu": SampleFormat(Encoding.G711_ULAW, 8_000),
+    "pcma": SampleFormat(Encoding.G711_ALAW, 8_000),
+}
+
+
+class WebSocketAudioEncoding(StrEnum):
+    """Encodings of media sent to a unit, in VoxEngine's words."""
+
+    PCM16_8KHZ = "PCM8"
+    PCM16_16KHZ = "PCM16"
+    ALAW = "ALAW"
+    ULAW = "ULAW"
+    OPUS = "OPUS"
+
+
+ENCODINGS = {
+    WebSocketAudioEncoding.PCM16_8KHZ: SampleFormat(Encoding.PCM16, 8_000),
+    WebSocketAudioEncoding.PCM16_16KHZ: SampleFormat(Encoding.PCM16, 16_000),
+    WebSocketAudioEncoding.ALAW: _SAMPLES["pcma"],
+    WebSocketAudioEncoding.ULAW: _SAMPLES["pcmu"],
+}
+
+
+def unit_format(encoding: str) -> SampleFormat:
+    """The sample format of an encoding in VoxEngine's words, or of a provider's format (`pcm16`, ...).
+
+    Words tell them apart by case: `PCM16` has 16 kHz, `pcm16` the provider's 24 kHz. ValueError names the
+    choices.
+    """
+    if encoding == WebSocketAudioEncoding.OPUS:
+        raise ValueError(
+            "encoding 'OPUS': Opus packets are not made here; use PCM16 (16 kHz), or a recorder for files"
+        )
+    for name, samples in (*ENCODINGS.items(), *_SAMPLES.items()):
+        if encoding == name:
+            return samples
+    choices = ", ".join([*ENCODINGS, *_SAMPLES])
+    raise ValueError(f"encoding {encoding!r} is unknown: use one of {choices}")
+
+
+def encoding_name(samples: SampleFormat) -> str:
+    """What media units are told: the provider's name of a format, else VoxEngine's, else `pcm16@48000`."""
+    for name, known in (*_SAMPLES.items(), *ENCODINGS.items()):
+        if known == samples:
+            return str(name)
+    return str(samples)

@@ -4,12 +4,30 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from parley_realtime import PCM16, PCMU, MediaChunk, SendMediaParameters, Statistics
-from parley_realtime.client.media import Done, MediaHub, Pacer
+from parley_realtime.audio import Samples, decode
+from parley_realtime.client.media import MediaHub
+from parley_realtime.client.pacing import Done, Pacer
+from parley_realtime.formats import unit_format
 from realtime_units import RecordingUnit
 
 FRAME = PCM16.frame_bytes
+
+
+def tone(rate: int, seconds: float) -> bytes:
+    """A sine of 440 Hz."""
+    return (np.sin(np.arange(int(rate * seconds)) * 2 * np.pi * 440 / rate) * 12000).astype("<i2").tobytes()
+
+
+def snr_db(samples: Samples, rate: int) -> float:
+    """How far the sine of 440 Hz stands above everything else, both ends left out."""
+    inner = samples[rate // 10 : -rate // 10].astype(float)
+    angle = np.arange(len(inner)) * 2 * np.pi * 440 / rate
+    basis = np.stack((np.sin(angle), np.cos(angle)))
+    fitted = np.linalg.lstsq(basis.T, inner, rcond=None)[0] @ basis
+    return float(10 * np.log10((fitted**2).sum() / ((inner - fitted) ** 2).sum()))
 
 
 def chunk(frames: float, fill: int = 1, response_id: str = "resp_1", item_id: str = "item_1") -> MediaChunk:
@@ -28,7 +46,7 @@ def play(pacer: Pacer, until: float) -> list[tuple[float, MediaChunk | Done]]:
 
 class TestPacer:
     def test_frames_of_20_ms_at_real_time(self) -> None:
-        pacer = Pacer(PCM16, 10_000)
+        pacer = Pacer(PCM16.samples, 10_000)
         assert pacer.push(chunk(4), now=100.0) == 0
         assert [(t, len(c.payload)) for t, c in play(pacer, 200) if isinstance(c, MediaChunk)] == [
             (100.0, FRAME),
@@ -38,14 +56,14 @@ class TestPacer:
         ]
 
     def test_nothing_before_it_is_due(self) -> None:
-        pacer = Pacer(PCM16, 10_000)
+        pacer = Pacer(PCM16.samples, 10_000)
         pacer.push(chunk(2), now=5.0)
         assert pacer.take(5.0) is not None
         assert pacer.take(5.019) is None
         assert pacer.take(5.02) is not None
 
     def test_lateness_does_not_add_up(self) -> None:
-        pacer = Pacer(PCM16, 60_000)
+        pacer = Pacer(PCM16.samples, 60_000)
         pacer.push(chunk(1000), now=0.0)
         taken = 0
         for tick in range(1, 400):
@@ -55,21 +73,21 @@ class TestPacer:
             assert taken == int(round(now / 0.02, 9)) + 1
 
     def test_after_a_pause_it_starts_anew_and_does_not_catch_up(self) -> None:
-        pacer = Pacer(PCM16, 10_000)
+        pacer = Pacer(PCM16.samples, 10_000)
         pacer.push(chunk(1), now=0.0)
         play(pacer, 1)
         pacer.push(chunk(2), now=9.0)
         assert [t for t, _ in play(pacer, 20)] == [9.0, 9.02]
 
     def test_audio_just_in_time_keeps_the_beat(self) -> None:
-        pacer = Pacer(PCM16, 10_000)
+        pacer = Pacer(PCM16.samples, 10_000)
         pacer.push(chunk(1), now=0.0)
         play(pacer, 0)
         pacer.push(chunk(1), now=0.01)
         assert [t for t, _ in play(pacer, 1)] == [0.02]
 
     def test_a_tail_waits_for_more_and_goes_with_the_end(self) -> None:
-        pacer = Pacer(PCM16, 10_000)
+        pacer = Pacer(PCM16.samples, 10_000)
         pacer.push(chunk(1.5), now=0.0)
         assert len(play(pacer, 10)) == 1
         assert pacer.deadline() is None
@@ -81,7 +99,7 @@ class TestPacer:
         assert when == pytest.approx(0.03)
 
     def test_chunks_are_joined_and_parts_are_not_mixed(self) -> None:
-        pacer = Pacer(PCM16, 10_000)
+        pacer = Pacer(PCM16.samples, 10_000)
         pacer.push(chunk(0.5), 0.0)
         pacer.push(chunk(0.75), 0.0)
         pacer.push(chunk(1, fill=2, item_id="item_2"), 0.0)
@@ -93,14 +111,14 @@ class TestPacer:
         ]
 
     def test_full_drops_the_newest_in_whole_samples(self) -> None:
-        pacer = Pacer(PCM16, 100)
+        pacer = Pacer(PCM16.samples, 100)
         assert pacer.push(chunk(4), 0.0) == 0
         assert pacer.push(MediaChunk(b"\x02" * (FRAME + 2), "resp_1", "item_1", 0), 0.0) == 2
         assert pacer.push(chunk(1), 0.0) == FRAME
         assert pacer.size == PCM16.bytes_per_second // 10
 
     def test_clear(self) -> None:
-        pacer = Pacer(PCM16, 1000)
+        pacer = Pacer(PCM16.samples, 1000)
         pacer.push(chunk(5), 0.0)
         pacer.done(Done("resp_1", "item_1", 0))
         pacer.clear()
@@ -138,9 +156,9 @@ class Hub:
 class TestHub:
     def test_own_clock_gets_chunks_at_once_and_as_they_are(self) -> None:
         h, unit = Hub(), RecordingUnit(own_clock=True)
-        h.hub.attach(unit, SendMediaParameters(tag="caller", custom_parameters={"a": "b"}))
+        h.hub.attach(unit, SendMediaParameters(tag="caller", custom_parameters={"a": "b"}), 0.0)
         h.hub.audio(chunk(7.5), 0.0)
-        h.hub.audio_done(Done("resp_1", "item_1", 0))
+        h.hub.audio_done(Done("resp_1", "item_1", 0), 0.2)
         assert unit.calls == [
             ("started", ("client_1", "caller", "pcm16", {"a": "b"})),
             ("media", chunk(7.5)),
@@ -149,8 +167,8 @@ class TestHub:
 
     def test_several_units_each_in_its_own_way(self) -> None:
         h, fast, slow = Hub(), RecordingUnit(own_clock=True), RecordingUnit()
-        h.hub.attach(fast, None)
-        h.hub.attach(slow, None)
+        h.hub.attach(fast, None, 0.0)
+        h.hub.attach(slow, None, 0.0)
         h.hub.audio(chunk(5), 0.0)
         assert len(fast.chunks) == 1
         h.run_until(0.05)
@@ -161,23 +179,23 @@ class TestHub:
     def test_a_unit_hears_from_when_it_is_attached_until_it_is_detached(self) -> None:
         h, unit = Hub(), RecordingUnit(own_clock=True)
         h.hub.audio(chunk(1), 0.0)
-        h.hub.attach(unit, None)
+        h.hub.attach(unit, None, 0.0)
         h.hub.audio(chunk(1, fill=2), 0.0)
-        h.hub.detach(unit)
+        h.hub.detach(unit, 0.0)
         h.hub.audio(chunk(1, fill=3), 0.0)
-        h.hub.detach(unit)
+        h.hub.detach(unit, 0.0)
         assert set(unit.audio) == {2}
 
     def test_attached_again_is_attached_once(self) -> None:
         h, unit = Hub(), RecordingUnit(own_clock=True)
-        h.hub.attach(unit, None)
-        h.hub.attach(unit, SendMediaParameters(tag="t"))
+        h.hub.attach(unit, None, 0.0)
+        h.hub.attach(unit, SendMediaParameters(tag="t"), 0.0)
         h.hub.audio(chunk(1), 0.0)
         assert unit.names() == ["started", "started", "media"]
 
     def test_started_and_ended_after_a_second_of_silence(self) -> None:
         h = Hub()
-        h.hub.attach(RecordingUnit(), SendMediaParameters(tag="caller"))
+        h.hub.attach(RecordingUnit(), SendMediaParameters(tag="caller"), 0.0)
         h.hub.audio(chunk(50), 10.0)
         h.run_until(11.999)
         assert h.reports == [("started", {"tag": "caller", "encoding": "pcm16", "custom_parameters": {}})]
@@ -195,15 +213,15 @@ class TestHub:
 
     def test_clear_forgets_what_is_queued_and_what_comes_late(self) -> None:
         h, paced, direct = Hub(), RecordingUnit(), RecordingUnit(own_clock=True)
-        h.hub.attach(paced, None)
-        h.hub.attach(direct, None)
+        h.hub.attach(paced, None, 0.0)
+        h.hub.attach(direct, None, 0.0)
         h.hub.response_created("resp_1")
         h.hub.audio(chunk(100), 0.0)
         h.run_until(0.1)
         heard = len(paced.chunks)
         h.hub.clear(None, 0.1)
         h.hub.audio(chunk(100), 0.11)
-        h.hub.audio_done(Done("resp_1", "item_1", 0))
+        h.hub.audio_done(Done("resp_1", "item_1", 0), 0.2)
         h.hub.response_done("resp_1")
         h.run_until(0.5)
         assert len(paced.chunks) == heard
@@ -217,7 +235,7 @@ class TestHub:
 
     def test_cleared_before_the_first_chunk(self) -> None:
         h, unit = Hub(), RecordingUnit(own_clock=True)
-        h.hub.attach(unit, None)
+        h.hub.attach(unit, None, 0.0)
         h.hub.response_created("resp_1")
         h.hub.clear(None, 0.0)
         h.hub.audio(chunk(1), 0.0)
@@ -233,8 +251,8 @@ class TestHub:
 
     def test_clear_by_tag_leaves_the_others(self) -> None:
         h, a, b = Hub(), RecordingUnit(own_clock=True), RecordingUnit(own_clock=True)
-        h.hub.attach(a, SendMediaParameters(tag="a"))
-        h.hub.attach(b, SendMediaParameters(tag="b"))
+        h.hub.attach(a, SendMediaParameters(tag="a"), 0.0)
+        h.hub.attach(b, SendMediaParameters(tag="b"), 0.0)
         h.hub.audio(chunk(1), 0.0)
         h.hub.clear("a", 0.0)
         h.hub.audio(chunk(1), 0.0)
@@ -246,8 +264,8 @@ class TestHub:
                 raise OSError("unplugged")
 
         h, good = Hub(), RecordingUnit(own_clock=True)
-        h.hub.attach(Broken(own_clock=True), None)
-        h.hub.attach(good, None)
+        h.hub.attach(Broken(own_clock=True), None, 0.0)
+        h.hub.attach(good, None, 0.0)
         h.hub.audio(chunk(1), 0.0)
         h.hub.audio(chunk(1), 0.0)
         assert len(good.chunks) == 2
@@ -260,23 +278,98 @@ class TestHub:
         class Once(RecordingUnit):
             def media(self, source: Any, chunk: MediaChunk) -> None:
                 super().media(source, chunk)
-                h.hub.detach(self)
+                h.hub.detach(self, 0.0)
 
         once = Once()
-        h.hub.attach(once, None)
+        h.hub.attach(once, None, 0.0)
         h.hub.audio(chunk(5), 0.0)
         h.run_until(1)
         assert len(once.chunks) == 1
 
-    def test_formats_are_not_transcoded(self) -> None:
+    def test_streams_under_different_tags_begin_and_end_on_their_own(self) -> None:
+        h, left, right = Hub(), RecordingUnit(), RecordingUnit()
+        h.hub.attach(left, SendMediaParameters(tag="left"), 0.0)
+        h.hub.attach(right, SendMediaParameters(tag="right", encoding="ULAW"), 0.0)
+        h.hub.audio(chunk(100), 0.0)
+        h.hub.clear("left", 0.5)
+        h.run_until(10)
+        assert [(name, data["tag"], data.get("encoding")) for name, data in h.reports] == [
+            ("started", "left", "pcm16"),
+            ("started", "right", "pcmu"),
+            ("ended", "left", None),
+            ("ended", "right", None),
+        ]
+        assert [data["media_info"]["duration"] for _, data in h.reports[2:]] == [500, 2000]
+
+    def test_a_stream_that_reaches_no_unit_any_more_has_ended(self) -> None:
+        h, unit = Hub(), RecordingUnit()
+        h.hub.attach(RecordingUnit(), None, 0.0)
+        h.hub.attach(unit, SendMediaParameters(tag="t"), 0.0)
+        h.hub.audio(chunk(500), 0.0)
+        h.hub.detach(unit, 3.0)
+        h.run_until(3.99)
+        assert [name for name, _ in h.reports] == ["started", "started"]
+        h.run_until(4.0)
+        assert h.reports[-1] == ("ended", {"tag": "t", "media_info": {"duration": 3000}})
+
+    @pytest.mark.parametrize(
+        ("encoding", "told", "rate", "quality"),
+        [
+            ("PCM8", "PCM8", 8000, 40),
+            ("PCM16", "PCM16", 16000, 45),
+            ("ULAW", "pcmu", 8000, 30),
+            ("ALAW", "pcma", 8000, 30),
+            ("pcmu", "pcmu", 8000, 30),
+        ],
+    )
+    def test_each_unit_gets_the_encoding_that_it_asks_for(
+        self, encoding: str, told: str, rate: int, quality: float
+    ) -> None:
+        h, unit, plain = Hub(), RecordingUnit(), RecordingUnit()
+        h.hub.attach(unit, SendMediaParameters(tag="t", encoding=encoding), 0.0)
+        h.hub.attach(plain, None, 0.0)
+        assert unit.calls[0] == ("started", ("client_1", "t", told, {}))
+        payload = tone(24000, 1.0)
+        for at in range(0, len(payload), 4801):
+            h.hub.audio(MediaChunk(payload[at : at + 4801], "resp_1", "item_1", 0), 0.0)
+        h.hub.audio_done(Done("resp_1", "item_1", 0), 0.0)
+        h.run_until(2.0)
+        samples = unit_format(encoding)
+        assert samples.rate == rate
+        assert {len(c.payload) for c in unit.chunks[:-1]} == {samples.frame_bytes}
+        assert snr_db(decode(unit.audio, samples.encoding), rate) > quality
+        assert plain.audio == payload
+        assert unit.names()[-1] == "done"
+
+    def test_a_unit_that_says_what_it_takes_gets_that(self) -> None:
+        h, unit = Hub(), RecordingUnit(own_clock=True)
+        unit.media_format = PCMU  # type: ignore[attr-defined]
+        h.hub.attach(unit, None, 0.0)
+        h.hub.audio(chunk(50, fill=0), 0.0)
+        h.hub.audio_done(Done("resp_1", "item_1", 0), 0.0)
+        assert len(unit.audio) == 8000
+        assert set(unit.audio) <= {0x7F, 0xFF}
+        with pytest.raises(ValueError, match="the media unit takes 'pcmu' only"):
+            h.hub.attach(unit, SendMediaParameters(tag="t", encoding="PCM16"), 0.0)
+
+    @pytest.mark.parametrize(("encoding", "remedy"), [("OPUS", "use PCM16"), ("mp3", "PCM8, PCM16, ALAW")])
+    def test_an_encoding_that_cannot_be_had_is_refused(self, encoding: str, remedy: str) -> None:
         h = Hub()
-        with pytest.raises(ValueError, match="output_format"):
-            h.hub.attach(RecordingUnit(), SendMediaParameters(tag="t", encoding="pcmu"))
-        wants_g711 = RecordingUnit()
-        wants_g711.media_format = PCMU  # type: ignore[attr-defined]
-        with pytest.raises(ValueError, match="output_format"):
-            h.hub.attach(wants_g711, None)
-        h.hub.attach(RecordingUnit(), SendMediaParameters(tag="t", encoding="pcm16"))
+        with pytest.raises(ValueError, match=remedy):
+            h.hub.attach(RecordingUnit(), SendMediaParameters(tag="t", encoding=encoding), 0.0)
+        assert h.hub._attached == []
+
+    def test_what_conversion_held_of_a_cleared_answer_is_not_played(self) -> None:
+        h, unit = Hub(), RecordingUnit(own_clock=True)
+        h.hub.attach(unit, SendMediaParameters(tag="t", encoding="PCM8"), 0.0)
+        h.hub.audio(MediaChunk(tone(24000, 1.0), "resp_1", "item_1", 0), 0.0)
+        h.hub.clear(None, 0.1)
+        before = len(unit.audio)
+        h.hub.audio(chunk(50, fill=0, response_id="resp_2"), 0.2)
+        assert before > 0
+        heard = np.frombuffer(unit.audio[before:], "<i2")
+        assert len(heard) > 4000
+        assert abs(heard.astype(int)).max() <= 1
 
     def test_responses_without_an_end_do_not_pile_up(self) -> None:
         h = Hub()

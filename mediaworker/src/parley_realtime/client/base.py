@@ -12,7 +12,8 @@ from typing import Any, ClassVar, Self
 from parley_realtime.client.connection import Connection, ConnectionState
 from parley_realtime.client.dispatch import Dispatcher
 from parley_realtime.client.listeners import Listeners, RealtimeEvent
-from parley_realtime.client.media import Done, MediaHub
+from parley_realtime.client.media import MediaHub
+from parley_realtime.client.pacing import Done
 from parley_realtime.client.parameters import (
     ClearMediaBufferParameters,
     Outcome,
@@ -143,12 +144,12 @@ class BaseRealtimeAPIClient:
             raise ValueError("a client cannot be its own media unit")
         if isinstance(parameters, Mapping):
             parameters = SendMediaParameters(**parameters)
-        self._media.attach(media_unit, parameters)
+        self._media.attach(media_unit, parameters, self._connection.now())
         self._arm()
 
     def stop_media_to(self, media_unit: MediaUnit) -> None:
         """Send it no more; what was not handed over yet is forgotten."""
-        self._media.detach(media_unit)
+        self._media.detach(media_unit, self._connection.now())
 
     def clear_media_buffer(
         self, parameters: ClearMediaBufferParameters | Mapping[str, Any] | None = None
@@ -167,7 +168,7 @@ class BaseRealtimeAPIClient:
 
     @property
     def media_format(self) -> AudioFormat:
-        """The format another client must give to be sent here."""
+        """The format in which another unit is sent here; what comes in another one is converted."""
         return self._p.input_format
 
     def media_started(
@@ -229,7 +230,8 @@ class BaseRealtimeAPIClient:
                     _text(payload, "response_id"),
                     _text(payload, "item_id"),
                     index if isinstance(index, int) else 0,
-                )
+                ),
+                self._connection.now(),
             )
             self._arm()
         elif event.type in ("response.created", "response.done"):

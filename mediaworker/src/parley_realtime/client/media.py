@@ -1,126 +1,78 @@
-"""From the provider's audio to media units: pacing, silence, clearing. No clock of its own, no I/O.
+"""From the provider's audio to media units: conversion, pacing, silence, clearing. No clock, no I/O.
 
 The shell passes `now` (monotonic seconds), asks `deadline()` and calls `on_deadline(now)`.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from parley_realtime.audio import Converter, SampleFormat, converter
+from parley_realtime.client.pacing import Done, Pacer
 from parley_realtime.client.parameters import SendMediaParameters, Statistics
 from parley_realtime.events import MediaChunk, MediaSource, MediaUnit
-from parley_realtime.formats import FRAME_SECONDS, AudioFormat
+from parley_realtime.formats import AudioFormat, encoding_name, unit_format
 
 SILENCE_SECONDS = 1.0
 _MAX_ACTIVE = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
-    """The end of one content part, in line behind its audio."""
-
-    response_id: str
-    item_id: str
-    content_index: int
-
-
-class Pacer:
-    """A queue of audio that gives 20 ms frames at the rate at which they are to be played.
-
-    The due time moves by the length of what was given and not by when it was asked for, so lateness does not
-    add up. A frame never mixes content parts; the last one of a part may be shorter. Bounded: the newest
-    audio is dropped.
-    """
-
-    def __init__(self, audio: AudioFormat, buffer_ms: int) -> None:
-        self._format = audio
-        self._max = audio.bytes_per_second * buffer_ms // 1000
-        self._queue: deque[_Part | Done] = deque()
-        self._due = 0.0
-        self.size = 0
-
-    def push(self, chunk: MediaChunk, now: float) -> int:
-        """Returns the bytes that were dropped because the buffer is full."""
-        dropped = max(0, self.size + len(chunk.payload) - self._max)
-        dropped += -dropped % self._format.sample_bytes
-        kept = chunk.payload[: len(chunk.payload) - dropped] if dropped < len(chunk.payload) else b""
-        if kept:
-            if not self._queue or self._starved():
-                self._due = max(self._due, now)
-            last = self._queue[-1] if self._queue else None
-            if isinstance(last, _Part) and last.same_as(chunk):
-                last.data += kept
-            else:
-                self._queue.append(
-                    _Part(bytearray(kept), chunk.response_id, chunk.item_id, chunk.content_index)
-                )
-            self.size += len(kept)
-        return len(chunk.payload) - len(kept)
-
-    def done(self, done: Done) -> None:
-        self._queue.append(done)
-
-    def clear(self) -> None:
-        self._queue.clear()
-        self.size = 0
-
-    def deadline(self) -> float | None:
-        """When the next frame or end is due; None while there is nothing to give."""
-        if not self._queue or self._starved():
-            return None
-        return self._due
-
-    def take(self, now: float) -> MediaChunk | Done | None:
-        """The next frame or end that is due at `now`, or None."""
-        deadline = self.deadline()
-        if deadline is None or deadline > now:
-            return None
-        head = self._queue[0]
-        if isinstance(head, Done):
-            self._queue.popleft()
-            return head
-        size = min(len(head.data), self._format.frame_bytes)
-        payload = bytes(memoryview(head.data)[:size])
-        del head.data[:size]
-        self.size -= size
-        if not head.data:
-            self._queue.popleft()
-        self._due += self._format.seconds(size) if size < self._format.frame_bytes else FRAME_SECONDS
-        return MediaChunk(payload, head.response_id, head.item_id, head.content_index)
-
-    def _starved(self) -> bool:
-        head = self._queue[0]
-        return len(self._queue) == 1 and isinstance(head, _Part) and len(head.data) < self._format.frame_bytes
-
-
-@dataclass(slots=True)
-class _Part:
-    """Audio of one content part that waits to be played."""
-
-    data: bytearray
-    response_id: str
-    item_id: str
-    content_index: int
-
-    def same_as(self, chunk: MediaChunk) -> bool:
-        return (self.response_id, self.item_id, self.content_index) == (
-            chunk.response_id,
-            chunk.item_id,
-            chunk.content_index,
-        )
-
-
 @dataclass(slots=True, eq=False)
 class _Attachment:
+    """One unit. Its pacer holds audio in the unit's format; `convert` is None where none is needed."""
+
     unit: MediaUnit
     tag: str | None
     custom_parameters: Mapping[str, str]
+    encoding: str
+    sample_bytes: int
+    convert: Converter | None
     pacer: Pacer | None
     muted: set[str] = field(default_factory=set)
+    half: bytes = b""
+
+    def converted(self, chunk: MediaChunk) -> MediaChunk:
+        """The chunk in the unit's format; perhaps empty, as conversion trails. Half a sample waits."""
+        if self.convert is None:
+            return chunk
+        whole = self.half + chunk.payload
+        size = len(whole) - len(whole) % self.sample_bytes
+        self.half = whole[size:]
+        payload = self.convert.convert(whole[:size])
+        return MediaChunk(payload, chunk.response_id, chunk.item_id, chunk.content_index)
+
+    def rest(self, done: Done) -> MediaChunk | None:
+        """What conversion still held of the part that ends."""
+        self.half = b""
+        tail = self.convert.flush() if self.convert is not None else b""
+        return MediaChunk(tail, done.response_id, done.item_id, done.content_index) if tail else None
+
+    def forget(self) -> None:
+        self.half = b""
+        if self.convert is not None:
+            self.convert.flush()
+        if self.pacer is not None:
+            self.pacer.clear()
+
+
+@dataclass(slots=True)
+class _Sound:
+    """The stream under one tag plays at real time from its first chunk on. Times and lengths in seconds."""
+
+    until: float
+    played: float = 0.0
+
+    def add(self, seconds: float, now: float) -> None:
+        self.until = max(self.until, now) + seconds
+        self.played += seconds
+
+    def cut(self, now: float) -> None:
+        if self.until > now:
+            self.played -= self.until - now
+            self.until = now
 
 
 MediaListener = Callable[[dict[str, Any]], None]
@@ -130,8 +82,9 @@ class MediaHub:
     """The media units of one client, and whether the provider's stream is sounding.
 
     `on_started` is told when audio begins to play, `on_ended` after one second of silence, `on_failed`
-    what a unit raised. The stream plays at real time from its first chunk, so its end lies ahead while the
-    provider sends faster.
+    what a unit raised. Units attached under one tag (or without any) are one stream; each stream has its own
+    beginning and end. It plays at real time from its first chunk, so its end lies ahead while the provider
+    sends faster. Without units the audio counts as one stream without a tag.
     """
 
     def __init__(
@@ -154,46 +107,57 @@ class MediaHub:
         self._attached: list[_Attachment] = []
         self._active: dict[str, None] = {}
         self._cleared: set[str] = set()
-        self._sounding = False
-        self._play_until = 0.0
-        self._played = 0.0
+        self._sounds: dict[str | None, _Sound] = {}
 
-    def attach(self, unit: MediaUnit, parameters: SendMediaParameters | None) -> None:
-        """Attach, or attach anew with other parameters. ValueError: unit or encoding needs another format."""
-        encoding = parameters.encoding if parameters else None
-        if encoding is not None and encoding != self._format.name:
-            raise ValueError(
-                f"encoding {encoding!r}: nothing is transcoded here, this client gives {self._format.name!r} "
-                "(set output_format in its parameters)"
-            )
-        wanted = getattr(unit, "media_format", None)
-        if isinstance(wanted, AudioFormat) and wanted != self._format:
-            raise ValueError(
-                f"the media unit takes {wanted.name!r} and this client gives {self._format.name!r}: "
-                "set output_format in its parameters"
-            )
-        self.detach(unit)
+    def attach(self, unit: MediaUnit, parameters: SendMediaParameters | None, now: float) -> None:
+        """Attach, or attach anew with other parameters. ValueError: the encoding cannot be had."""
+        samples = self._wanted(unit, parameters.encoding if parameters else None)
         own_clock = getattr(unit, "own_clock", False) is True
+        given = self._format.samples
         attachment = _Attachment(
             unit,
             parameters.tag if parameters else None,
             parameters.custom_parameters if parameters else {},
-            None if own_clock else Pacer(self._format, self._buffer_ms),
+            encoding_name(samples),
+            given.sample_bytes,
+            converter(given, samples) if samples != given else None,
+            None if own_clock else Pacer(samples, self._buffer_ms),
         )
-        self._attached.append(attachment)
+        self._attached = [a for a in self._attached if a.unit is not unit] + [attachment]
+        self._hush(now)
         self._tell(
             attachment,
             lambda: unit.media_started(
                 self._source,
                 tag=attachment.tag,
-                encoding=self._format.name,
+                encoding=attachment.encoding,
                 custom_parameters=attachment.custom_parameters,
             ),
         )
 
-    def detach(self, unit: MediaUnit) -> None:
+    def _wanted(self, unit: MediaUnit, encoding: str | None) -> SampleFormat:
+        """The unit's own format, else the encoding asked for, else the client's."""
+        own = getattr(unit, "media_format", None)
+        samples = own.samples if isinstance(own, AudioFormat) else own
+        if not isinstance(samples, SampleFormat):
+            return unit_format(encoding) if encoding else self._format.samples
+        if encoding and unit_format(encoding) != samples:
+            raise ValueError(
+                f"encoding {encoding!r}: the media unit takes {encoding_name(samples)!r} only; leave it out"
+            )
+        return samples
+
+    def detach(self, unit: MediaUnit, now: float) -> None:
         """Stop; what was not yet handed over is forgotten. A unit that is not attached is ignored."""
         self._attached = [a for a in self._attached if a.unit is not unit]
+        self._hush(now)
+
+    def _hush(self, now: float) -> None:
+        """Streams that reach no unit any more are silent from now on."""
+        tags = {a.tag for a in self._attached} or {None}
+        for tag, sound in self._sounds.items():
+            if tag not in tags:
+                sound.cut(now)
 
     def detach_all(self) -> None:
         self._attached = []
@@ -221,19 +185,29 @@ class MediaHub:
             return
         if not chunk.payload:
             return
-        self._sound(self._format.seconds(len(chunk.payload)), now)
-        for attachment in tuple(self._attached):
-            if chunk.response_id in attachment.muted:
-                self._statistics.late_chunks_dropped += 1
-            elif attachment.pacer is not None:
-                self._statistics.playout_bytes_dropped += attachment.pacer.push(chunk, now)
-            else:
-                self._tell_media(attachment, chunk)
+        hearing = [a for a in self._attached if chunk.response_id not in a.muted]
+        self._statistics.late_chunks_dropped += len(self._attached) - len(hearing)
+        if hearing or not self._attached:
+            self._sound(hearing, self._format.seconds(len(chunk.payload)), now)
+        for attachment in hearing:
+            self._give(attachment, attachment.converted(chunk), now)
 
-    def audio_done(self, done: Done) -> None:
+    def _give(self, attachment: _Attachment, chunk: MediaChunk, now: float) -> None:
+        if attachment not in self._attached or not chunk.payload:
+            return
+        if attachment.pacer is not None:
+            self._statistics.playout_bytes_dropped += attachment.pacer.push(chunk, now)
+        else:
+            self._tell_media(attachment, chunk)
+
+    def audio_done(self, done: Done, now: float) -> None:
+        """A content part is complete."""
         for attachment in tuple(self._attached):
             if done.response_id in attachment.muted or done.response_id in self._cleared:
                 continue
+            rest = attachment.rest(done)
+            if rest is not None:
+                self._give(attachment, rest, now)
             if attachment.pacer is not None:
                 attachment.pacer.done(done)
             else:
@@ -245,20 +219,18 @@ class MediaHub:
             if tag is not None and attachment.tag != tag:
                 continue
             attachment.muted.update(self._active)
-            if attachment.pacer is not None:
-                attachment.pacer.clear()
+            attachment.forget()
             self._tell(attachment, partial(attachment.unit.media_cleared, self._source))
         if tag is None:
             self._cleared.update(self._active)
-            if self._sounding and self._play_until > now:
-                self._played -= self._play_until - now
-                self._play_until = now
+        for name, sound in self._sounds.items():
+            if tag is None or name == tag:
+                sound.cut(now)
 
     def deadline(self) -> float | None:
         """When `on_deadline` has something to do."""
         dues = [due for a in self._attached if a.pacer and (due := a.pacer.deadline()) is not None]
-        if self._sounding:
-            dues.append(self._play_until + SILENCE_SECONDS)
+        dues += [sound.until + SILENCE_SECONDS for sound in self._sounds.values()]
         return min(dues, default=None)
 
     def on_deadline(self, now: float) -> None:
@@ -272,28 +244,24 @@ class MediaHub:
                     self._tell_done(attachment, item)
                 else:
                     self._tell_media(attachment, item)
-        if self._sounding and now >= self._play_until + SILENCE_SECONDS:
-            self._sounding = False
-            self._on_ended({"tag": self._tag(), "media_info": {"duration": round(self._played * 1000)}})
+        for tag, sound in tuple(self._sounds.items()):
+            if now >= sound.until + SILENCE_SECONDS:
+                del self._sounds[tag]
+                self._on_ended({"tag": tag, "media_info": {"duration": round(sound.played * 1000)}})
 
-    def _sound(self, seconds: float, now: float) -> None:
-        if not self._sounding:
-            self._sounding = True
-            self._play_until = now
-            self._played = 0.0
-            first = self._attached[0] if self._attached else None
-            self._on_started(
-                {
-                    "tag": self._tag(),
-                    "encoding": self._format.name,
-                    "custom_parameters": dict(first.custom_parameters) if first else {},
-                }
-            )
-        self._play_until = max(self._play_until, now) + seconds
-        self._played += seconds
-
-    def _tag(self) -> str | None:
-        return self._attached[0].tag if self._attached else None
+    def _sound(self, hearing: list[_Attachment], seconds: float, now: float) -> None:
+        streams: dict[str | None, _Attachment | None] = {None: None} if not hearing else {}
+        for attachment in hearing:
+            streams.setdefault(attachment.tag, attachment)
+        for tag, first in streams.items():
+            sound = self._sounds.get(tag)
+            if sound is None:
+                encoding = first.encoding if first else self._format.name
+                parameters = dict(first.custom_parameters) if first else {}
+                started = {"tag": tag, "encoding": encoding, "custom_parameters": parameters}
+                sound = self._sounds[tag] = _Sound(now)
+                self._on_started(started)
+            sound.add(seconds, now)
 
     def _tell_media(self, attachment: _Attachment, chunk: MediaChunk) -> None:
         self._tell(attachment, lambda: attachment.unit.media(self._source, chunk))

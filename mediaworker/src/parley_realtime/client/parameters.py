@@ -134,7 +134,11 @@ class RealtimeAPIClientParameters:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SendMediaParameters:
-    """How a media unit is attached. `encoding` may only repeat the client's output format."""
+    """How a media unit is attached.
+
+    `tag` names the stream in `WebSocketMediaStarted/Ended` and for `clear_media_buffer`. `encoding` is a
+    `WebSocketAudioEncoding`: the unit gets that instead of the client's output format.
+    """
 
     tag: str
     custom_parameters: Mapping[str, str] = field(default_factory=dict)
