@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from parley_realtime import (
     PCM16,
@@ -21,6 +22,7 @@ from parley_realtime import (
     beta,
     create_realtime_api_client,
 )
+from parley_realtime.audio import Encoding, encode
 from realtime_units import RecordingUnit
 from scripted_provider import ScriptedProvider
 
@@ -49,12 +51,20 @@ class TestClientToClient:
                 client.close()
                 await ended(client)
 
-    async def test_formats_must_agree(self) -> None:
-        async with ScriptedProvider() as provider:
-            one = RealtimeAPIClient(parameters(provider))
-            other = RealtimeAPIClient(parameters(provider, input_format=PCMU))
-            with pytest.raises(ValueError, match="output_format"):
-                one.send_media_to(other)
+    async def test_one_that_hears_another_format_is_given_that(self) -> None:
+        async with ScriptedProvider() as left, ScriptedProvider() as right:
+            speaker = await create_realtime_api_client(parameters(left))
+            hearer = await create_realtime_api_client(parameters(right, input_format=PCMU))
+            speaker.send_media_to(hearer)
+            line = await left.accepted()
+            await line.audio(b"\0\x20" * 24000)
+            await line.send({"type": "response.output_audio.done", "response_id": "resp_1"})
+            heard = await (await right.accepted()).heard(8000)
+            assert len(heard) == 8000
+            assert set(heard[100:-100]) == {encode(np.array([0x2000], np.int16), Encoding.G711_ULAW)[0]}
+            for client in (speaker, hearer):
+                client.close()
+                await ended(client)
 
 
 class TestSilence:
@@ -62,7 +72,7 @@ class TestSilence:
         ended_event = asyncio.Event()
         events: list[tuple[str, Any]] = []
 
-        def note(event: RealtimeEvent[RealtimeAPIClient]) -> None:
+        def note(event: RealtimeEvent[RealtimeAPIClient, Any]) -> None:
             events.append((event.name, event.data))
             if event.name == Events.WebSocketMediaEnded:
                 ended_event.set()
