@@ -51,6 +51,12 @@ async def test_a_line_is_said_word_for_word_and_nothing_else(brain: Any) -> None
     assert await brain.reply(BrainRequest(LINE, history)) == (Say('Hello, "dear" caller.'),)
 
 
+def test_a_line_may_be_a_json_string() -> None:
+    line = 'A "quote", a \\ and\na new line.'
+    instructions = f"Say exactly this, word for word: {json.dumps(line)}"
+    assert word_for_word(BrainRequest(instructions, ())) == line
+
+
 @pytest.mark.parametrize("around", ["Be nice. " + LINE, LINE + " Then stop.", "", "Say exactly this."])
 def test_only_the_whole_form_is_a_line(around: str) -> None:
     assert word_for_word(BrainRequest(around, ())) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Protocol
 
@@ -33,10 +34,16 @@ class BrainError(Exception):
 def word_for_word(request: BrainRequest) -> str | None:
     """The line that the instructions ask to be said exactly, or None.
 
-    The form is `Say exactly this, word for word: "<text>"`, and nothing before or after it.
+    The form is `Say exactly this, word for word: "<text>"`, and nothing before or after it; the text is
+    read as a JSON string where it is one.
     """
     found = _EXACTLY.fullmatch(request.instructions)
-    return found["text"] if found else None
+    if found is None:
+        return None
+    try:
+        return str(json.loads(f'"{found["text"]}"', strict=False))
+    except ValueError:
+        return found["text"]
 
 
 def caller_turns(request: BrainRequest) -> list[Utterance | ToolResult]:
