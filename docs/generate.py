@@ -1,4 +1,4 @@
-"""Generates docs/reference/ from the sources of truth and checks every link of every page.
+"""Generates docs/reference/, docs/voxengine.md and what Python text follows from tables; checks every link.
 
 usage: generate.py [--check]    --check writes nothing and fails when a page is out of date or a link is dead.
 """
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import voxengine_sources
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -152,6 +153,12 @@ def command() -> str:
     return "".join(pages)
 
 
+REALTIME = "mediaworker/src/parley_realtime"
+SOURCES = {
+    f"{REALTIME}/names.py": voxengine_sources.names,
+    f"{REALTIME}/client/listening_ga.py": lambda: voxengine_sources.listening("ga"),
+    f"{REALTIME}/client/listening_beta.py": lambda: voxengine_sources.listening("beta"),
+}
 PAGES = {"contracts.md": contracts, "resources.md": resources, "metrics.md": metrics, "command.md": command}
 
 
@@ -173,17 +180,29 @@ def dead_links() -> list[str]:
     return dead
 
 
+def formatted(source: str) -> str:
+    """Python text in the project's style."""
+    command = [BIN / "ruff", "format", "--quiet", "--line-length", "110", "-"]
+    return subprocess.run(command, input=source, check=True, capture_output=True, text=True).stdout
+
+
+def written(path: Path, text: str, check: bool) -> list[str]:
+    """Write the file, or name it when it is out of date and only checked."""
+    if not check:
+        path.write_text(text)
+    elif not path.exists() or path.read_text() != text:
+        return [f"{path.relative_to(ROOT)} is out of date: run `make docs` and commit it"]
+    return []
+
+
 def main(argv: list[str]) -> int:
     check = "--check" in argv
     OUT.mkdir(parents=True, exist_ok=True)
     problems = []
+    for source, make_source in SOURCES.items():
+        problems += written(ROOT / source, formatted(make_source()), check)
     for name, make in PAGES.items():
-        text = GENERATED + make()
-        path = OUT / name
-        if check and (not path.exists() or path.read_text() != text):
-            problems.append(f"docs/reference/{name} is out of date: run `make docs` and commit it")
-        elif not check:
-            path.write_text(text)
+        problems += written(OUT / name, GENERATED + make(), check)
     problems += [f"dead link in {link}" for link in dead_links()]
     print(
         "\n".join(problems) or f"docs: {len(PAGES)} reference pages are current, every link leads somewhere"

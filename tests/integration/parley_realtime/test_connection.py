@@ -255,7 +255,7 @@ class TestScenario:
         async with ScriptedProvider() as provider:
             client = await create_realtime_api_client(parameters(provider, observer=observer))
 
-            async def hang_up(event: RealtimeEvent[RealtimeAPIClient]) -> None:
+            async def hang_up(event: RealtimeEvent[RealtimeAPIClient, Any]) -> None:
                 await asyncio.wait_for(waiting.wait(), 15)
                 event.client.close()
                 with pytest.raises(ClientStateError, match="wait for itself"):

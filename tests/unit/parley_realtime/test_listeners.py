@@ -15,7 +15,7 @@ from parley_realtime.protocol.ga import GA
 DONE = RealtimeAPIEvents.ResponseDone
 
 
-def event(name: str = DONE) -> RealtimeEvent[None]:
+def event(name: str = DONE) -> RealtimeEvent[None, Any]:
     return RealtimeEvent(name, None, {"payload": {}})
 
 

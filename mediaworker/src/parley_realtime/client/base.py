@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import logging
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 from parley_realtime.client.connection import Connection, ConnectionState
@@ -28,7 +28,6 @@ from parley_realtime.protocol.core import ProtocolCore, ServerEvent
 from parley_realtime.protocol.shape import Shape
 
 logger = logging.getLogger(__name__)
-Callback = Callable[[RealtimeEvent[Any]], object]
 
 
 class BaseRealtimeAPIClient:
@@ -122,7 +121,7 @@ class BaseRealtimeAPIClient:
 
     # -- listeners -------------------------------------------------------------------------------------------
 
-    def add_event_listener(self, event: str, callback: Callback | object) -> None:
+    def add_event_listener(self, event: Any, callback: Any) -> None:
         """Call `callback(event)`, sync or async, for every such event; UnknownEventError: no such event.
 
         What is no function is taken too, and ends the scenario when an event reaches it.
@@ -130,7 +129,7 @@ class BaseRealtimeAPIClient:
         self._listeners.add(event, callback)
         self._dispatcher.listener_added()
 
-    def remove_event_listener(self, event: str, callback: Callback | object | None = None) -> None:
+    def remove_event_listener(self, event: str, callback: object | None = None) -> None:
         """Remove one listener of the event, or all when no callback is given."""
         self._listeners.remove(event, callback)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from parley_realtime.client.base import BaseRealtimeAPIClient
+from parley_realtime.client.listening_beta import BetaListening
 from parley_realtime.client.methods import BetaMethods
 from parley_realtime.client.parameters import RealtimeAPIClientParameters
 from parley_realtime.protocol.beta import BETA
 from parley_realtime.protocol.shape import Shape
 
 
-class RealtimeAPIClient(BaseRealtimeAPIClient, BetaMethods):
+class RealtimeAPIClient(BetaListening, BetaMethods):
     """See BaseRealtimeAPIClient and BetaMethods. On barge-in the audio buffer is cleared by itself."""
 
     shape: ClassVar[Shape] = BETA

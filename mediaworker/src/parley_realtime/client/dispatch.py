@@ -28,7 +28,7 @@ class Dispatcher:
         self._timeout = timeout
         self._max_pending = max_pending
         self._failed = failed
-        self._events: deque[RealtimeEvent[Any]] = deque()
+        self._events: deque[RealtimeEvent[Any, Any]] = deque()
         self._wake = asyncio.Event()
         self._released = asyncio.Event()
         self._release_timer: asyncio.TimerHandle | None = None
@@ -52,7 +52,7 @@ class Dispatcher:
         elif not self._released.is_set():
             self._task.get_loop().call_soon(self._released.set)
 
-    def put(self, event: RealtimeEvent[Any]) -> None:
+    def put(self, event: RealtimeEvent[Any, Any]) -> None:
         """Queue an event. When too many wait the scenario has failed, unless nobody listens to this one."""
         if self._ending or (self._released.is_set() and not self._listeners.wants(event.name)):
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from parley_realtime.client.base import BaseRealtimeAPIClient
+from parley_realtime.client.listening_ga import GAListening
 from parley_realtime.client.methods import GAMethods
 from parley_realtime.client.parameters import RealtimeAPIClientParameters
 from parley_realtime.errors import RealtimeError
@@ -13,7 +13,7 @@ from parley_realtime.protocol.ga import GA
 from parley_realtime.protocol.shape import Shape
 
 
-class RealtimeAPIClient(BaseRealtimeAPIClient, GAMethods):
+class RealtimeAPIClient(GAListening, GAMethods):
     """See BaseRealtimeAPIClient and GAMethods.
 
     On barge-in the audio buffer is not cleared by itself: call `clear_media_buffer()` on

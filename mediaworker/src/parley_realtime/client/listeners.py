@@ -19,15 +19,19 @@ from parley_realtime.errors import ScenarioError, UnknownEventError
 from parley_realtime.protocol.shape import Shape
 
 C = TypeVar("C")
+D = TypeVar("D")
 
 
 @dataclass(frozen=True, slots=True)
-class RealtimeEvent(Generic[C]):
-    """What a listener gets: event name, client and data (`data["payload"]`: the raw server event)."""
+class RealtimeEvent(Generic[C, D]):
+    """What a listener gets: event name, client and data (`data["payload"]`: the raw server event).
+
+    Types: that of the client and that of `data`, such as `payloads.ga.Data[payloads.ga.ResponseDone]`.
+    """
 
     name: str
     client: C
-    data: dict[str, Any]
+    data: D
 
 
 class Listeners:
@@ -54,7 +58,7 @@ class Listeners:
     def wants(self, name: str) -> bool:
         return bool(self._table.get(name))
 
-    async def dispatch(self, event: RealtimeEvent[Any], timeout: float) -> None:
+    async def dispatch(self, event: RealtimeEvent[Any, Any], timeout: float) -> None:
         """Call every listener of the event; ScenarioError when one is no function, raises or does not end."""
         for callback in tuple(self._table.get(event.name, ())):
             if any(kept is callback for kept in self._table.get(event.name, ())):
@@ -69,7 +73,7 @@ class Listeners:
         raise UnknownEventError(f"event {event!r} does not exist{_nearest(str(event), names)}")
 
 
-async def _call(callback: object, event: RealtimeEvent[Any], timeout: float) -> None:
+async def _call(callback: object, event: RealtimeEvent[Any, Any], timeout: float) -> None:
     if not callable(callback):
         raise ScenarioError(
             f"the listener of {event.name} is a {type(callback).__name__}: register a function"
