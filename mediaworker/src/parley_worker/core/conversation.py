@@ -18,56 +18,62 @@ from parley_worker.core.effects import (
     SendProvider,
 )
 from parley_worker.core.events import Cleared
+from parley_worker.core.fields import int_of as _int
+from parley_worker.core.fields import object_of as _object
+from parley_worker.core.fields import text_of as _text
+from parley_worker.core.interruption import Interruption, Interruptions
+from parley_worker.core.lines import METADATA_KEY
 from parley_worker.core.model import Usage
 from parley_worker.core.playout import Heard, PlayoutLedger
 from parley_worker.core.recorder import Recorder, to_json, without_audio, without_tool_credentials
-from parley_worker.core.tools import ToolLedger
+from parley_worker.core.spoken import Said, SpokenWords
+from parley_worker.core.tool_desk import ToolDesk
+from parley_worker.core.tool_routing import ToolProblem
 
 Payload = Mapping[str, Any]
 MAX_RESPONSES = 64
 MAX_CODE_CHARACTERS = 100
-MAX_INTEGER = 2**31 - 1
 RESPONSE_SILENCE_SECONDS = 30.0
 """A response of which nothing comes for so long does not count as an answer being made."""
 SPEECH_SECONDS = 300.0
 """A turn of the caller that is never said to be over counts for so long."""
-
-
-@dataclass(frozen=True, slots=True)
-class Interruption:
-    """A Clear that waits for the caller's word."""
-
-    epoch: int
-    reason: ClearReason
-    at: float
-    deadline: float
+REPLY_SECONDS = 2.0
+"""How long a provider that answers by itself may take to begin, after the caller's speech."""
 
 
 class Conversation:
     """One conversation at the provider. Methods return effects; every `now` is monotonic seconds."""
 
-    def __init__(self, recorder: Recorder, ledger: PlayoutLedger, ga: bool, cleared_timeout: float) -> None:
+    def __init__(
+        self, recorder: Recorder, ledger: PlayoutLedger, desk: ToolDesk, ga: bool, cleared_timeout: float
+    ) -> None:
         self._recorder = recorder
         self._ledger = ledger
         self._ga = ga
         self._cleared_timeout = cleared_timeout
-        self._tools = ToolLedger()
+        self._desk = desk
+        self._tools = desk.ledger
         self._active: dict[str, None] = {}
         self._asked = False
         self._asked_at: float | None = None
         self._unheard_since: dict[str, float] = {}
         self._interrupts = True
-        self._interruption: Interruption | None = None
+        self._replies = False
+        self._reply_until = 0.0
+        self._waiting = Interruptions()
+        self._words = SpokenWords()
         self._speaking_since: float | None = None
         self._response_at = 0.0
         self.usage = Usage()
         self.last_activity = 0.0
+        self.caller_answers_clear = True
 
     # What the provider says
 
     def on_message(self, payload: Payload, now: float, attached: bool) -> list[Effect]:
         """Follow a server event."""
         kind = payload.get("type")
+        self._desk.follow(payload, now)
         if isinstance(kind, str) and kind.startswith("response."):
             self._response_at = now
         match kind:
@@ -87,7 +93,7 @@ class Conversation:
                 error = _object(payload, "error")
                 self._asked = False
                 if error.get("code") == "conversation_already_has_active_response":
-                    self._tools.want_answer(now)
+                    self._tools.want_answer()
                 return [
                     self._recorder.event(
                         "provider_error",
@@ -105,6 +111,7 @@ class Conversation:
         audio = _object(session, "audio")
         turn = _object(_object(audio, "input"), "turn_detection") or _object(session, "turn_detection")
         self._interrupts = turn.get("interrupt_response") is not False
+        self._replies = bool(turn) and turn.get("create_response") is not False
         return [
             *self._recorder.journal(
                 "session_configured", now, session_json=to_json(without_tool_credentials(session))
@@ -124,12 +131,13 @@ class Conversation:
         ]
         if self._interrupts:
             effects += self.interrupt(ClearReason.BARGE_IN, now, attached)
-        return effects
+        return effects + self._desk.barge_in(now)
 
     def _on_speech_stopped(self, payload: Payload, now: float) -> list[Effect]:
         self._speaking_since = None
         self.last_activity = now
         self._asked_at = now
+        self._reply_until = now + REPLY_SECONDS if self._replies else now
         return [
             self._recorder.event(
                 "speech_stopped",
@@ -140,10 +148,14 @@ class Conversation:
         ]
 
     def _on_response_created(self, payload: Payload, now: float) -> list[Effect]:
-        response_id = _text(_object(payload, "response"), "id")
+        response = _object(payload, "response")
+        response_id = _text(response, "id")
         self._active[response_id] = None
         self._asked = False
-        self._tools.answered()
+        in_conversation = response.get("conversation_id", "") is not None
+        if in_conversation and METADATA_KEY not in _object(response, "metadata"):
+            self._tools.response_created()
+            self._reply_until = now
         self.last_activity = now
         self._unheard_since[response_id] = now if self._asked_at is None else self._asked_at
         self._asked_at = None
@@ -178,15 +190,10 @@ class Conversation:
     def _on_output_item_done(self, payload: Payload, now: float) -> list[Effect]:
         item = _object(payload, "item")
         effects: list[Effect] = []
-        call_id = _text(item, "call_id")
-        if item.get("type") == "function_call" and self._tools.called(
-            call_id, _text(payload, "response_id"), now
-        ):
-            name = _text(item, "name")
-            effects.append(self._recorder.event("tool_called", now, call_id=call_id, tool=name))
-            effects += self._recorder.journal(
-                "tool_call", now, call_id=call_id, tool=name, arguments=_text(item, "arguments")
-            )
+        if item.get("type") == "function_call":
+            effects += self._desk.called(item, _text(payload, "response_id"), now)
+        elif item.get("type") == "mcp_call":
+            effects += self._desk.mcp_done(item, now)
         if not self._ga:
             effects += self._item_done(item, payload, now)
         return effects
@@ -203,8 +210,14 @@ class Conversation:
                 return self._item_done(item, payload, now)
             case "conversation.item.input_audio_transcription.completed":
                 return self._transcript(payload, "user", now)
+            case "response.output_audio_transcript.delta" | "response.audio_transcript.delta":
+                key = (item_id, _int(payload, "content_index"))
+                self._words.words(key, _text(payload, "delta"), self._ledger.received_ms(key))
+                return []
             case "response.output_audio_transcript.done" | "response.audio_transcript.done":
-                return self._transcript(payload, "assistant", now)
+                key = (item_id, _int(payload, "content_index"))
+                text = _text(payload, "transcript")
+                return self._said(self._words.finished(key, text, self._ledger.received_ms(key)), now)
             case "conversation.item.truncated":
                 return [
                     *self._recorder.journal(
@@ -228,6 +241,14 @@ class Conversation:
             )
         ]
 
+    def _said(self, said: Said, now: float) -> list[Effect]:
+        """The agent's words; of a part that was cut they are written again, with those that were heard."""
+        fields: dict[str, object] = {"item_id": said.item_id, "content_index": said.content_index}
+        fields |= {"role": "assistant", "text": said.text}
+        if said.truncated:
+            fields |= {"heard_text": said.heard_text, "truncated": True}
+        return [*self._recorder.journal("transcript", now, **fields)]
+
     def _transcript(self, payload: Payload, role: str, now: float) -> list[Effect]:
         return [
             *self._recorder.journal(
@@ -242,49 +263,74 @@ class Conversation:
 
     # What is asked of the provider
 
-    def ask(self, now: float) -> list[Effect]:
-        """Ask for a response."""
+    @property
+    def free(self) -> bool:
+        """True when no response is made and none was asked for."""
+        return not self._active and not self._asked
+
+    def ask(self, now: float, line: Payload | None = None) -> list[Effect]:
+        """Ask for a response: for what the model wants to say, or by this `response.create` for a line."""
         self._asked = True
         self._asked_at = now
-        self._tools.answered()
+        if line is not None:
+            return [SendProvider(line)]
+        self._tools.asked()
         return [SendProvider({"type": "response.create"})]
 
     def ask_if_due(self, now: float) -> list[Effect]:
         """Ask for the response that uses tool results, once no other is in the way."""
-        if self._active or self._asked or not self._tools.answer_due(now):
+        if not self._tools.answer_due() or self._active or self._asked or now < self._floor_free_at():
             return []
         return self.ask(now)
 
+    def _floor_free_at(self) -> float:
+        """When the agent may speak of its own accord: not while the caller speaks, and after that not before
+        the provider had time to answer by itself."""
+        if self._speaking_since is not None:
+            return self._speaking_since + SPEECH_SECONDS
+        return self._reply_until
+
+    def refusal(self, event: Payload) -> str:
+        """Why a client event, checked for its type before, cannot be passed on; empty when it can."""
+        item = _object(event, "item")
+        if event.get("type") != "conversation.item.create" or item.get("type") != "function_call_output":
+            return ""
+        return self._desk.refusal(_text(item, "call_id"))
+
     def pass_on(self, event: Payload, now: float) -> list[Effect]:
-        """A client event of the caller or the operator, checked for its type before."""
+        """A client event of the caller, the operator or a scenario, checked for its type before."""
+        if self.refusal(event):
+            return []
         item = _object(event, "item")
         effects: list[Effect] = []
         if event["type"] == "response.create":
             self._asked_at = now
+            response = _object(event, "response")
+            self._desk.routes.offer_once(response)
+            if response.get("conversation") != "none":
+                self._tools.asked()
         elif event["type"] == "conversation.item.create" and item.get("type") == "function_call_output":
-            call_id = _text(item, "call_id")
-            took = self._tools.returned(call_id, now)
-            if not isinstance(took, str):
-                effects += self._tool_returned(call_id, took, str(item.get("output", "")), now)
+            effects += self._desk.by_item(_text(item, "call_id"), str(item.get("output", "")), now)
         self.last_activity = now
         return [*effects, SendProvider(event)]
 
-    def tool_output(self, call_id: str, output: str, no_response: bool, now: float) -> list[Effect] | str:
-        """Give a result to the model; a sentence when it cannot be taken."""
-        took = self._tools.returned(call_id, now)
-        if isinstance(took, str):
-            return took
-        self.last_activity = now
-        item = {"type": "function_call_output", "call_id": call_id, "output": output}
-        effects: list[Effect] = [SendProvider({"type": "conversation.item.create", "item": item})]
-        effects += self._tool_returned(call_id, took, output, now)
-        if not no_response:
-            self._tools.want_answer(now)
-        return effects + self.ask_if_due(now)
+    # Results of function calls
 
-    def _tool_returned(self, call_id: str, took: float, output: str, now: float) -> list[Effect]:
-        event = self._recorder.event("tool_returned", now, call_id=call_id, duration_ms=round(took * 1000))
-        return [event, *self._recorder.journal("tool_result", now, call_id=call_id, output=output)]
+    def tool_output(self, call_id: str, output: str, no_response: bool, now: float) -> list[Effect] | str:
+        """Give the caller's result to the model; a sentence when it cannot be taken."""
+        taken = self._desk.from_caller(call_id, output, no_response, now)
+        if isinstance(taken, str):
+            return taken
+        self.last_activity = now
+        return taken + self.ask_if_due(now)
+
+    def tool_returned(self, call_id: str, output: str, now: float) -> list[Effect]:
+        """Give the result of a service to the model."""
+        return self._desk.returned(call_id, output, now) + self.ask_if_due(now)
+
+    def tool_failed(self, call_id: str, problem: ToolProblem, now: float) -> list[Effect]:
+        """Tell the model that a service has no result."""
+        return self._desk.failed(call_id, problem, now) + self.ask_if_due(now)
 
     # Audio
 
@@ -301,37 +347,42 @@ class Conversation:
     def interrupt(self, reason: ClearReason, now: float, attached: bool) -> list[Effect]:
         """Drop what was not heard; a requested silence cancels the answer too, speech does so by the
         provider."""
-        effects = self.finish_interruption(None, now) if self._interruption else []
-        unheard = self._ledger.unheard(now)
+        unheard = self._ledger.unheard(now, above=self._waiting.epoch)
         if not unheard and not self._active:
-            return effects
-        effects.append(ClearMedia(tuple(self._active)))
+            return []
+        effects: list[Effect] = [ClearMedia(tuple(self._active))]
         if reason is not ClearReason.BARGE_IN and self._active:
             effects.append(SendProvider({"type": "response.cancel"}))
         self._ledger.stop(now)
         if unheard:
-            self._interruption = Interruption(self._ledger.epoch, reason, now, now + self._cleared_timeout)
+            wait = self._cleared_timeout if attached and self.caller_answers_clear else 0.0
+            cleared = Interruption(self._ledger.epoch, reason, now, now + wait)
+            for ended in self._waiting.begin(cleared):
+                effects += self._settle(ended, None, now)
             if attached:
                 effects.append(SendLeg(Clear(self._ledger.epoch, reason)))
                 if reason is ClearReason.BARGE_IN:
                     effects.append(Observe(Measure.BARGE_IN, now))
             else:
-                effects += self.finish_interruption(None, now)
+                effects += self.finish_interruption(now)
         return effects
 
     def cleared(self, word: Cleared, now: float) -> list[Effect]:
         """The caller's answer to a Clear; an answer to another epoch is too late and ignored."""
-        if self._interruption is None or word.epoch != self._interruption.epoch:
-            return []
-        return self.finish_interruption(Heard(word.item_id, word.content_index, word.played_ms), now)
-
-    def finish_interruption(self, heard: Heard | None, now: float) -> list[Effect]:
-        """Truncate the history at what was heard; the playout clock counts up to the moment of the Clear."""
-        interruption, self._interruption = self._interruption, None
-        if interruption is None:
-            return []
         effects: list[Effect] = []
-        for i, cut in enumerate(self._ledger.cut(interruption.epoch, heard, interruption.at)):
+        for ended in self._waiting.answered(word.epoch):
+            heard = Heard(word.item_id, word.content_index, word.played_ms)
+            effects += self._settle(ended, heard if ended.epoch == word.epoch else None, now)
+        return effects
+
+    def finish_interruption(self, now: float) -> list[Effect]:
+        """Wait for no word of the caller any longer."""
+        return [effect for ended in self._waiting.all() for effect in self._settle(ended, None, now)]
+
+    def _settle(self, ended: Interruption, heard: Heard | None, now: float) -> list[Effect]:
+        """Truncate the history at what was heard; the playout clock counts up to the moment of the Clear."""
+        effects: list[Effect] = []
+        for i, cut in enumerate(self._ledger.cut(ended.epoch, heard, ended.at)):
             truncate = {
                 "type": "conversation.item.truncate",
                 "item_id": cut.item_id,
@@ -339,7 +390,7 @@ class Conversation:
                 "audio_end_ms": cut.audio_end_ms,
             }
             effects += [CutMedia(cut.item_id, cut.content_index, cut.audio_end_ms), SendProvider(truncate)]
-            if i == 0 and interruption.reason is ClearReason.BARGE_IN:
+            if i == 0 and ended.reason is ClearReason.BARGE_IN:
                 effects.append(
                     self._recorder.event(
                         "barge_in",
@@ -350,24 +401,30 @@ class Conversation:
                         epoch=cut.epoch,
                     )
                 )
+            key = (cut.item_id, cut.content_index)
+            said = self._words.truncated(key, cut.audio_end_ms, cut.received_ms)
+            if said is not None:
+                effects += self._said(said, now)
         return effects
 
     def next_deadline(self) -> float | None:
         """When `on_deadline` has something to do."""
-        dues = [self._tools.deadline() if not self._active and not self._asked else None]
-        dues.append(self._interruption.deadline if self._interruption else None)
+        dues = [self._tools.next_deadline()]
+        if self._tools.answer_due() and not self._active and not self._asked:
+            dues.append(self._floor_free_at())
+        dues.append(self._waiting.deadline())
         return min((due for due in dues if due is not None), default=None)
 
     def on_deadline(self, now: float) -> list[Effect]:
-        """The caller did not answer a Clear in time, or other tools take too long."""
-        effects: list[Effect] = []
-        if self._interruption and now >= self._interruption.deadline:
-            effects += self.finish_interruption(None, now)
+        """The caller did not answer a Clear in time, tools take too long, or an answer may be asked for."""
+        effects = self._desk.on_deadline(now)
+        for ended in self._waiting.overdue(now):
+            effects += self._settle(ended, None, now)
         return effects + self.ask_if_due(now)
 
     def clearing(self, epoch: int) -> bool:
         """True while the caller's word on a Clear of this epoch is awaited."""
-        return self._interruption is not None and epoch <= self._interruption.epoch
+        return epoch <= self._waiting.epoch
 
     def quiet_since(self) -> float:
         """Since when nobody speaks and no answer is made; in the future while one of them goes on.
@@ -380,22 +437,4 @@ class Conversation:
             since = max(since, heard_of + RESPONSE_SILENCE_SECONDS)
         if self._speaking_since is not None:
             since = max(since, self._speaking_since + SPEECH_SECONDS)
-        return since
-
-
-def _object(fields: Payload, name: str) -> Payload:
-    value = fields.get(name)
-    return value if isinstance(value, Mapping) else {}
-
-
-def _text(fields: Payload, name: str) -> str:
-    value = fields.get(name)
-    return value if isinstance(value, str) else ""
-
-
-def _int(fields: Payload, name: str) -> int:
-    """0 to MAX_INTEGER: what a provider sends must fit the fields of our messages."""
-    value = fields.get(name)
-    if not isinstance(value, int) or isinstance(value, bool):
-        return 0
-    return min(max(value, 0), MAX_INTEGER)
+        return max([since, *(call.deadline for call in self._tools.open_calls())])

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from parley_worker.core.agent import ToolRoute
 from parley_worker.core.audio import AudioFormat
 from parley_worker.core.events import AttachRequest, LegRefusal
 from parley_worker.core.media_path import PlayoutMode
 from parley_worker.core.model import EndReason, SessionState
 from parley_worker.core.records import EventRecord
+from parley_worker.core.scenario import Cue
 from parley_worker.core.units import UnitOrder
 
 
@@ -76,6 +78,14 @@ class Draining:
 
 
 @dataclass(frozen=True, slots=True)
+class Transfer:
+    """Whoever connects the caller is asked to move the call."""
+
+    target: str
+    note: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """The session is over."""
 
@@ -83,7 +93,7 @@ class Ended:
     message: str
 
 
-ToLeg = Started | Clear | Mark | ConversationEvent | Draining | Ended
+ToLeg = Started | Clear | Mark | ConversationEvent | Draining | Transfer | Ended
 
 # Effects
 
@@ -145,6 +155,13 @@ class CutMedia:
 
 
 @dataclass(frozen=True, slots=True)
+class TellScenario:
+    """Something that the session's scenario may be waiting for."""
+
+    cue: Cue
+
+
+@dataclass(frozen=True, slots=True)
 class DropLeg:
     """End the leg: with its refusal, or with OK after an Ended."""
 
@@ -157,6 +174,34 @@ class StateChanged:
     """The session's report has changed."""
 
     state: SessionState
+
+
+@dataclass(frozen=True, slots=True)
+class CallTool:
+    """A service is to answer a function call until `deadline` (monotonic seconds); `arguments` is a JSON
+    object."""
+
+    call_id: str
+    name: str
+    arguments: str = field(repr=False)
+    route: ToolRoute
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class CancelTool:
+    """Nobody waits for this call's result any more."""
+
+    call_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ObserveTool:
+    """A function call is over: the kind of its route, `ok` or its error code, and how long it took."""
+
+    route: str
+    outcome: str
+    seconds: float
 
 
 class Measure(Enum):
@@ -186,7 +231,11 @@ Effect = (
     | ClearMedia
     | CutMedia
     | UnitCommand
+    | TellScenario
     | DropLeg
     | StateChanged
     | Observe
+    | CallTool
+    | CancelTool
+    | ObserveTool
 )

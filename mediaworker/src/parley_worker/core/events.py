@@ -10,9 +10,25 @@ from typing import Any
 from parley_worker.core.audio import AudioFormat
 from parley_worker.core.media_path import PlayoutMode
 from parley_worker.core.model import EndReason
+from parley_worker.core.scenario import ScenarioCommand
+from parley_worker.core.tool_routing import ToolProblem
 from parley_worker.core.units import UnitEventKind
 
 DTMF_DIGITS = frozenset("0123456789*#ABCD")
+CLIENT_EVENT_TYPES = frozenset(
+    {
+        "session.update",
+        "response.create",
+        "response.cancel",
+        "conversation.item.create",
+        "conversation.item.retrieve",
+        "conversation.item.truncate",
+        "conversation.item.delete",
+        "input_audio_buffer.commit",
+        "input_audio_buffer.clear",
+    }
+)
+"""Client events that callers, the operator and scenarios may send to the provider."""
 
 
 class Status(StrEnum):
@@ -50,13 +66,19 @@ class CredentialKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AttachRequest:
-    """A caller's Start, checked for form. `playout_buffer_ms` is 0 to 5000."""
+    """A caller's Start, checked for form.
+
+    `playout_buffer_ms` is 0 to 5000. `mark_interval_ms` asks for marks within the audio that the caller
+    returns as it hears them; 0 for ends of parts only. `answers_clear` is false where no Cleared ever comes.
+    """
 
     credential: CredentialKind
     input_format: AudioFormat
     output_format: AudioFormat
     mode: PlayoutMode
     playout_buffer_ms: int = 0
+    mark_interval_ms: int = 0
+    answers_clear: bool = True
     last_event_sequence: int = 0
     session_uid: str = ""
     credential_sha256: bytes = field(default=b"", repr=False)
@@ -206,7 +228,7 @@ class FirstFrame:
 
 @dataclass(frozen=True, slots=True)
 class PartSent:
-    """The end of a content part went to the caller's stream."""
+    """The end of a content part, or a point of it that is to be marked, went to the caller's stream."""
 
     item_id: str
     content_index: int
@@ -230,6 +252,41 @@ class UnitEvent:
     url: str = ""
     duration_ms: int = 0
     size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ScenarioReady:
+    """The scenario has started, and listens."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScenarioFailed:
+    """The scenario cannot start or has failed; `message` says what and where, and holds no content."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScenarioSaid:
+    """What the scenario asks for."""
+
+    command: ScenarioCommand
+
+
+@dataclass(frozen=True, slots=True)
+class ToolReturned:
+    """A service has answered a function call."""
+
+    call_id: str
+    output: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolFailed:
+    """A service has no result for a function call."""
+
+    call_id: str
+    problem: ToolProblem
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +328,11 @@ Event = (
     | PartSent
     | OutputOverflow
     | UnitEvent
+    | ScenarioReady
+    | ScenarioFailed
+    | ScenarioSaid
+    | ToolReturned
+    | ToolFailed
     | TerminateRequested
     | CommandReceived
     | DrainAnnounced

@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from parley_worker.core import events as ev
+from parley_worker.core.acts import Acts
 from parley_worker.core.audio import PROVIDER_FORMATS, AudioFormat, delay_ms
+from parley_worker.core.behaviour import HANG_UP
 from parley_worker.core.conversation import Conversation
 from parley_worker.core.effects import (
     AttachMedia,
@@ -40,26 +42,15 @@ from parley_worker.core.model import (
 )
 from parley_worker.core.playout import AudioCounters, PlayoutLedger
 from parley_worker.core.recorder import Recorder, Replay, well_formed
+from parley_worker.core.tool_desk import ToolDesk
+from parley_worker.core.tool_routing import ToolRoutes
 from parley_worker.core.units import UnitEventKind
 
 S = SessionState
 UPDATE_EVENT_ID = "parley_session_update"
 REFUSED_GRACE_SECONDS = 1.0
-MAX_MARKS = 256
+MAX_MARKS = 4096
 MAX_ERROR_CHARACTERS = 500
-CLIENT_EVENT_TYPES = frozenset(
-    {
-        "session.update",
-        "response.create",
-        "response.cancel",
-        "conversation.item.create",
-        "conversation.item.retrieve",
-        "conversation.item.truncate",
-        "conversation.item.delete",
-        "input_audio_buffer.commit",
-        "input_audio_buffer.clear",
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +90,12 @@ class Session:
         self._shard = shard
         self._recorder = Recorder(config.key, unix_offset, config.privacy)
         self._replay = Replay(config.key.attempt, bounds.replay_events, bounds.replay_bytes)
-        self._talk = Conversation(
-            self._recorder, self.ledger, config.provider.api_version == "ga", bounds.cleared_timeout
-        )
+        own = (HANG_UP,) if config.behaviour.hang_up_tool else ()
+        self._desk = ToolDesk(self._recorder, ToolRoutes(config.tools, config.session, own), self._tell)
+        ga = config.provider.api_version == "ga"
+        self._talk = Conversation(self._recorder, self.ledger, self._desk, ga, bounds.cleared_timeout)
+        self._acts = Acts(config, self._talk, self._recorder, self.ledger)
+        self._configured: Mapping[str, Any] | None = None
         self._report = SessionReport(config.key, S.CONNECTING, shard=shard)
         self._made_at = now
         self._since = now
@@ -186,6 +180,14 @@ class Session:
 
         After the end nothing happens, but that a recording is finished (it may still be on its way then).
         """
+        effects = self._handle(event, now)
+        if self.state is not S.ENDED:
+            effects += self._acts.follow(event, effects, self.state, self._expires, now)
+            if self._acts.ending is not None:
+                effects += self._end(*self._acts.ending, now)
+        return effects
+
+    def _handle(self, event: ev.Event, now: float) -> list[Effect]:
         if isinstance(event, ev.UnitEvent):
             return self._on_unit(event, now)
         if self.state is S.ENDED:
@@ -209,6 +211,10 @@ class Session:
                 return self._on_part_sent(event)
             case ev.OutputOverflow():
                 return self._talk.interrupt(ClearReason.OVERFLOW, now, self.state is S.ACTIVE)
+            case ev.ToolReturned(call_id, output):
+                return self._talk.tool_returned(call_id, output, now)
+            case ev.ToolFailed(call_id, problem):
+                return self._talk.tool_failed(call_id, problem, now)
             case ev.TerminateRequested(reason, message):
                 return self._end(reason, message, now)
             case ev.CommandReceived(client_event, clear):
@@ -217,6 +223,11 @@ class Session:
                 return self._on_drain(deadline_unix, now)
             case ev.DeadlineReached():
                 return self._on_deadline(now)
+            case ev.ScenarioReady():
+                self._acts.scenario_ready = True
+                return self._on_ready(now)
+            case ev.ScenarioSaid() | ev.ScenarioFailed():
+                return []
 
     def _become(self, state: SessionState, now: float) -> StateChanged:
         if state not in TRANSITIONS[self.state]:
@@ -229,7 +240,8 @@ class Session:
 
     def _on_opened(self, event: ev.ProviderOpened) -> list[Effect]:
         self._report = replace(self._report, client_id=event.client_id, web_socket_id=event.web_socket_id)
-        update = {"type": "session.update", "event_id": UPDATE_EVENT_ID, "session": dict(self.config.session)}
+        session = dict(self._acts.with_tools(self.config.session))
+        update = {"type": "session.update", "event_id": UPDATE_EVENT_ID, "session": session}
         return [SendProvider(update), StateChanged(self.state)]
 
     def _on_provider(self, payload: Mapping[str, Any], now: float) -> list[Effect]:
@@ -240,17 +252,21 @@ class Session:
         effects += self._talk.on_message(payload, now, self.state is S.ACTIVE)
         if self.state is S.CONNECTING:
             if kind in ("session.updated", "transcription_session.updated"):
-                effects += self._on_ready(payload, now)
-            elif kind == "error" and self._refused is None:
+                self._configured = self._configured or payload
+                effects += self._on_ready(now)
+            elif kind == "error" and self._refused is None and self._configured is None:
                 error = payload.get("error")
                 words = error.get("message") if isinstance(error, Mapping) else None
                 self._refused = f"the provider refused the session: {words or 'no reason given'}"
                 self._refused_at = now
         return effects
 
-    def _on_ready(self, payload: Mapping[str, Any], now: float) -> list[Effect]:
+    def _on_ready(self, now: float) -> list[Effect]:
+        """Ready means: the provider is configured, and the scenario listens."""
+        if self.state is not S.CONNECTING or self._configured is None or not self._acts.scenario_ready:
+            return []
         took = now - self._made_at
-        session = payload.get("session")
+        session = self._configured.get("session")
         model = session.get("model") if isinstance(session, Mapping) else None
         self._expires = now + self.config.limits.max_duration
         self._report = replace(self._report, ready_at=self._recorder.unix(now))
@@ -293,7 +309,8 @@ class Session:
             effects.append(self._become(S.ACTIVE, now))
         if first:
             self._report = replace(self._report, started_at=self._recorder.unix(now))
-        self.ledger.buffer_ms = request.playout_buffer_ms
+        self.ledger.attached(request.playout_buffer_ms, request.mark_interval_ms > 0)
+        self._talk.caller_answers_clear = request.answers_clear
         self._marks.clear()
         self._talk.last_activity = now
         key = self.config.key
@@ -320,12 +337,10 @@ class Session:
         if self._drain_unix is not None:
             effects.append(SendLeg(Draining(self._drain_unix)))
         effects.append(AttachMedia(request))
-        if first and self.config.greet:
-            effects += self._talk.ask(now)
         return effects
 
     def _detach(self, cause: str, now: float) -> list[Effect]:
-        effects = self._talk.finish_interruption(None, now)
+        effects = self._talk.finish_interruption(now)
         return [*effects, DetachMedia(), self._recorder.event("leg_detached", now, cause=cause)]
 
     def _on_leg_lost(self, cause: str, now: float) -> list[Effect]:
@@ -338,10 +353,10 @@ class Session:
         match command:
             case ev.Progress():
                 key = (command.item_id, command.content_index)
-                self.ledger.acknowledge(key, command.played_ms, "progress")
+                self.ledger.acknowledge(key, command.played_ms, "progress", now)
                 return []
             case ev.MarkPlayed():
-                return self._on_mark_played(command)
+                return self._on_mark_played(command, now)
             case ev.Cleared():
                 return self._talk.cleared(command, now)
             case ev.ClientEvent(event):
@@ -360,12 +375,12 @@ class Session:
             case ev.Hangup():
                 return self._end(EndReason.CALLER_HANGUP, "the caller hung up", now, command.note)
 
-    def _on_mark_played(self, mark: ev.MarkPlayed) -> list[Effect]:
+    def _on_mark_played(self, mark: ev.MarkPlayed, now: float) -> list[Effect]:
         """A mark that comes back after a Clear proves nothing: some players return those that they threw
         away."""
         known = self._marks.pop(mark.name, None)
         if known is not None and known.epoch == mark.epoch and not self._talk.clearing(mark.epoch):
-            self.ledger.acknowledge((known.item_id, known.content_index), known.position_ms, "mark")
+            self.ledger.acknowledge((known.item_id, known.content_index), known.position_ms, "mark", now)
         return []
 
     def _on_part_sent(self, part: ev.PartSent) -> list[Effect]:
@@ -374,20 +389,28 @@ class Session:
         self._mark_number += 1
         name = f"m{self._mark_number}"
         self._marks[name] = _Mark(part.epoch, part.item_id, part.content_index, part.position_ms)
+        self.ledger.marked((part.item_id, part.content_index), part.position_ms)
         while len(self._marks) > MAX_MARKS:
             del self._marks[next(iter(self._marks))]
         return [SendLeg(Mark(name, part.epoch, part.item_id, part.content_index, int(part.position_ms)))]
 
     def _on_client_event(self, event: Mapping[str, Any], now: float) -> list[Effect]:
         kind = event.get("type")
-        if not isinstance(kind, str) or kind not in CLIENT_EVENT_TYPES:
-            allowed = ", ".join(sorted(CLIENT_EVENT_TYPES))
+        if not isinstance(kind, str) or kind not in ev.CLIENT_EVENT_TYPES:
+            allowed = ", ".join(sorted(ev.CLIENT_EVENT_TYPES))
             return self._refuse_event(str(kind), f"type {kind!r} is not allowed: use one of {allowed}")
-        return self._talk.pass_on(event, now)
+        if refusal := self._talk.refusal(event):
+            return self._refuse_event(kind, refusal)
+        return self._talk.pass_on(self._acts.completed(event), now)
 
     def _refuse_event(self, kind: str, message: str) -> list[Effect]:
         """Tell the caller's program; a mistake in a message costs no call."""
-        payload = {"type": "parley.client_event_refused", "event_type": kind[:100], "message": message}
+        return self._tell(
+            {"type": "parley.client_event_refused", "event_type": kind[:100], "message": message}
+        )
+
+    def _tell(self, payload: Mapping[str, Any]) -> list[Effect]:
+        """A conversation event of our own for the caller's program."""
         event = self._replay.add(payload)
         return [SendLeg(event)] if self.state is S.ACTIVE else []
 
@@ -457,10 +480,10 @@ class Session:
                 dues.append((due, EndReason.IDLE_TIMEOUT, text))
         if self._expires is not None:
             text = f"the session reached its limit of {limits.max_duration:g} s"
-            dues.append((self._expires, EndReason.MAX_DURATION, text))
+            dues.append((self._expires + self._acts.extra_seconds(), EndReason.MAX_DURATION, text))
         talk = self._talk.next_deadline()
-        if talk is not None:
-            dues.append((talk, None, ""))
+        acts = self._acts.next_deadline(self.state, self._expires)
+        dues += [(due, None, "") for due in (talk, acts) if due is not None]
         return dues
 
     def _on_deadline(self, now: float) -> list[Effect]:
@@ -478,6 +501,7 @@ class Session:
         if attached:
             effects += [DetachMedia(), self._recorder.event("leg_detached", now, cause="ended")]
         usage = self._usage()
+        effects += self._desk.end(now)
         effects.append(self._become(S.ENDED, now))
         self._report = replace(
             self._report, end_reason=reason, end_message=message, ended_at=self._recorder.unix(now)

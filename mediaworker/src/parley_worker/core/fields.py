@@ -1,0 +1,28 @@
+"""Fields of what a provider sends, read without trust: what is of another type counts as missing. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+MAX_INTEGER = 2**31 - 1
+
+
+def object_of(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """An object; empty when there is none."""
+    value = fields.get(name)
+    return value if isinstance(value, Mapping) else {}
+
+
+def text_of(fields: Mapping[str, Any], name: str) -> str:
+    """A text; empty when there is none."""
+    value = fields.get(name)
+    return value if isinstance(value, str) else ""
+
+
+def int_of(fields: Mapping[str, Any], name: str) -> int:
+    """0 to MAX_INTEGER: what a provider sends must fit the fields of our messages."""
+    value = fields.get(name)
+    if not isinstance(value, int) or isinstance(value, bool):
+        return 0
+    return min(max(value, 0), MAX_INTEGER)
