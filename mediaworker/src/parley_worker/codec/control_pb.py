@@ -178,6 +178,7 @@ def worker_report(
     capacity: int,
     sessions: int,
     journal_degraded: bool,
+    telephony: str = "",
 ) -> pb.WorkerReport:
     return pb.WorkerReport(
         worker=name,
@@ -187,6 +188,7 @@ def worker_report(
         capacity=capacity,
         sessions=sessions,
         journal_degraded=journal_degraded,
+        telephony_endpoint=telephony,
     )
 
 

@@ -265,6 +265,7 @@ class ControlService(control_pb2_grpc.WorkerControlServiceServicer):
             capacity=admission.capacity,
             sessions=admission.sessions,
             journal_degraded=self._sink.degraded,
+            telephony=self._registry.shards.endpoint(0).telephony,
         )
 
     async def _fence(self, fence: pb.Fence, context: Any, *, instance_optional: bool = False) -> None:

@@ -1323,6 +1323,7 @@ class WorkerReport(_message.Message):
     CAPACITY_FIELD_NUMBER: _builtins.int
     SESSIONS_FIELD_NUMBER: _builtins.int
     JOURNAL_DEGRADED_FIELD_NUMBER: _builtins.int
+    TELEPHONY_ENDPOINT_FIELD_NUMBER: _builtins.int
     worker: _builtins.str
     """Name of the worker (its pod)."""
     pod_uid: _builtins.str
@@ -1337,6 +1338,8 @@ class WorkerReport(_message.Message):
     """Sessions it runs."""
     journal_degraded: _builtins.bool
     """Events lost or late towards NATS: true while the journal's loss window is open."""
+    telephony_endpoint: _builtins.str
+    """URL of its endpoint for telephony streams; empty where it has none. A session's own report is the last word."""
     def __init__(
         self,
         *,
@@ -1347,10 +1350,11 @@ class WorkerReport(_message.Message):
         capacity: _builtins.int = ...,
         sessions: _builtins.int = ...,
         journal_degraded: _builtins.bool = ...,
+        telephony_endpoint: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "journal_degraded", b"journal_degraded", "pod_uid", b"pod_uid", "sessions", b"sessions", "state", b"state", "version", b"version", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "journal_degraded", b"journal_degraded", "pod_uid", b"pod_uid", "sessions", b"sessions", "state", b"state", "telephony_endpoint", b"telephony_endpoint", "version", b"version", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
