@@ -10,6 +10,8 @@ export PATH := $(CURDIR)/$(BIN):$(PARLEY_CACHE)/bin:$(PATH)
 PACKAGES := parley_operator parley_worker parley_realtime parley_client parley_local
 SOURCES := operator mediaworker client localprovider tests examples docs
 UV_COMPILE := uv pip compile --quiet --no-header --no-annotate --generate-hashes --no-emit-index-url --no-emit-find-links --universal --python-version 3.11
+PEERS_VENV ?= .venv-peers
+PEERS_STAMP = $(PEERS_VENV)/.parley-$(shell sha256sum requirements/peers.txt 2>/dev/null | cut -c1-16)
 SETUP_STAMP := $(VENV)/.parley-$(shell cat requirements/uv.txt requirements/dev.txt pyproject.toml 2>/dev/null | sha256sum | cut -c1-16)
 
 help: ## List the verbs
@@ -26,6 +28,14 @@ $(SETUP_STAMP):
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip sync --quiet --require-hashes requirements/dev.txt
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
 	@rm -f $(VENV)/.parley-*; touch $@
+
+peers: $(PEERS_STAMP) ## Make the environment of the independent clients from their pins
+
+$(PEERS_STAMP): | $(SETUP_STAMP)
+	@echo "== setting up $(PEERS_VENV)"
+	test -x $(PEERS_VENV)/bin/python || $(PYTHON) -m venv --without-pip $(PEERS_VENV)
+	VIRTUAL_ENV=$(PEERS_VENV) $(BIN)/uv pip sync --quiet --require-hashes requirements/peers.txt
+	@rm -f $(PEERS_VENV)/.parley-*; touch $@
 
 programs: ## Install or build the programs that the demo needs (flite, nats-server)
 	@$(CLUSTER)/packages.sh speech
@@ -57,7 +67,7 @@ verify-gen: setup ## The checked-in generated code is what the contracts give
 unit: setup ## No sockets, virtual time
 	$(BIN)/pytest tests/unit
 
-ground-conformance: programs
+ground-conformance: programs peers
 ground-integration: programs cluster-tools
 ground-e2e: programs cluster-tools
 
@@ -107,4 +117,4 @@ lock: setup ## Compile the pins anew from pyproject.toml
 clean: ## Remove what the build made in the tree
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
-.PHONY: help setup programs demo test lint types gen verify-gen unit integration conformance e2e chart-test cluster-tools ground-integration ground-conformance ground-e2e images cluster-up cluster-down docs verify-docs format lock clean
+.PHONY: help setup peers programs demo test lint types gen verify-gen unit integration conformance e2e chart-test cluster-tools ground-integration ground-conformance ground-e2e images cluster-up cluster-down docs verify-docs format lock clean
