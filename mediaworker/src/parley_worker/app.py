@@ -24,6 +24,7 @@ from parley_worker.clock import SystemClock
 from parley_worker.codec.control_pb import Endpoint
 from parley_worker.config import Address, Settings
 from parley_worker.core.admission import Admission, WorkerState
+from parley_worker.core.agent import ToolRouteKind
 from parley_worker.core.model import LimitsConfig, SessionConfig, SessionReport
 from parley_worker.runtime.deps import RunnerDeps
 from parley_worker.runtime.drain import END_SECONDS, Drain
@@ -31,13 +32,18 @@ from parley_worker.runtime.pacer import Pacer
 from parley_worker.runtime.registry import OneShard, Runner, SessionRegistry
 from parley_worker.runtime.session_runner import SessionRunner
 from parley_worker.runtime.supervisor import Supervisor
+from parley_worker.runtime.tool_calls import ToolServices
 from parley_worker.telemetry import logging as log_setup
 from parley_worker.telemetry.lag import LagProbe
 from parley_worker.telemetry.metrics import CONTENT_TYPE, Metrics
 from parley_worker.transport import control_server, grpc_base, media_server
 from parley_worker.transport.admin_http import AdminServer
 from parley_worker.transport.nats_bus import BusSettings, NatsBus, NullBus
+from parley_worker.transport.nats_connection import ConnectionSettings
+from parley_worker.transport.nats_tools import NatsTools
 from parley_worker.transport.tls import CertificateFiles
+from parley_worker.transport.tool_ports import ToolService
+from parley_worker.transport.webhook import Webhooks
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +104,7 @@ class WorkerApp:
             new_id=lambda prefix: f"{prefix}_{uuid.uuid4().hex}",
             random_token=lambda: secrets.token_urlsafe(32),
             worker_instance_id=self.instance,
+            tools=self._tool_services(clock),
         )
 
         def make_runner(config: SessionConfig) -> Runner:
@@ -134,6 +141,16 @@ class WorkerApp:
         self._control_server = grpc_base.new_server([guard] if settings.control_tls_dir else [])
         self._media_server = grpc_base.new_server()
 
+    def _tool_services(self, clock: SystemClock) -> ToolServices:
+        settings = self.settings
+        self._webhooks = Webhooks(clock)
+        services: dict[ToolRouteKind, ToolService] = {ToolRouteKind.WEBHOOK: self._webhooks}
+        self._nats_tools = None
+        if settings.nats_url:
+            self._nats_tools = NatsTools(_nats(settings, "tools"), self.metrics.task_crashed)
+            services[ToolRouteKind.NATS] = self._nats_tools
+        return ToolServices(services, settings.tool_calls)
+
     def _on_drain(self) -> None:
         self.supervisor.spawn("health", self._set_health(False))
 
@@ -155,6 +172,8 @@ class WorkerApp:
     async def _start(self) -> None:
         settings = self.settings
         self.supervisor.spawn("nats", self.bus.run(), vital=True)
+        if self._nats_tools is not None:
+            self.supervisor.spawn("nats-tools", self._nats_tools.run(), vital=True)
         self.supervisor.spawn("lag", self.lag.run(), vital=True)
         media = media_server.MediaSettings(self.instance)
         media_server.add_to_server(self._media_server, self.registry, self.metrics, media)
@@ -194,6 +213,7 @@ class WorkerApp:
         await asyncio.gather(self._control_server.stop(SERVER_GRACE), self._media_server.stop(SERVER_GRACE))
         await self.bus.close(self.settings.flush_timeout)
         await self._admin.stop()
+        await self._webhooks.close()
         await self.supervisor.stop()
 
     def ready_line(self) -> str:
@@ -227,6 +247,11 @@ def _bus(settings: Settings, instance: str, clock: SystemClock, metrics: Metrics
         window=settings.event_window,
     )
     return NatsBus(bus_settings, worker=settings.name, instance=instance, clock=clock, metrics=metrics)
+
+
+def _nats(settings: Settings, part: str) -> ConnectionSettings:
+    name = f"parley-worker {settings.name} {part}"
+    return ConnectionSettings(settings.nats_url, name, settings.nats_creds, settings.nats_tls_dir)
 
 
 def _credentials(directory: Path | None, *, mutual: bool) -> grpc.ServerCredentials | None:

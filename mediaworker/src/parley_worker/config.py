@@ -223,6 +223,9 @@ class Settings:
         _integer(1024, 1 << 40), "bytes of records that wait for NATS at most", 64 << 20
     )
     event_window: int = _var(_integer(1, 4000), "records sent to NATS and not yet acknowledged at most", 256)
+    tool_calls: int = _var(
+        _integer(1, 100_000), "function calls that services answer at once at most; more are refused", 256
+    )
     drain_timeout: float = _var(_seconds(0, 86400), "seconds that sessions may go on after SIGTERM", 60.0)
     flush_timeout: float = _var(_seconds(0, 600), "seconds to deliver waiting records at the end", 5.0)
     max_duration: float = _var(_seconds(1, 86400), "default limit of a session's life", 3600.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from parley_worker.runtime.provider import may_be_provider
+from parley_worker.core.addresses import may_be_reached
 
 
 @pytest.mark.parametrize(
@@ -11,9 +11,9 @@ from parley_worker.runtime.provider import may_be_provider
     ["169.254.169.254", "fe80::1%eth0", "::ffff:169.254.169.254", "224.0.0.1", "0.0.0.0", "100.100.100.200"],
 )
 def test_metadata_and_link_local_addresses_are_refused(address: str) -> None:
-    assert not may_be_provider(address)
+    assert not may_be_reached(address)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "10.96.0.20", "203.0.113.7", "2001:db8::1"])
 def test_others_are_allowed(address: str) -> None:
-    assert may_be_provider(address)
+    assert may_be_reached(address)

@@ -12,7 +12,7 @@ from typing import Any
 from parley_worker.core.agent import ToolRoute, ToolRouteKind
 from parley_worker.core.effects import CallTool, CancelTool, Effect, ObserveTool, SendProvider
 from parley_worker.core.fields import object_of, text_of
-from parley_worker.core.recorder import Recorder
+from parley_worker.core.recorder import Recorder, well_formed
 from parley_worker.core.tool_routing import (
     ToolCode,
     ToolProblem,
@@ -49,6 +49,7 @@ class ToolDesk:
     def called(self, item: Payload, response_id: str, now: float) -> list[Effect]:
         """A function call of the model, complete. One that was cut off is none."""
         call_id, name, arguments = (text_of(item, key) for key in ("call_id", "name", "arguments"))
+        arguments = str(well_formed(arguments))
         if item.get("status") == "incomplete":
             return []
         route = self.routes.find(name)

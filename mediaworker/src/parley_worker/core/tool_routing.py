@@ -129,6 +129,24 @@ def too_large(route: ToolRoute, size: int | None = None) -> ToolProblem:
     return ToolProblem(ToolCode.TOO_LARGE, text)
 
 
+def result_text(data: bytes, content_type: str, name: str) -> str | ToolProblem:
+    """What a service returned as text for the model. What says that it is JSON must be; nothing is `null`."""
+    kind = content_type.partition(";")[0].strip().lower()
+    is_json = kind == "application/json" or kind.endswith("+json")
+    try:
+        text = data.decode()
+        if text.strip() and is_json:
+            json.loads(text)
+    except (ValueError, RecursionError):
+        problem = f"what {name!r} returned is not {'JSON' if is_json else 'text'}"
+        return ToolProblem(ToolCode.INVALID_RESULT, problem)
+    return text if text.strip() else "null"
+
+
+def unreachable(name: str) -> ToolProblem:
+    return ToolProblem(ToolCode.UNAVAILABLE, f"{name!r} cannot be reached at the moment")
+
+
 def timed_out(route: ToolRoute) -> ToolProblem:
     text = f"{route.name!r} did not answer within {route.timeout:g} seconds"
     return ToolProblem(ToolCode.TIMEOUT, text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import ipaddress
 import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,11 +12,10 @@ from parley_realtime import RealtimeAPIClient, RealtimeAPIClientParameters, Real
 from parley_realtime.events import MediaChunk, MediaSource
 from parley_realtime.formats import AudioFormat
 
+from parley_worker.core.addresses import may_be_reached
 from parley_worker.core.model import DEFAULT_PROVIDER_AUDIO, SessionConfig
 
 _FORMAT_NAMES = {"pcm16": "pcm16", "g711_ulaw": "pcmu", "g711_alaw": "pcma"}
-
-_METADATA = frozenset({"100.100.100.200", "192.0.0.192", "fd00:ec2::254"})
 
 OnEvent = Callable[[Mapping[str, Any]], None]
 OnAudio = Callable[[bytes, str, str, int], None]
@@ -106,7 +104,7 @@ def open_provider(
         observer=on_event,
         clear_on_speech=False,
         privacy=config.privacy,
-        allow_address=may_be_provider,
+        allow_address=may_be_reached,
         connect_timeout=connect_timeout,
         close_timeout=close_timeout,
         input_format=audio,
@@ -114,17 +112,6 @@ def open_provider(
     )
     kind = beta.RealtimeAPIClient if provider.api_version == "beta" else RealtimeAPIClient
     return Provider(kind(parameters), _Unit(on_audio, on_audio_done))
-
-
-def may_be_provider(address: str) -> bool:
-    """False for addresses that are never a provider's: link-local (cloud metadata), multicast, unspecified.
-
-    The control plane judges URLs; only here is it known what a name really leads to.
-    """
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if ip.version == 6 and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
-    return not (ip.is_link_local or ip.is_multicast or ip.is_unspecified or str(ip) in _METADATA)
 
 
 def _is_tls(url: str) -> bool:

@@ -25,6 +25,7 @@ from parley_worker.core.model import EndReason, SessionConfig, SessionReport, Se
 from parley_worker.core.session import Session, SessionBounds
 from parley_worker.runtime.deps import RunnerDeps
 from parley_worker.runtime.provider import Provider, open_provider
+from parley_worker.runtime.tool_calls import ToolCalls
 from parley_worker.transport.ports import LegPort
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ class SessionRunner:
         self._timer: asyncio.TimerHandle | None = None
         self._left_connecting = asyncio.Event()
         self._ended = asyncio.Event()
+        self._tools = ToolCalls(config.key, deps.tools, clock, self._feed, deps.metrics.task_crashed)
 
     # What the process asks
 
@@ -107,8 +109,10 @@ class SessionRunner:
             self._do(self._session.start(self._deps.clock.monotonic()))
             self._arm()
             async with asyncio.TaskGroup() as tasks:
+                self._tools.open(tasks)
                 provide = tasks.create_task(self._provide(), name="provider of a session")
                 await self._ended.wait()
+                self._tools.stop()
                 if self._provider is not None:
                     self._provider.close()
                 done, _ = await asyncio.wait((provide,), timeout=self._deps.settings.close_timeout)
@@ -127,6 +131,7 @@ class SessionRunner:
         if self._timer is not None:
             self._timer.cancel()
         self._deps.pacer.cancel(self)
+        self._tools.stop()
         if self._provider is not None:
             self._provider.close()
         self._left_connecting.set()
@@ -372,6 +377,12 @@ class SessionRunner:
                 self._drop_leg(refusal, cause)
             case fx.StateChanged(state):
                 self._state_changed(state)
+            case fx.CallTool():
+                self._tools.start(effect)
+            case fx.CancelTool(call_id):
+                self._tools.cancel(call_id)
+            case fx.ObserveTool(route, outcome, seconds):
+                self._deps.metrics.tool_call(route, outcome, seconds)
             case fx.Observe():
                 self._observe(effect)
 
@@ -408,7 +419,7 @@ class SessionRunner:
         self._messages = Budget(MESSAGES_A_SECOND, MESSAGES_BURST)
         burst = self._deps.settings.input_burst
         self._input = InputPath(request.input_format, self._session.provider_format, burst)
-        self._output.attach(request.output_format, request.mode)
+        self._output.attach(request.output_format, request.mode, request.mark_interval_ms)
         self._pump()
 
     def _drop_leg(self, refusal: ev.LegRefusal | None, cause: str) -> None:

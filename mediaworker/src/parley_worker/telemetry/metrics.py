@@ -99,6 +99,19 @@ class Metrics:
             ["reason"],
             registry=r,
         )
+        self._tool_calls = Counter(
+            p + "tool_calls_total",
+            "Function calls that are over, by route and outcome (ok or the error's code).",
+            ["route", "outcome"],
+            registry=r,
+        )
+        self._tool_seconds = Histogram(
+            p + "tool_call_seconds",
+            "From a function call to its result or error, by route.",
+            ["route"],
+            buckets=_LATENCY,
+            registry=r,
+        )
         published = Counter(
             p + "events_published_total", "Records acknowledged by NATS.", ["kind"], registry=r
         )
@@ -206,6 +219,13 @@ class Metrics:
     def provider_error(self, reason: str) -> None:
         """`reason` is an endReason word, or `ErrorEvent` for an error event, before an end or not."""
         self._provider_errors.labels(reason).inc()
+
+    # Function calls
+
+    def tool_call(self, route: str, outcome: str, seconds: float) -> None:
+        """`route` is a kind of route or `mcp`; `outcome` is `ok` or an error code."""
+        self._tool_calls.labels(route, outcome).inc()
+        self._tool_seconds.labels(route).observe(seconds)
 
     # Events and journal; `kind` is `event` or `journal`
 

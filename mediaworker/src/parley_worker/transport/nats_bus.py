@@ -14,10 +14,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import ssl
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 import nats.errors
 from nats.aio.client import Client
@@ -30,6 +28,7 @@ from parley_worker.core.model import SessionKey
 from parley_worker.core.outbox import Entry, Lane, Outbox
 from parley_worker.core.records import EventRecord, RecordKind
 from parley_worker.telemetry.metrics import Metrics
+from parley_worker.transport.nats_connection import FAILURES, ConnectionSettings, close_client, open_client
 from parley_worker.transport.nats_flight import AckInbox, Flight, Gate, StreamRefused
 
 log = logging.getLogger(__name__)
@@ -38,17 +37,12 @@ LATE_SECONDS = 5.0
 _WRONG_LAST_SEQUENCE = (10071, 10164)
 _STREAM_EXISTS = 10058
 _TOO_BIG = 10054
-_FAILURES = (OSError, nats.errors.Error, TimeoutError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
-class BusSettings:
-    """Where NATS is and how much may wait. Seconds and bytes. URLs may hold passwords: not in reprs."""
+class BusSettings(ConnectionSettings):
+    """Where NATS is and how much may wait. Seconds and bytes."""
 
-    url: str = field(repr=False)
-    name: str = "parley-worker"
-    creds: Path | None = None
-    tls_dir: Path | None = None
     replicas: int = 1
     max_age: float = 7 * 86400.0
     max_bytes: int = 1 << 30
@@ -56,11 +50,7 @@ class BusSettings:
     buffer_count: int = 100_000
     buffer_bytes: int = 64 << 20
     window: int = 256
-    connect_timeout: float = 3.0
     ack_timeout: float = 5.0
-    ping_interval: float = 5.0
-    retry_min: float = 0.1
-    retry_max: float = 2.0
 
 
 class NullBus:
@@ -176,7 +166,7 @@ class NatsBus:
                 await self._deliver(client, js)
                 if not self._closed:
                     log.warning("lost NATS: records wait")
-            except _FAILURES as error:
+            except FAILURES as error:
                 if not told:
                     log.warning("NATS cannot be used: %s: %s; records wait", type(error).__name__, error)
                 told = True
@@ -187,37 +177,14 @@ class NatsBus:
             finally:
                 self._set_connected(False)
                 self._outbox.put_all_back()
-                await self._shut(client)
+                await close_client(client)
             self._gauges()
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))
             delay = min(delay * 2, self._settings.retry_max)
 
     async def _open(self, client: Client) -> JetStreamContext:
         settings = self._settings
-
-        async def on_error(error: Exception) -> None:
-            log.debug("nats client: %s", error)
-
-        async def on_disconnect() -> None:
-            self._wake.set()
-
-        async with asyncio.timeout(settings.connect_timeout):
-            await client.connect(
-                servers=settings.url.split(","),
-                name=settings.name,
-                error_cb=on_error,
-                disconnected_cb=on_disconnect,
-                closed_cb=on_disconnect,
-                allow_reconnect=False,
-                max_reconnect_attempts=1,
-                reconnect_time_wait=0,
-                connect_timeout=max(1, round(settings.connect_timeout)),
-                ping_interval=settings.ping_interval,  # type: ignore[arg-type]
-                max_outstanding_pings=2,
-                user_credentials=str(settings.creds) if settings.creds else None,
-                tls=_tls(settings.tls_dir),
-                inbox_prefix=b"_INBOX",
-            )
+        await open_client(client, settings, self._wake.set)
         js = client.jetstream(timeout=settings.ack_timeout)
         await self._ensure(js, events_pb.EVENTS_STREAM, events_pb.EVENTS_SUBJECTS)
         await self._ensure(js, events_pb.JOURNAL_STREAM, events_pb.JOURNAL_SUBJECTS)
@@ -251,17 +218,6 @@ class NatsBus:
         except APIError as error:
             if error.err_code != _STREAM_EXISTS:
                 raise
-
-    async def _shut(self, client: Client) -> None:
-        try:
-            async with asyncio.timeout(2):
-                await client.close()
-        except Exception as error:  # noqa: BLE001 - it is being thrown away, in whatever state it is
-            log.debug("closing NATS: %s", error)
-        # A connection that breaks while it is closed leaves the tasks of its subscriptions behind.
-        for subscription in client._subs.values():
-            if subscription._wait_for_msgs_task is not None:
-                subscription._wait_for_msgs_task.cancel()
 
     def _set_connected(self, connected: bool) -> None:
         self._connected = connected
@@ -400,12 +356,3 @@ class NatsBus:
 
 def _window(settings: BusSettings) -> float:
     return min(settings.duplicate_window, settings.max_age) if settings.max_age else settings.duplicate_window
-
-
-def _tls(directory: Path | None) -> ssl.SSLContext | None:
-    if directory is None:
-        return None
-    context = ssl.create_default_context(cafile=str(directory / "ca.crt"))
-    if (directory / "tls.crt").is_file():
-        context.load_cert_chain(directory / "tls.crt", directory / "tls.key")
-    return context
