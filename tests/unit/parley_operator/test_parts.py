@@ -49,7 +49,7 @@ def test_durations_that_are_none(text: str) -> None:
         ({"agentRef": {"name": "a"}, "privacy": "yes"}, "spec.privacy: must be true or false"),
         ({"agentRef": {"name": "a"}, "recovery": {"policy": "Resume"}}, "spec.recovery.policy: 'Resume'"),
         ({"agent": {"provider": {"type": "custom"}}}, "spec.agent.provider.url: is required"),
-        ({"agent": {"provider": {"type": "azure"}}}, "spec.agent.provider.type: 'azure' is not supported"),
+        ({"agent": {"provider": {"type": "aws"}}}, "spec.agent.provider.type: 'aws' is not supported"),
         ({"agent": {}}, "spec.agent.provider: is required"),
         ({"agentRef": {"name": "a"}, "ttlSecondsAfterFinished": -1}, "spec.ttlSecondsAfterFinished: is -1"),
         (

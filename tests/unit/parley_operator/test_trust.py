@@ -18,6 +18,7 @@ from parley_operator.domain.checks import (
     check_namespace,
     check_plaintext,
 )
+from parley_operator.domain.conduct import Materials
 from parley_operator.domain.hosts import canonical_host, is_forbidden, is_loopback, parse_url
 from parley_operator.domain.merge import deep_merge, merge_provider, session_object
 from parley_operator.domain.observation import Plan, Subject
@@ -197,7 +198,9 @@ def test_another_address_drops_the_agents_key() -> None:
 def test_openai_needs_a_key() -> None:
     agent = parse_agent_spec({"provider": {"type": "openai"}})
     subject = Subject("ns", "s", "u", 1, 0.0, None)
-    found = make_plan(subject, SessionSpec(agent_ref="a"), agent, PoolView("ns", "p", PoolSpec()), None)
+    found = make_plan(
+        subject, SessionSpec(agent_ref="a"), agent, PoolView("ns", "p", PoolSpec()), Materials()
+    )
     assert isinstance(found, Problem)
     assert found.reason == "CredentialsMissing"
 
@@ -213,7 +216,7 @@ def test_a_plan_holds_what_the_worker_runs() -> None:
     )
     subject = Subject("ns", "s", "u", 1, 0.0, None)
     spec = SessionSpec(agent_ref="a", session={"instructions": "Bye"})
-    found = make_plan(subject, spec, agent, PoolView("ns", "p", PoolSpec()), secret())
+    found = make_plan(subject, spec, agent, PoolView("ns", "p", PoolSpec()), Materials({"key": secret()}))
     assert isinstance(found, Plan)
     assert found.provider.url == "wss://api.openai.com/v1/realtime"
     assert found.provider.api_key.reveal() == "sk-1234"

@@ -27,6 +27,10 @@ RESOURCES: Final = {
 
 LABEL_CREDENTIALS: Final = f"{GROUP}/provider-credentials"
 ANNOTATION_PROVIDER_HOSTS: Final = f"{GROUP}/provider-hosts"
+LABEL_TOOL_CREDENTIALS: Final = f"{GROUP}/tool-credentials"
+ANNOTATION_TOOL_HOSTS: Final = f"{GROUP}/tool-hosts"
+LABEL_RECORDING_CREDENTIALS: Final = f"{GROUP}/recording-credentials"
+ANNOTATION_RECORDING_HOSTS: Final = f"{GROUP}/recording-hosts"
 LABEL_POOL: Final = f"{GROUP}/pool"
 LABEL_SESSION: Final = f"{GROUP}/session"
 ANNOTATION_SPEC_HASH: Final = f"{GROUP}/spec-hash"
@@ -37,6 +41,7 @@ ANNOTATION_ATTEMPT: Final = f"{GROUP}/attempt"
 
 TICKET_KEY: Final = "ticket"
 ENDPOINT_KEY: Final = "endpoint"
+TELEPHONY_ENDPOINT_KEY: Final = "telephonyEndpoint"
 TLS_SERVER_NAME_KEY: Final = "tlsServerName"
 CA_KEY: Final = "ca.crt"
 

@@ -11,23 +11,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
+from .conduct import (
+    BehaviourSpec,
+    RecordingSpec,
+    RecoverySpec,
+    ScenarioSpec,
+    check_folder,
+    parse_behaviour,
+    parse_recording,
+    parse_recovery,
+    parse_scenario,
+)
 from .constants import Body
 from .fields import FieldError, Fields
+from .references import SecretRef as SecretRef
+from .references import parse_secret_ref
+from .tools import ToolSpec, parse_tools, refuse_routes
 
-PROVIDER_TYPES = ("openai", "custom")
+PROVIDER_TYPES = ("openai", "azure", "custom")
 API_VERSIONS = ("ga", "beta")
 PROVIDER_FORMATS = ("pcm16", "g711_ulaw", "g711_alaw")
 DEFAULT_QUEUE_TIMEOUT = 30.0
 DEFAULT_ALLOWED_HOSTS = ("api.openai.com",)
 DEFAULT_DRAIN_TIMEOUT = 300.0
-
-
-@dataclass(frozen=True, slots=True)
-class SecretRef:
-    """A key of a Secret in the session's own namespace."""
-
-    name: str
-    key: str = "apiKey"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +54,11 @@ class AgentSpec:
     provider: ProviderSpec
     instructions: str = ""
     voice: str = ""
-    tools: tuple[Mapping[str, object], ...] = ()
+    tools: tuple[ToolSpec, ...] = ()
     speaks_first: bool = False
     session: Mapping[str, object] = field(default_factory=dict)
+    behaviour: BehaviourSpec = field(default_factory=BehaviourSpec)
+    scenario: ScenarioSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +93,9 @@ class SessionSpec:
     limits: LimitsSpec = LimitsSpec()
     ticket: bool = True
     privacy: bool = False
+    scenario: ScenarioSpec | None = None
+    recording: RecordingSpec | None = None
+    recovery: RecoverySpec = field(default_factory=RecoverySpec)
     ttl_after_finished: float | None = None
 
 
@@ -98,6 +109,22 @@ class Exposure:
 
 
 @dataclass(frozen=True, slots=True)
+class Places:
+    """Where something may go: hosts as `host`, `host:port` or `*.suffix`, and folders."""
+
+    hosts: tuple[str, ...] = ()
+    directories: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ScenarioRules:
+    """Which scenarios may run. `entry_points` are patterns with `*`; `source`: also source in ConfigMaps."""
+
+    source: bool = False
+    entry_points: tuple[str, ...] = ("*",)
+
+
+@dataclass(frozen=True, slots=True)
 class PoolSpec:
     """A fleet of workers."""
 
@@ -105,6 +132,10 @@ class PoolSpec:
     sessions_per_worker: int = 20
     allowed_namespaces: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = DEFAULT_ALLOWED_HOSTS
+    scenarios: ScenarioRules = ScenarioRules()
+    tool_hosts: tuple[str, ...] = ()
+    media: Places = Places()
+    recordings: Places = Places()
     exposure: Exposure = Exposure()
     pod_template: Mapping[str, object] = field(default_factory=dict)
     drain_timeout: float = DEFAULT_DRAIN_TIMEOUT
@@ -112,11 +143,7 @@ class PoolSpec:
 
 def parse_provider(fields: Fields, *, partial: bool) -> ProviderSpec:
     kind = fields.choice("type", PROVIDER_TYPES, "" if partial else "openai")
-    reference = None
-    if fields.has("credentialsSecretRef"):
-        ref = fields.child("credentialsSecretRef")
-        reference = SecretRef(ref.name("name"), ref.text("key", "apiKey", longest=253) or "apiKey")
-        ref.finish()
+    reference = parse_secret_ref(fields, "credentialsSecretRef", "apiKey")
     found = ProviderSpec(
         type=kind,
         url=fields.text("url", longest=2048),
@@ -132,29 +159,27 @@ def parse_provider(fields: Fields, *, partial: bool) -> ProviderSpec:
 
 def check_provider(provider: ProviderSpec, path: str) -> None:
     """What must hold of a complete provider."""
-    if provider.type == "custom" and not provider.url:
-        raise FieldError(f"{path}.url", "is required when type is custom")
     if provider.type == "openai" and provider.url:
-        raise FieldError(f"{path}.url", "is only for type custom; leave it out for openai")
+        raise FieldError(f"{path}.url", "is only for types azure and custom; leave it out for openai")
+    if provider.type != "openai" and not provider.url:
+        raise FieldError(f"{path}.url", f"is required when type is {provider.type}")
 
 
 def parse_agent_spec(value: object, path: str = "spec") -> AgentSpec:
     fields = Fields(value, path)
-    tools: list[Mapping[str, object]] = []
-    for index, item in enumerate(fields.items("tools", most=128)):
-        if not isinstance(item, Mapping):
-            raise FieldError(f"{path}.tools[{index}]", "must be an object with type, name and parameters")
-        tools.append(cast("Mapping[str, object]", item))
     if not fields.has("provider"):
         raise FieldError(f"{path}.provider", "is required")
     found = AgentSpec(
         provider=parse_provider(fields.child("provider"), partial=False),
         instructions=fields.text("instructions", longest=65536),
         voice=fields.text("voice", longest=128),
-        tools=tuple(tools),
+        tools=parse_tools(fields),
         speaks_first=fields.flag("speaksFirst"),
         session=fields.mapping("session"),
+        behaviour=parse_behaviour(fields),
+        scenario=parse_scenario(fields, partial=False),
     )
+    refuse_routes(found.session, fields.at("session"))
     fields.finish()
     return found
 
@@ -180,8 +205,8 @@ def parse_session_spec(value: object) -> SessionSpec:
         ref = fields.child("agentRef")
         agent_ref = ref.name("name")
         ref.finish()
-    audio, pool, access, recovery = (fields.child(k) for k in ("audio", "poolRef", "access", "recovery"))
-    recovery.choice("policy", ("Fail",), "Fail")
+    audio, pool, access = (fields.child(k) for k in ("audio", "poolRef", "access"))
+    privacy = fields.flag("privacy")
     ttl = fields.number("ttlSecondsAfterFinished", -1, least=0, most=31_536_000)
     found = SessionSpec(
         agent_ref=agent_ref,
@@ -192,10 +217,14 @@ def parse_session_spec(value: object) -> SessionSpec:
         pool=PoolRef(pool.name("name", "default"), pool.name("namespace", "")),
         limits=parse_limits(fields.child("limits")),
         ticket=access.choice("ticket", ("Secret", "None"), "Secret") == "Secret",
-        privacy=fields.flag("privacy"),
+        privacy=privacy,
+        scenario=parse_scenario(fields, partial=True),
+        recording=parse_recording(fields, privacy=privacy),
+        recovery=parse_recovery(fields.child("recovery")),
         ttl_after_finished=None if ttl < 0 else float(ttl),
     )
-    for part in (audio, pool, access, recovery, fields):
+    refuse_routes(found.session, "spec.session")
+    for part in (audio, pool, access, fields):
         part.finish()
     return found
 
@@ -215,12 +244,34 @@ def parse_pool_spec(value: object) -> PoolSpec:
         sessions_per_worker=fields.number("sessionsPerWorker", 20, least=1, most=10000),
         allowed_namespaces=fields.texts("allowedNamespaces", most=256),
         allowed_hosts=hosts,
+        scenarios=_scenario_rules(fields.child("scenarios")),
+        tool_hosts=_places(fields.child("tools"), folders=False).hosts,
+        media=_places(fields.child("media")),
+        recordings=_places(fields.child("recordings")),
         exposure=Exposure(host_port, least, most),
         pod_template=fields.mapping("podTemplate"),
         drain_timeout=strategy.duration("drainTimeout", DEFAULT_DRAIN_TIMEOUT),
     )
     for part in (provider, ports, exposure, strategy, fields):
         part.finish()
+    return found
+
+
+def _places(fields: Fields, *, folders: bool = True) -> Places:
+    hosts = fields.texts("allowedHosts", most=64)
+    paths = fields.texts("directories", most=16) if folders else ()
+    found = Places(
+        hosts,
+        tuple(check_folder(path, f"{fields.at('directories')}[{i}]") for i, path in enumerate(paths)),
+    )
+    fields.finish()
+    return found
+
+
+def _scenario_rules(fields: Fields) -> ScenarioRules:
+    points = fields.texts("entryPoints", most=64) if fields.has("entryPoints") else ("*",)
+    found = ScenarioRules(fields.flag("allowSource"), points)
+    fields.finish()
     return found
 
 

@@ -262,6 +262,9 @@ def _facts(seen: Observation, placement: Placement) -> dict[str, object]:
         "attempt": placement.attempt,
         "queue": None,
     }
+    telephony = (seen.report.telephony_endpoint if seen.report else "") or placement.telephony_endpoint
+    if telephony:
+        facts["telephonyEndpoint"] = telephony
     if seen.ticket_hash:
         facts["ticketHash"] = seen.ticket_hash
         facts["ticketSecretRef"] = {"name": seen.ticket_secret}

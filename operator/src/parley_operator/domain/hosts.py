@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from urllib.parse import urlsplit
@@ -37,17 +37,19 @@ class Endpoint:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def parse_url(url: str, path: str) -> Endpoint:
-    """The endpoint of a ws, wss, http or https URL. Raises `FieldError` for anything else."""
+def parse_url(url: str, path: str, schemes: Sequence[str] = ("wss", "ws", "https", "http")) -> Endpoint:
+    """The endpoint of a URL of one of the schemes. Raises `FieldError` for anything else."""
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise FieldError(path, "is not a URL that can be read; write wss://host[:port]/path") from error
-    if parts.scheme not in _PORTS:
-        raise FieldError(path, "must begin with wss://, ws://, https:// or http://")
+        words = f"is not a URL that can be read; write {schemes[0]}://host[:port]/path"
+        raise FieldError(path, words) from error
+    if parts.scheme not in schemes:
+        known = [f"{scheme}://" for scheme in schemes]
+        raise FieldError(path, f"must begin with {', '.join(known[:-1])} or {known[-1]}")
     if parts.username is not None or parts.password is not None:
-        raise FieldError(path, "must not hold a user name or password; use credentialsSecretRef")
+        raise FieldError(path, "must not hold a user name or password; name a Secret")
     if not parts.hostname:
         raise FieldError(path, "has no host")
     if re.search(r"[\s\x00-\x20\\%]", parts.netloc):

@@ -56,7 +56,7 @@ def session_object(agent: AgentSpec, session: SessionSpec, api_version: str) -> 
     if agent.instructions:
         base["instructions"] = agent.instructions
     if agent.tools:
-        base["tools"] = [dict(tool) for tool in agent.tools]
+        base["tools"] = [dict(tool.definition) for tool in agent.tools]
     if api_version == "ga":
         base["type"] = "realtime"
         if agent.voice:

@@ -9,6 +9,8 @@ from enum import Enum, StrEnum
 from parley_operator.api.secret import SecretText
 from parley_operator.api.v1alpha1 import LimitsSpec
 
+from .conduct import Conduct
+
 
 def worker_id(namespace: str, name: str) -> str:
     """The key of a worker: pods of two namespaces may have one name. Without a namespace just the name."""
@@ -61,6 +63,7 @@ class SessionReport:
     shard: int = 0
     endpoint: str = ""
     tls_server_name: str = ""
+    telephony_endpoint: str = ""
     ready_time: float = 0.0
     start_time: float = 0.0
     end_time: float = 0.0
@@ -80,7 +83,7 @@ class WorkerView:
 
     `name` is its `worker_id`. `instance_id` is empty until the first snapshot. `silent_for` is seconds since
     it was last heard; `dead` that its container is known not to run. `media_endpoint` is where callers will
-    reach it, as far as known.
+    reach it, as far as known; `telephony_endpoint` the URL for telephony streams, empty for none.
     """
 
     name: str
@@ -96,6 +99,7 @@ class WorkerView:
     dead: bool = False
     media_endpoint: str = ""
     tls_server_name: str = ""
+    telephony_endpoint: str = ""
     journal_degraded: bool = False
 
     @property
@@ -115,6 +119,7 @@ class ProviderTarget:
     api_version: str
     model: str
     api_key: SecretText = field(repr=False)
+    type: str = "custom"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +138,7 @@ class AdmitRequest:
     ticket_sha256: bytes
     privacy: bool
     provider_audio: str
+    conduct: Conduct = field(default_factory=Conduct)
 
 
 class AdmitVerdict(StrEnum):
@@ -165,6 +171,7 @@ class AdmitOutcome:
     shard: int = 0
     endpoint: str = ""
     tls_server_name: str = ""
+    telephony_endpoint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,5 +184,6 @@ class Placement:
     shard: int = 0
     endpoint: str = ""
     tls_server_name: str = ""
+    telephony_endpoint: str = ""
     confirmed: bool = False
     since: float = 0.0

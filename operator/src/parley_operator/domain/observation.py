@@ -9,6 +9,7 @@ from enum import Enum
 from parley_operator.api.v1alpha1 import SessionSpec
 
 from .checks import Problem
+from .conduct import Conduct
 from .ledger import Load
 from .model import Placement, ProviderTarget, SessionReport
 from .phases import TERMINAL, Phase
@@ -33,6 +34,7 @@ class Plan:
     provider: ProviderTarget
     session_json: str
     greet: bool
+    conduct: Conduct = field(default_factory=Conduct)
 
 
 @dataclass(frozen=True, slots=True)

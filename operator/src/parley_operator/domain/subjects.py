@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from parley_operator.api.constants import Body
 from parley_operator.api.fields import FieldError
@@ -30,6 +30,7 @@ from .checks import (
     check_plaintext,
     problem_of,
 )
+from .conduct import Materials, Needs, check_conduct, conduct_needs, plan_conduct
 from .hosts import parse_url
 from .merge import merge_provider, provider_url, session_json
 from .model import Placement, ProviderTarget, worker_id
@@ -85,6 +86,7 @@ def bound_placement(status: Mapping[str, object]) -> Placement | None:
         shard=shard if isinstance(shard, int) else 0,
         endpoint=text_at(status, "worker", "endpoint"),
         tls_server_name=text_at(status, "worker", "tlsServerName"),
+        telephony_endpoint=text_at(status, "telephonyEndpoint"),
         confirmed=not _asking(status),
     )
 
@@ -114,14 +116,20 @@ def owned_by(body: Mapping[str, object], uid: str) -> bool:
     return isinstance(owners, list) and any(isinstance(o, Mapping) and o.get("uid") == uid for o in owners)
 
 
-def secret_needed(agent: AgentSpec, spec: SessionSpec) -> str:
-    """Name of the credentials Secret that the session needs; empty for none. Raises `FieldError`."""
+def config_map_data(body: Body) -> dict[str, str]:
+    """The text entries of a ConfigMap."""
+    return {key: text for key, text in map_at(body, "data").items() if isinstance(text, str)}
+
+
+def needs_of(agent: AgentSpec, spec: SessionSpec) -> Needs:
+    """What must be read before the session can be judged. Raises `FieldError`."""
+    needs = conduct_needs(agent, spec)
     reference = merge_provider(agent.provider, spec.provider).credentials
-    return reference.name if reference else ""
+    return replace(needs, secrets=needs.secrets | {reference.name}) if reference else needs
 
 
 def make_plan(
-    subject: Subject, spec: SessionSpec, agent: AgentSpec, pool: PoolView, secret: SecretView | None
+    subject: Subject, spec: SessionSpec, agent: AgentSpec, pool: PoolView, given: Materials
 ) -> Plan | Problem:
     """Apply every trust rule; a plan is a session that may be placed."""
     outside = check_namespace(pool.spec, pool.name, pool.namespace, subject.namespace)
@@ -140,28 +148,36 @@ def make_plan(
     forbidden = check_host(endpoint, pool.spec, field_path)
     if forbidden:
         return forbidden
+    refused = check_conduct(agent, spec, pool.spec)
+    if refused:
+        return refused
     key = SecretText("")
     where = field_path.removesuffix(".url")
     if provider.credentials is not None:
         plain = check_plaintext(endpoint, pool.spec, field_path)
         if plain:
             return plain
+        secret = given.secrets.get(provider.credentials.name)
         found = check_credentials(provider.credentials, secret, subject.namespace, endpoint, where)
         if isinstance(found, Problem):
             return found
         key = found
-    elif provider.type == "openai":
+    elif provider.type != "custom":
         return Problem(
             "CredentialsMissing",
-            f"{where}.credentialsSecretRef: is required for type openai; name a Secret that holds "
+            f"{where}.credentialsSecretRef: is required for type {provider.type}; name a Secret that holds "
             f"the API key",
         )
-    target = ProviderTarget(provider_url(provider), provider.api_version, provider.model, key)
+    conduct = plan_conduct(agent, spec, pool.spec, subject.namespace, given)
+    if isinstance(conduct, Problem):
+        return conduct
+    target = ProviderTarget(provider_url(provider), provider.api_version, provider.model, key, provider.type)
     return Plan(
         spec=spec,
         pool_namespace=pool.namespace,
         pool_name=pool.name,
         provider=target,
         session_json=session_json(agent, spec, provider.api_version),
-        greet=agent.speaks_first,
+        greet=agent.speaks_first and not agent.behaviour.greeting,
+        conduct=conduct,
     )

@@ -14,7 +14,7 @@ from parley_operator.domain.subjects import bound_placement, subject_of
 from .context import Context
 from .plans import pools_of
 from .queue import Key
-from .tickets import read_ticket, write_endpoint
+from .tickets import Ticket, read_ticket, write_endpoint
 
 
 class PlacementBook:
@@ -26,8 +26,8 @@ class PlacementBook:
         self._by_worker: dict[str, dict[str, Key]] = {}
         self._attempts: dict[str, int] = {}
         self._digests: dict[str, bytes] = {}
-        # The endpoint that the ticket Secret names.
-        self._told: dict[str, str] = {}
+        # The endpoints that the ticket Secret names: for callers and for telephony.
+        self._told: dict[str, tuple[str, str]] = {}
         # Final reports outlive the link that brought them: the pod may be gone before the status is written.
         self._ends: dict[str, tuple[str, str, SessionReport]] = {}
         # Sessions older than this process, whose note of an unanswered Admit was looked for.
@@ -90,21 +90,27 @@ class PlacementBook:
     def digest(self, uid: str) -> bytes:
         return self._digests.get(uid, b"")
 
-    def ticket_made(self, uid: str, digest: bytes, endpoint: str) -> None:
-        self._digests[uid] = digest
-        self._told[uid] = endpoint
+    def ticket_made(self, uid: str, ticket: Ticket) -> None:
+        self._digests[uid] = ticket.digest
+        self._told[uid] = (ticket.endpoint, ticket.telephony_endpoint)
 
     async def tell_caller(self, subject: Subject, placement: Placement | None) -> None:
         """Have the ticket Secret name the worker's endpoint before the status does. Raises `StoreError`."""
         if placement is None or not placement.confirmed or subject.over:
             return
-        told = (self._told.get(subject.uid), text_at(subject.status, "worker", "endpoint"))
-        if subject.spec is None or not subject.spec.ticket or placement.endpoint in ("", *told):
+        written = (
+            text_at(subject.status, "worker", "endpoint"),
+            text_at(subject.status, "telephonyEndpoint"),
+        )
+        now = (placement.endpoint, placement.telephony_endpoint)
+        if now in (written, self._told.get(subject.uid)) or not placement.endpoint:
+            return
+        if subject.spec is None or not subject.spec.ticket:
             return
         ticket = await read_ticket(self._context.store, subject)
         if ticket is not None:
             await write_endpoint(self._context.store, subject, ticket, placement)
-        self._told[subject.uid] = placement.endpoint
+        self._told[subject.uid] = now
 
     async def _load_digest(self, subject: Subject) -> None:
         known = str(subject.status.get("ticketHash", ""))
@@ -175,6 +181,7 @@ class PlacementBook:
                 confirmed=True,
                 endpoint=report.endpoint or placement.endpoint,
                 tls_server_name=report.tls_server_name or placement.tls_server_name,
+                telephony_endpoint=report.telephony_endpoint or placement.telephony_endpoint,
             )
             self._context.ledger.release(uid)
         if placement is not None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from parley_operator.api.constants import AGENT, POOL, SECRET
+from collections.abc import Mapping
+
+from parley_operator.api.constants import AGENT, CONFIG_MAP, POOL, SECRET
 from parley_operator.api.fields import FieldError
 from parley_operator.api.v1alpha1 import AgentSpec, SessionSpec, parse_agent_spec, parse_pool_spec, spec_of
-from parley_operator.domain.checks import Problem, problem_of
+from parley_operator.domain.checks import Problem, SecretView, problem_of
+from parley_operator.domain.conduct import Materials, Needs
 from parley_operator.domain.observation import Plan, Subject
-from parley_operator.domain.subjects import PoolView, make_plan, secret_needed, secret_view
+from parley_operator.domain.subjects import PoolView, config_map_data, make_plan, needs_of, secret_view
 
 from .context import Context
 from .line import PoolName
@@ -25,15 +28,26 @@ async def gather_plan(context: Context, subject: Subject) -> Plan | Problem:
     if isinstance(pool, Problem):
         return pool
     try:
-        name = secret_needed(agent, spec)
+        needs = needs_of(agent, spec)
     except FieldError as error:
         return problem_of(error)
     # The trust rules that need no Secret come first: a session that breaks one makes nobody read any.
-    found = make_plan(subject, spec, agent, pool, None)
-    if not name or (isinstance(found, Problem) and found.reason != "SecretNotFound"):
+    found = make_plan(subject, spec, agent, pool, Materials())
+    if isinstance(found, Plan) or found.reason not in ("SecretNotFound", "ConfigMapNotFound"):
         return found
-    body = await context.store.get(SECRET, subject.namespace, name)
-    return make_plan(subject, spec, agent, pool, secret_view(body) if body else None)
+    return make_plan(subject, spec, agent, pool, await _read(context, subject.namespace, needs))
+
+
+async def _read(context: Context, namespace: str, needs: Needs) -> Materials:
+    secrets: dict[str, SecretView | None] = {}
+    for name in sorted(needs.secrets):
+        body = await context.store.get(SECRET, namespace, name)
+        secrets[name] = secret_view(body) if body else None
+    maps: dict[str, Mapping[str, str] | None] = {}
+    for name in sorted(needs.config_maps):
+        body = await context.store.get(CONFIG_MAP, namespace, name)
+        maps[name] = config_map_data(body) if body else None
+    return Materials(secrets, maps)
 
 
 def _agent(context: Context, subject: Subject, spec: SessionSpec) -> AgentSpec | Problem:

@@ -11,7 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
-from parley_operator.api.constants import AGENT, POD, POOL, SECRET, SESSION, Body
+from parley_operator.api.constants import AGENT, CONFIG_MAP, POD, POOL, SECRET, SESSION, Body
 from parley_operator.api.v1alpha1 import metadata_of, text_at
 from parley_operator.domain.model import SessionReport
 from parley_operator.ports import StoreError
@@ -66,7 +66,7 @@ class Reconciler:
                 self._wake_pending()
             if kind == POOL:
                 self._context.queue.add(key)
-        elif kind == SECRET:
+        elif kind in (SECRET, CONFIG_MAP):
             self._wake_pending(key.namespace)
         elif kind == POD and self._pools is not None:
             self._pools.pod_seen(body, deleted)

@@ -192,6 +192,7 @@ class SessionReconciler:
             attempt,
             endpoint=fresh.media_endpoint,
             tls_server_name=fresh.tls_server_name,
+            telephony_endpoint=fresh.telephony_endpoint,
             since=seen.now,
         )
         self._context.ledger.reserve(uid, now_load)
@@ -225,6 +226,7 @@ class SessionReconciler:
             ticket_sha256=ticket.digest if ticket else b"",
             privacy=plan.spec.privacy,
             provider_audio=plan.spec.provider_format,
+            conduct=plan.conduct,
         )
         outcome = await self._context.links.admit(placement.worker, request)
         self._context.metrics.admitted(outcome.verdict.value)
@@ -239,7 +241,7 @@ class SessionReconciler:
         context = self._context
         ca = context.control_ca() if placement.tls_server_name else b""
         ticket = await ensure_ticket(context.store, subject, placement, ca, context.new_ticket)
-        self.book.ticket_made(subject.uid, ticket.digest, ticket.endpoint)
+        self.book.ticket_made(subject.uid, ticket)
         return ticket
 
     async def _ticket_taken(self, key: Key, seen: Observation, fresh: bool) -> float | None:
@@ -272,6 +274,7 @@ class SessionReconciler:
                 shard=outcome.shard,
                 endpoint=outcome.endpoint,
                 tls_server_name=outcome.tls_server_name,
+                telephony_endpoint=outcome.telephony_endpoint,
                 since=now,
             )
             self.book.remember(key, uid, done)

@@ -16,6 +16,7 @@ from parley_operator.api.constants import (
     LABEL_SESSION,
     SECRET,
     SESSION,
+    TELEPHONY_ENDPOINT_KEY,
     TICKET_KEY,
     TLS_SERVER_NAME_KEY,
     Body,
@@ -36,6 +37,7 @@ class Ticket:
     text: SecretText = field(repr=False)
     placement: Placement | None = None
     endpoint: str = ""
+    telephony_endpoint: str = ""
 
     @property
     def digest(self) -> bytes:
@@ -64,7 +66,7 @@ async def ensure_ticket(
     text = new_ticket()
     try:
         await store.create(SECRET, _secret(subject, placement, ca, text))
-        return Ticket(name, SecretText(text), placement, placement.endpoint)
+        return Ticket(name, SecretText(text), placement, placement.endpoint, placement.telephony_endpoint)
     except Conflict:
         body = await store.get(SECRET, subject.namespace, name)
         ticket = None if body is None or not owned_by(body, subject.uid) else _ticket(name, body)
@@ -79,11 +81,13 @@ async def ensure_ticket(
 
 async def write_endpoint(store: Store, subject: Subject, ticket: Ticket, placement: Placement) -> None:
     """Tell callers where the worker is, when it was not foreseen."""
-    if placement.endpoint == ticket.endpoint:
+    known = (ticket.endpoint, ticket.telephony_endpoint)
+    if (placement.endpoint, placement.telephony_endpoint) == known:
         return
     data = {
         ENDPOINT_KEY: _encoded(placement.endpoint),
         TLS_SERVER_NAME_KEY: _encoded(placement.tls_server_name),
+        TELEPHONY_ENDPOINT_KEY: _encoded(placement.telephony_endpoint),
     }
     await store.patch(SECRET, subject.namespace, ticket.secret_name, {"data": data})
 
@@ -113,6 +117,7 @@ def _secret(subject: Subject, placement: Placement, ca: bytes, ticket: str) -> B
             TICKET_KEY: _encoded(ticket),
             ENDPOINT_KEY: _encoded(placement.endpoint),
             TLS_SERVER_NAME_KEY: _encoded(placement.tls_server_name),
+            TELEPHONY_ENDPOINT_KEY: _encoded(placement.telephony_endpoint),
             CA_KEY: base64.b64encode(ca).decode(),
         },
     }
@@ -137,11 +142,20 @@ def _ticket(name: str, body: Body) -> Ticket | None:
     values = secret_view(body).values
     if TICKET_KEY not in values:
         return None
-    endpoint = values[ENDPOINT_KEY].reveal() if ENDPOINT_KEY in values else ""
-    server_name = values[TLS_SERVER_NAME_KEY].reveal() if TLS_SERVER_NAME_KEY in values else ""
+    endpoint, server_name, telephony = (
+        values[key].reveal() if key in values else ""
+        for key in (ENDPOINT_KEY, TLS_SERVER_NAME_KEY, TELEPHONY_ENDPOINT_KEY)
+    )
     worker, _, instance = text_at(body, "metadata", "annotations", ANNOTATION_PLACED_ON).rpartition("/")
     attempt = text_at(body, "metadata", "annotations", ANNOTATION_ATTEMPT)
     placement = None
     if worker and instance and attempt.isdigit():
-        placement = Placement(worker, instance, int(attempt), endpoint=endpoint, tls_server_name=server_name)
-    return Ticket(name, values[TICKET_KEY], placement, endpoint)
+        placement = Placement(
+            worker,
+            instance,
+            int(attempt),
+            endpoint=endpoint,
+            tls_server_name=server_name,
+            telephony_endpoint=telephony,
+        )
+    return Ticket(name, values[TICKET_KEY], placement, endpoint, telephony)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from parley.control.v1 import control_pb2 as pb
 
@@ -16,10 +15,14 @@ from parley_operator.domain.model import (
     WorkerState,
 )
 
+from .conduct import duration as duration
+from .conduct import fill_config
+
 # The end of the year 9999.
 _LAST_SECOND = 253402300799.0
 # The maxLength of words in the CRD's status.
 _LONGEST = 253
+_LONGEST_URL = 512
 _WORKER_STATES = {
     pb.WORKER_STATE_READY: WorkerState.READY,
     pb.WORKER_STATE_DRAINING: WorkerState.DRAINING,
@@ -43,11 +46,6 @@ _VERDICTS = {
 }
 
 
-def duration(seconds: float) -> Duration:
-    whole = int(seconds)
-    return Duration(seconds=whole, nanos=int((seconds - whole) * 1e9))
-
-
 def seconds_of(stamp: Timestamp) -> float:
     """Unix seconds, kept within what a calendar can show."""
     return min(max(0.0, stamp.seconds + stamp.nanos / 1e9), _LAST_SECOND)
@@ -56,6 +54,11 @@ def seconds_of(stamp: Timestamp) -> float:
 def _word(text: str) -> str:
     """What goes into a status is short: a longer one would be refused with everything beside it."""
     return text[:_LONGEST]
+
+
+def url(text: str) -> str:
+    """A URL cut short would lead elsewhere: one too long for the status is left out."""
+    return text if len(text) <= _LONGEST_URL else ""
 
 
 def worker_state(value: int) -> WorkerState:
@@ -77,6 +80,7 @@ def session_report(message: pb.SessionReport) -> SessionReport:
         shard=max(0, message.shard),
         endpoint=_word(message.endpoint),
         tls_server_name=_word(message.tls_server_name),
+        telephony_endpoint=url(message.telephony_endpoint),
         ready_time=seconds_of(message.ready_time),
         start_time=seconds_of(message.start_time),
         end_time=seconds_of(message.end_time),
@@ -101,7 +105,7 @@ def admit_message(request: AdmitRequest, leader_epoch: int) -> pb.AdmitRequest:
         "attach_timeout": limits.attach_timeout,
         "reattach_timeout": limits.reattach_timeout,
     }
-    return pb.AdmitRequest(
+    message = pb.AdmitRequest(
         session=pb.SessionRef(
             namespace=request.namespace,
             name=request.name,
@@ -115,6 +119,7 @@ def admit_message(request: AdmitRequest, leader_epoch: int) -> pb.AdmitRequest:
                 api_version=request.provider.api_version,
                 model=request.provider.model,
                 api_key=request.provider.api_key.reveal(),
+                type=request.provider.type,
             ),
             session_json=request.session_json,
             greet=request.greet,
@@ -124,13 +129,19 @@ def admit_message(request: AdmitRequest, leader_epoch: int) -> pb.AdmitRequest:
             provider_audio=request.provider_audio,
         ),
     )
+    fill_config(message.config, request.conduct)
+    return message
 
 
 def admit_outcome(response: pb.AdmitResponse) -> AdmitOutcome:
     if response.HasField("admitted"):
         admitted = response.admitted
         return AdmitOutcome(
-            AdmitVerdict.ADMITTED, "", admitted.shard, admitted.endpoint, admitted.tls_server_name
+            AdmitVerdict.ADMITTED,
+            shard=admitted.shard,
+            endpoint=admitted.endpoint,
+            tls_server_name=admitted.tls_server_name,
+            telephony_endpoint=url(admitted.telephony_endpoint),
         )
     if response.HasField("refused"):
         refused = response.refused

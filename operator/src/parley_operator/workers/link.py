@@ -197,6 +197,7 @@ class WorkerLink:
             self._state,
             state=codec.worker_state(report.state),
             capacity=report.capacity,
+            telephony_endpoint=codec.url(report.telephony_endpoint),
             journal_degraded=report.journal_degraded,
         )
 
