@@ -60,13 +60,13 @@ class Conversation:
         client.add_event_listener(RealtimeAPIEvents.ResponseFunctionCallArgumentsDone, self._call)
         client.add_event_listener(RealtimeAPIEvents.ResponseDone, self._finished)
 
-    def _delta(self, event: RealtimeEvent[RealtimeAPIClient]) -> None:
+    def _delta(self, event: RealtimeEvent[RealtimeAPIClient, Any]) -> None:
         self.deltas.append(event.data["payload"]["delta"])
 
-    def _call(self, event: RealtimeEvent[RealtimeAPIClient]) -> None:
+    def _call(self, event: RealtimeEvent[RealtimeAPIClient, Any]) -> None:
         self.calls.append(event.data["payload"])
 
-    def _finished(self, event: RealtimeEvent[RealtimeAPIClient]) -> None:
+    def _finished(self, event: RealtimeEvent[RealtimeAPIClient, Any]) -> None:
         self._done.put_nowait(event.data["payload"]["response"])
 
     def say(self, text: str) -> None:

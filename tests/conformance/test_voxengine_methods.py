@@ -100,10 +100,10 @@ class Notes:
     """A listener that keeps what it gets."""
 
     def __init__(self) -> None:
-        self.events: list[RealtimeEvent[Any]] = []
+        self.events: list[RealtimeEvent[Any, Any]] = []
         self._news = asyncio.Event()
 
-    def __call__(self, event: RealtimeEvent[Any]) -> None:
+    def __call__(self, event: RealtimeEvent[Any, Any]) -> None:
         self.events.append(event)
         self._news.set()
 

@@ -67,8 +67,12 @@ async def open_socket(
     max_frame_bytes: int,
     allow_address: Callable[[str], bool] | None,
     secrets: tuple[str, ...],
+    private: bool = False,
 ) -> ClientConnection:
-    """An open WebSocket; ProviderError when there is none. The caller sets the deadline by cancelling."""
+    """An open WebSocket; ProviderError when there is none. The caller sets the deadline by cancelling.
+
+    `private`: no error repeats what the provider said.
+    """
     opener = partial(_Connect, ssl=tls) if tls is not None and url.startswith("wss:") else _Connect
     try:
         return await opener(
@@ -86,12 +90,12 @@ async def open_socket(
             max_size=max_frame_bytes,
         )
     except (WebSocketException, OSError, EOFError) as exc:
-        raise _open_error(exc, secrets) from exc
+        raise _open_error(exc, secrets, private) from (None if private else exc)
 
 
-def _open_error(exc: Exception, secrets: tuple[str, ...]) -> ProviderError:
+def _open_error(exc: Exception, secrets: tuple[str, ...], private: bool) -> ProviderError:
     if isinstance(exc, InvalidStatus):
-        body = (exc.response.body or b"")[:65536].decode("utf-8", "replace").strip()
+        body = "" if private else (exc.response.body or b"")[:65536].decode("utf-8", "replace").strip()
         return from_status(exc.response.status_code, scrub(body, secrets)[:200])
     if isinstance(exc, ssl.SSLError):
         why = getattr(exc, "verify_message", None) or exc.reason or "no reason given"
@@ -104,17 +108,24 @@ def _open_error(exc: Exception, secrets: tuple[str, ...]) -> ProviderError:
             f"no way to the provider ({type(exc).__name__})", code="proxy", retryable=False
         )
     if isinstance(exc, InvalidHandshake) and not isinstance(exc, InvalidMessage):
-        return ProtocolError(f"the provider does not speak WebSocket ({exc})", code="handshake")
+        why = type(exc).__name__ if private else scrub(str(exc), secrets)
+        return ProtocolError(f"the provider does not speak WebSocket ({why})", code="handshake")
     detail = exc.strerror if isinstance(exc, OSError) and exc.strerror else type(exc).__name__
     return UnavailableError(f"the provider cannot be reached ({detail})", code="connect")
 
 
 def closed_error(
-    exc: ConnectionClosed, last_error: ErrorDetail | None, *, ready: bool, secrets: tuple[str, ...]
+    exc: ConnectionClosed,
+    last_error: ErrorDetail | None,
+    *,
+    ready: bool,
+    secrets: tuple[str, ...],
+    private: bool = False,
 ) -> ProviderError:
     """Why an open socket ended without our closing it."""
     if exc.rcvd is not None and (exc.sent is None or exc.rcvd_then_sent):
-        return from_close(exc.rcvd.code, scrub(exc.rcvd.reason, secrets), last_error, ready=ready)
+        reason = scrub(exc.rcvd.reason, secrets)
+        return from_close(exc.rcvd.code, reason, last_error, ready=ready, private=private)
     if exc.sent is not None and (what := _OURS.get(exc.sent.code)) is not None:
         return ProtocolError(f"the provider sent a frame that {what}", close_code=exc.sent.code)
     if exc.sent is not None and exc.sent.code == 1011:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from parley_realtime import RealtimeAPIEvents, RealtimeEvent, ScenarioError, UnknownEventError, beta
 from parley_realtime.client.dispatch import Dispatcher
-from parley_realtime.client.listeners import Listeners
+from parley_realtime.client.listeners import HandlerRules, Listeners, handler_name
 from parley_realtime.protocol.beta import BETA
 from parley_realtime.protocol.ga import GA
 
@@ -29,7 +29,7 @@ async def test_sync_and_async_run_in_order() -> None:
     listeners = Listeners(GA)
     listeners.add(DONE, slow)
     listeners.add(DONE, lambda _: order.append("quick"))
-    await listeners.dispatch(event(), 1)
+    await listeners.dispatch(event())
     assert order == ["slow", "quick"]
 
 
@@ -43,10 +43,10 @@ async def test_a_duplicate_is_called_once() -> None:
     scenario, listeners = Scenario(), Listeners(GA)
     listeners.add(DONE, scenario.on_done)
     listeners.add(DONE, scenario.on_done)
-    await listeners.dispatch(event(), 1)
+    await listeners.dispatch(event())
     assert scenario.calls == 1
     listeners.remove(DONE, scenario.on_done)
-    await listeners.dispatch(event(), 1)
+    await listeners.dispatch(event())
     assert scenario.calls == 1
 
 
@@ -64,8 +64,8 @@ async def test_removal_during_dispatch() -> None:
 
     for callback in (first, second, lambda _: order.append("third")):
         listeners.add(DONE, callback)
-    await listeners.dispatch(event(), 1)
-    await listeners.dispatch(event(), 1)
+    await listeners.dispatch(event())
+    await listeners.dispatch(event())
     assert order == ["first", "third", "third"]
 
 
@@ -77,9 +77,9 @@ async def test_added_during_dispatch_is_called_from_the_next_event_on() -> None:
         order.append("late")
 
     listeners.add(DONE, lambda _: listeners.add(DONE, late))
-    await listeners.dispatch(event(), 1)
+    await listeners.dispatch(event())
     assert order == []
-    await listeners.dispatch(event(), 1)
+    await listeners.dispatch(event())
     assert order == ["late"]
 
 
@@ -91,7 +91,7 @@ async def test_remove_all_and_remove_what_is_not_there() -> None:
     listeners.add(DONE, lambda _: calls.append(1))
     listeners.add(DONE, lambda _: calls.append(2))
     listeners.remove(DONE)
-    await listeners.dispatch(event(), 1)
+    await listeners.dispatch(event())
     assert calls == []
 
 
@@ -102,30 +102,30 @@ async def test_no_function_is_taken_and_fails_at_dispatch(thing: object) -> None
     with pytest.raises(
         ScenarioError, match=f"listener of OpenAI.RealtimeAPI.ResponseDone is a {type(thing).__name__}"
     ):
-        await listeners.dispatch(event(), 1)
+        await listeners.dispatch(event())
 
 
 async def test_no_function_can_be_removed_again() -> None:
     listeners, thing = Listeners(GA), {"call": "me"}
     listeners.add(DONE, thing)
     listeners.remove(DONE, thing)
-    await listeners.dispatch(event(), 1)
+    await listeners.dispatch(event())
 
 
 async def test_a_raise_is_a_scenario_error_with_its_cause() -> None:
     listeners = Listeners(GA)
     listeners.add(DONE, lambda _: {}["missing"])
     with pytest.raises(ScenarioError, match="raised KeyError") as caught:
-        await listeners.dispatch(event(), 1)
+        await listeners.dispatch(event())
     assert isinstance(caught.value.__cause__, KeyError)
     assert caught.value.reason == "ScenarioFailed"
 
 
 async def test_a_listener_that_does_not_end() -> None:
-    listeners = Listeners(GA)
+    listeners = Listeners(GA, HandlerRules(timeout=0.01))
     listeners.add(DONE, lambda _: asyncio.Event().wait())
-    with pytest.raises(ScenarioError, match="did not end within"):
-        await listeners.dispatch(event(), 0.01)
+    with pytest.raises(ScenarioError, match=r"listener .*test_a_listener_that_does_not_end.* did not end within"):
+        await listeners.dispatch(event())
 
 
 async def test_a_listener_that_waits_for_something_cancelled() -> None:
@@ -137,13 +137,13 @@ async def test_a_listener_that_waits_for_something_cancelled() -> None:
     listeners = Listeners(GA)
     listeners.add(DONE, waits)
     with pytest.raises(ScenarioError, match="was cancelled by something"):
-        await listeners.dispatch(event(), 1)
+        await listeners.dispatch(event())
 
 
 async def test_a_dispatch_that_is_cancelled_is_no_scenario_error() -> None:
     listeners = Listeners(GA)
     listeners.add(DONE, lambda _: asyncio.Event().wait())
-    dispatch = asyncio.create_task(listeners.dispatch(event(), 5))
+    dispatch = asyncio.create_task(listeners.dispatch(event()))
     await asyncio.sleep(0)
     dispatch.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -157,7 +157,7 @@ async def test_a_listeners_own_timeout_is_not_ours() -> None:
     listeners = Listeners(GA)
     listeners.add(DONE, gives_up)
     with pytest.raises(ScenarioError, match="raised TimeoutError: mine"):
-        await listeners.dispatch(event(), 1)
+        await listeners.dispatch(event())
 
 
 @pytest.mark.parametrize(

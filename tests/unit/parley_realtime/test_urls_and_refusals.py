@@ -92,8 +92,8 @@ class TestParameters:
 
     def test_defaults(self) -> None:
         p = RealtimeAPIClientParameters(api_key="k")
-        assert p.url(GA.default_model) == "wss://api.openai.com/v1/realtime?model=gpt-realtime"
-        assert p.url(BETA.default_model).endswith("?model=gpt-4o-realtime-preview-2024-10-01")
+        assert p.url(GA) == "wss://api.openai.com/v1/realtime?model=gpt-realtime"
+        assert p.url(BETA).endswith("?model=gpt-4o-realtime-preview-2024-10-01")
 
     def test_headers(self) -> None:
         p = RealtimeAPIClientParameters(
@@ -106,15 +106,15 @@ class TestParameters:
             "OpenAI-Safety-Identifier": "s",
             "X-Own": "1",
         }
-        assert p.handshake_headers(GA.headers()) == ga
-        assert p.handshake_headers(BETA.headers()) == {"OpenAI-Beta": "realtime=v1", **ga}
+        assert p.handshake_headers(GA) == ga
+        assert p.handshake_headers(BETA) == {"OpenAI-Beta": "realtime=v1", **ga}
 
     def test_a_header_of_the_user_replaces_ours(self) -> None:
         p = RealtimeAPIClientParameters(api_key="k", headers={"authorization": "Bearer entra"})
-        assert p.handshake_headers({}) == {"authorization": "Bearer entra"}
+        assert p.handshake_headers(GA) == {"authorization": "Bearer entra"}
 
     def test_no_key_no_header(self) -> None:
-        assert RealtimeAPIClientParameters(headers={"api-key": "k"}).handshake_headers({}) == {"api-key": "k"}
+        assert RealtimeAPIClientParameters(headers={"api-key": "k"}).handshake_headers(GA) == {"api-key": "k"}
 
     def test_the_value_of_any_header_named_like_a_secret_is_one(self) -> None:
         headers = {"X-Api-Key": "one-secret", "X-Auth": "Basic two-secret", "X-Region": "eu-west"}

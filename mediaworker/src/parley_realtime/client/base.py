@@ -7,10 +7,12 @@ import inspect
 import logging
 import uuid
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, ClassVar, Self
 
 from parley_realtime.client.connection import Connection, ConnectionState
 from parley_realtime.client.dispatch import Dispatcher
+from parley_realtime.client.lifeline import Lifeline
 from parley_realtime.client.listeners import Listeners, RealtimeEvent
 from parley_realtime.client.media import MediaHub
 from parley_realtime.client.pacing import Done
@@ -21,11 +23,13 @@ from parley_realtime.client.parameters import (
     SendMediaParameters,
     Statistics,
 )
+from parley_realtime.client.statistics import Meter
 from parley_realtime.errors import ClientStateError, InvalidEventError, RealtimeError, ScenarioError
 from parley_realtime.events import AUDIO_DONE_TYPES, MediaChunk, MediaSource, MediaUnit, WebSocketCloseEvent
 from parley_realtime.formats import AudioFormat
 from parley_realtime.protocol.core import ProtocolCore, ServerEvent
 from parley_realtime.protocol.shape import Shape
+from parley_realtime.recovery import RecoveryEvents, RecoveryRecord
 
 logger = logging.getLogger(__name__)
 
@@ -42,13 +46,14 @@ class BaseRealtimeAPIClient:
     def __init__(self, parameters: RealtimeAPIClientParameters) -> None:
         self._p = parameters
         self._id = f"client_{uuid.uuid4().hex}"
+        parameters.url(self.shape)
         self._statistics = Statistics()
-        core = ProtocolCore(self.shape, parameters.type, parameters.input_format, parameters.output_format)
-        self._listeners = Listeners(self.shape)
+        self._meter = Meter(self._statistics)
+        self._listeners = Listeners(self.shape, parameters.handler_rules())
         self._dispatcher = Dispatcher(
             self._listeners, parameters.handler_timeout, parameters.pending_events, self._scenario_failed
         )
-        self._connection = Connection(parameters, core, self._statistics, self)
+        self._connection = self._make_connection(parameters)
         self._media = MediaHub(
             self,
             parameters.output_format,
@@ -60,6 +65,15 @@ class BaseRealtimeAPIClient:
         )
         self._timer: asyncio.TimerHandle | None = None
         self._scenario_error: ScenarioError | None = None
+
+    def _make_connection(self, parameters: RealtimeAPIClientParameters) -> Connection | Lifeline:
+        def core() -> ProtocolCore:
+            formats = (parameters.input_format, parameters.output_format)
+            return ProtocolCore(self.shape, parameters.type, *formats)
+
+        if parameters.recovery is None:
+            return Connection(parameters, core(), self._statistics, self)
+        return Lifeline(parameters, parameters.recovery, core, self._statistics, self)
 
     # -- life ------------------------------------------------------------------------------------------------
 
@@ -116,15 +130,16 @@ class BaseRealtimeAPIClient:
 
     @property
     def statistics(self) -> Statistics:
-        """Counters, live."""
-        return self._statistics
+        """Counters and latencies up to now: a copy."""
+        return self._statistics.snapshot()
 
     # -- listeners -------------------------------------------------------------------------------------------
 
     def add_event_listener(self, event: Any, callback: Any) -> None:
         """Call `callback(event)`, sync or async, for every such event; UnknownEventError: no such event.
 
-        What is no function is taken too, and ends the scenario when an event reaches it.
+        What is no function is taken too, and ends the scenario when an event reaches it. See the rules of
+        `client.listeners` for order, duplicates, removal and what a callback may do.
         """
         self._listeners.add(event, callback)
         self._dispatcher.listener_added()
@@ -156,7 +171,10 @@ class BaseRealtimeAPIClient:
         """Forget audio not played yet, here and in the units; running responses are not played on."""
         if isinstance(parameters, Mapping):
             parameters = ClearMediaBufferParameters(**parameters)
-        self._media.clear(parameters.tag if parameters else None, self._connection.now())
+        tag, now = parameters.tag if parameters else None, self._connection.now()
+        if tag is None:
+            self._meter.cleared(now)
+        self._media.clear(tag, now)
         self._arm()
 
     def push_media(self, payload: bytes) -> None:
@@ -196,6 +214,7 @@ class BaseRealtimeAPIClient:
         if event.get("type") == "input_audio_buffer.append":
             raise InvalidEventError("input_audio_buffer.append: audio is sent by push_media")
         self._connection.put_event(event)
+        self._meter.sent(str(event.get("type")), self._connection.now())
 
     # -- what the connection reports (see connection.Sink) ---------------------------------------------------
 
@@ -207,6 +226,7 @@ class BaseRealtimeAPIClient:
 
     def received(self, event: ServerEvent) -> None:
         """See Sink."""
+        self._meter.received(event.payload, self._connection.now())
         if self._p.observer is not None:
             try:
                 self._p.observer(event.payload)
@@ -249,7 +269,9 @@ class BaseRealtimeAPIClient:
 
     def audio(self, chunk: MediaChunk) -> None:
         """See Sink."""
-        self._media.audio(chunk, self._connection.now())
+        now = self._connection.now()
+        self._meter.audio(self._p.output_format.seconds(len(chunk.payload)), now)
+        self._media.audio(chunk, now)
         self._arm()
 
     def ending(self, outcome: Outcome) -> None:
@@ -264,9 +286,31 @@ class BaseRealtimeAPIClient:
     def _report(self, outcome: RealtimeError) -> None:
         """Tell listeners about a failed connection, where the shape has an event for it."""
 
+    def recovery(self, record: RecoveryRecord) -> None:
+        """See LifelineSink."""
+        word = type(record).__name__
+        if not self._p.privacy:
+            logger.info("client %s: %s", self._id, record)
+        self._emit(RecoveryEvents[word].value, {"payload": asdict(record)})
+        told = self._p.recovery.on_recovery if self._p.recovery is not None else None
+        if told is not None:
+            try:
+                told(record)
+            except Exception as exc:  # noqa: BLE001 - another party's code: the client cannot go on without it
+                self._complain("on_recovery raised", exc)
+                self._connection.end(RealtimeError(f"on_recovery raised {type(exc).__name__}"))
+
     async def closed(self, event: WebSocketCloseEvent | None) -> None:
         """See Sink."""
         await self._dispatcher.finished()
+        await self.socket_closed(event)
+        if not self._p.privacy:
+            logger.info("client %s: closed, %s", self._id, self.error or "by close()")
+            if self._p.statistics:
+                logger.info("client %s: %s", self._id, self._statistics)
+
+    async def socket_closed(self, event: WebSocketCloseEvent | None) -> None:
+        """See LifelineSink."""
         if event is not None and self._p.on_web_socket_close is not None:
             try:
                 async with asyncio.timeout(self._p.handler_timeout):
@@ -275,10 +319,6 @@ class BaseRealtimeAPIClient:
                         await result
             except Exception as exc:  # noqa: BLE001 - user code; the end goes on
                 self._complain("on_web_socket_close raised", exc)
-        if not self._p.privacy:
-            logger.info("client %s: closed, %s", self._id, self.error or "by close()")
-            if self._p.statistics:
-                logger.info("client %s: %s", self._id, self._statistics)
 
     # -- inside ----------------------------------------------------------------------------------------------
 

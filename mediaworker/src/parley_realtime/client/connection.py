@@ -11,7 +11,7 @@ import contextlib
 import json
 import logging
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, Protocol
 
@@ -21,7 +21,7 @@ from websockets.exceptions import ConnectionClosed
 from parley_realtime import transport
 from parley_realtime.client.outgoing import Outgoing, SendQueue
 from parley_realtime.client.parameters import Outcome, RealtimeAPIClientParameters, Statistics
-from parley_realtime.client.trace import TraceFile
+from parley_realtime.client.trace import Trace
 from parley_realtime.errors import (
     ClientStateError,
     ConnectAborted,
@@ -30,7 +30,7 @@ from parley_realtime.errors import (
     RealtimeError,
     UnavailableError,
 )
-from parley_realtime.events import AUDIO_DELTA_TYPES, SESSION_READY_TYPES, MediaChunk, WebSocketCloseEvent
+from parley_realtime.events import SESSION_READY_TYPES, MediaChunk, WebSocketCloseEvent
 from parley_realtime.protocol.core import AudioDelta, Malformed, ProtocolCore, ServerEvent
 from parley_realtime.protocol.refusals import ErrorDetail, from_code
 from parley_realtime.redaction import scrub
@@ -80,8 +80,16 @@ class Connection:
     """See the module."""
 
     def __init__(
-        self, parameters: RealtimeAPIClientParameters, core: ProtocolCore, statistics: Statistics, sink: Sink
+        self,
+        parameters: RealtimeAPIClientParameters,
+        core: ProtocolCore,
+        statistics: Statistics,
+        sink: Sink,
+        *,
+        media_buffer_ms: int | None = None,
+        on_audio_taken: Callable[[bytes], None] | None = None,
     ) -> None:
+        """`media_buffer_ms` widens the bound of the parameters; `on_audio_taken` gets what is sent."""
         self._p = parameters
         self._secrets = parameters.secrets()
         self._core = core
@@ -89,11 +97,14 @@ class Connection:
         self._sink = sink
         self._state = ConnectionState.NEW
         self._queue = SendQueue(
-            parameters.input_format, parameters.media_buffer_ms, parameters.outgoing_events
+            parameters.input_format, media_buffer_ms or parameters.media_buffer_ms, parameters.outgoing_events
         )
+        self._on_audio_taken = on_audio_taken
         self._outcome: Outcome = None
         self._socket: ClientConnection | None = None
-        self._trace: TraceFile | None = None
+        self._trace: Trace | None = None
+        self._began = 0.0
+        self._round_trip = 0.0
         self._wake = asyncio.Event()
         self._ready = asyncio.Event()
         self._settled = asyncio.Event()
@@ -104,6 +115,16 @@ class Connection:
         self._deadline: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self.socket_id = ""
+        self.received_at = 0.0
+
+    @property
+    def queued_audio_bytes(self) -> int:
+        """Caller audio that was not sent yet."""
+        return self._queue.audio_bytes
+
+    def take_unsent_audio(self) -> bytes:
+        """Caller audio that was not sent, off the queue."""
+        return self._queue.take_audio()
 
     @property
     def state(self) -> ConnectionState:
@@ -130,7 +151,8 @@ class Connection:
             )
         self._loop = asyncio.get_running_loop()
         if self._p.trace is not None:
-            self._trace = TraceFile(self._p.trace, self._secrets)
+            self._trace = Trace(self._p.trace, self._secrets)
+        self._began = self._loop.time()
         self._enter(ConnectionState.CONNECTING)
         self._deadline = self._loop.call_later(self._p.connect_timeout, self._too_late)
         self._work_task = self._loop.create_task(self._work(), name="realtime-work")
@@ -204,7 +226,8 @@ class Connection:
 
     def _too_late(self) -> None:
         if self._last_error is not None:
-            said = f" ({scrub(self._last_error.message, self._secrets)})"
+            message = scrub(self._last_error.message, self._secrets)
+            said = f" ({message})" if message else ""
             if (refusal := from_code(self._last_error.code, said, None)) is not None:
                 self.end(refusal)
                 return
@@ -243,15 +266,14 @@ class Connection:
             socket.transport.abort()
             await socket.wait_closed()
         closed_by = socket.close_code or 1006
-        return WebSocketCloseEvent(
-            self.socket_id, closed_by, scrub(socket.close_reason or "", self._secrets), closed_by != 1006
-        )
+        said = "" if self._p.privacy else scrub(socket.close_reason or "", self._secrets)
+        return WebSocketCloseEvent(self.socket_id, closed_by, said, closed_by != 1006)
 
     async def _work(self) -> None:
         p, shape = self._p, self._core.shape
         socket = await transport.open_socket(
-            p.url(shape.default_model),
-            p.handshake_headers(shape.headers()),
+            p.url(shape),
+            p.handshake_headers(shape),
             tls=p.ssl,
             proxy=p.proxy,
             ping_interval=p.ping_interval,
@@ -260,6 +282,7 @@ class Connection:
             max_frame_bytes=p.max_frame_bytes,
             allow_address=p.allow_address,
             secrets=self._secrets,
+            private=p.privacy,
         )
         self._socket = socket
         self.socket_id = f"ws_{uuid.uuid4().hex}"
@@ -274,20 +297,37 @@ class Connection:
                 frame = await socket.recv(decode=False)
             except ConnectionClosed as exc:
                 ready = self._ready.is_set()
-                self.end(transport.closed_error(exc, self._last_error, ready=ready, secrets=self._secrets))
+                self.end(
+                    transport.closed_error(
+                        exc,
+                        self._last_error,
+                        ready=ready,
+                        secrets=self._secrets,
+                        private=self._p.privacy,
+                    )
+                )
                 return
             self._received(frame)
 
     def _received(self, frame: bytes) -> None:
         incoming = self._core.decode(frame)
+        self.received_at = self.now()
         self._statistics.events_received += 1
+        if self._socket is not None and self._socket.latency != self._round_trip:
+            self._round_trip = self._socket.latency
+            self._statistics.ping.add(self._round_trip)
         if isinstance(incoming, AudioDelta):
             self._last_error = None
             self._statistics.audio_chunks_received += 1
             self._statistics.audio_bytes_received += len(incoming.chunk.payload)
-            self._trace_received({"type": "audio delta", "bytes": len(incoming.chunk.payload)})
+            if self._trace is not None:
+                chunk = incoming.chunk
+                place = (chunk.response_id, chunk.item_id, chunk.content_index)
+                self._trace.audio(self.now(), *place, len(chunk.payload))
             self._sink.audio(incoming.chunk)
         elif isinstance(incoming, Malformed):
+            if self._trace is not None:
+                self._trace.malformed(self.now(), len(frame), incoming.error.message)
             self.end(incoming.error)
         else:
             self._event(incoming)
@@ -297,12 +337,14 @@ class Connection:
             error = event.payload.get("error")
             if isinstance(error, dict) and isinstance(error.get("message"), str):
                 error["message"] = scrub(error["message"], self._secrets)
-            self._last_error = ErrorDetail.of(event.payload)
+            self._last_error = ErrorDetail.of(event.payload, private=self._p.privacy)
         else:
             self._last_error = None
-        self._trace_received(event.payload)
+        if self._trace is not None:
+            self._trace.received(self.now(), event.payload)
         if event.type in SESSION_READY_TYPES and self._state is ConnectionState.CONNECTING:
             self._enter(ConnectionState.OPEN)
+            self._statistics.connect.add(self.now() - self._began)
             if self._deadline is not None:
                 self._deadline.cancel()
             self._ready.set()
@@ -316,6 +358,8 @@ class Connection:
             if outgoing is None:
                 await self._wait_for_outgoing()
                 continue
+            if self._on_audio_taken is not None and outgoing.audio:
+                self._on_audio_taken(outgoing.audio)
             try:
                 async with asyncio.timeout(self._p.send_timeout):
                     await socket.send(outgoing.data, text=True)
@@ -338,8 +382,4 @@ class Connection:
         self._statistics.events_sent += 1
         self._statistics.audio_bytes_sent += outgoing.audio_bytes
         if self._trace is not None:
-            self._trace.write("sent", self.now(), json.loads(outgoing.data))
-
-    def _trace_received(self, payload: Mapping[str, Any]) -> None:
-        if self._trace is not None and payload.get("type") not in AUDIO_DELTA_TYPES:
-            self._trace.write("received", self.now(), payload)
+            self._trace.sent(self.now(), json.loads(outgoing.data))

@@ -93,7 +93,7 @@ class Dispatcher:
         while True:
             while self._events:
                 try:
-                    await self._listeners.dispatch(self._events.popleft(), self._timeout)
+                    await self._listeners.dispatch(self._events.popleft())
                 except ScenarioError as error:
                     self._failed(error)
                     return

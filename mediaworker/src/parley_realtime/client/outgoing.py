@@ -24,10 +24,14 @@ class _Audio:
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A frame for the socket; `audio_bytes` is 0 for an event."""
+    """A frame for the socket; `audio` is what it carries, empty for an event."""
 
     data: str | bytes
-    audio_bytes: int
+    audio: bytes = b""
+
+    @property
+    def audio_bytes(self) -> int:
+        return len(self.audio)
 
 
 class SendQueue:
@@ -88,7 +92,7 @@ class SendQueue:
         if isinstance(head, str):
             self._entries.popleft()
             self._events -= 1
-            return Outgoing(head, 0)
+            return Outgoing(head)
         if len(head.data) < self._low and len(self._entries) == 1 and now < head.since + MAX_WAIT:
             return None
         size = min(len(head.data), self._high)
@@ -98,7 +102,14 @@ class SendQueue:
         if not head.data:
             self._entries.popleft()
         self.audio_bytes -= size
-        return Outgoing(encode_append(audio), size)
+        return Outgoing(encode_append(audio), audio)
+
+    def take_audio(self) -> bytes:
+        """All audio that waits, in order; the queue holds none of it any more."""
+        audio = b"".join(bytes(entry.data) for entry in self._entries if isinstance(entry, _Audio))
+        self._entries = deque(entry for entry in self._entries if isinstance(entry, str))
+        self.audio_bytes = 0
+        return audio
 
     def deadline(self) -> float | None:
         """When `take` will give something though nothing is added: None if that is now or never."""

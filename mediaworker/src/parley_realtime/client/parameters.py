@@ -8,11 +8,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from parley_realtime.client.listeners import HandlerRules
+from parley_realtime.client.statistics import Statistics as Statistics
+from parley_realtime.client.trace import TraceSink
 from parley_realtime.errors import RealtimeError, ScenarioError
 from parley_realtime.events import WebSocketCloseEvent
 from parley_realtime.formats import DEFAULT_FORMAT, AudioFormat
-from parley_realtime.protocol.shape import ClientType
-from parley_realtime.protocol.urls import DEFAULT_BASE_URL, realtime_url
+from parley_realtime.protocol.shape import ClientType, Shape
+from parley_realtime.protocol.urls import (
+    DEFAULT_BASE_URL,
+    Authentication,
+    ProviderFlavour,
+    authentication_of,
+    azure_url,
+    custom_url,
+    flavour_of,
+    realtime_url,
+)
+from parley_realtime.recovery import RecoveryParameters
 
 CloseCallback = Callable[[WebSocketCloseEvent], Awaitable[None] | None]
 ScenarioErrorCallback = Callable[[ScenarioError], None]
@@ -23,6 +36,7 @@ _POSITIVE = (
     "close_timeout",
     "send_timeout",
     "handler_timeout",
+    "sync_handler_timeout",
     "max_frame_bytes",
     "media_buffer_ms",
     "playout_buffer_ms",
@@ -35,9 +49,13 @@ _POSITIVE = (
 class RealtimeAPIClientParameters:
     """Times in seconds unless the name says otherwise; ValueError names the field that cannot work.
 
-    api_key: goes into the Authorization header and nowhere else; may be empty when `headers` authenticate.
-    model: default by shape (GA `gpt-realtime`, beta `gpt-4o-realtime-preview-2024-10-01`).
+    api_key: goes into the handshake and nowhere else; may be empty when `headers` authenticate.
+    model: default by shape (GA `gpt-realtime`, beta `gpt-4o-realtime-preview-2024-10-01`). A transcription's
+    connection names none: its model is part of the session.
     base_url: host root; https and wss, http and ws alike. A path ending in `/realtime` is taken as it is.
+    flavour: whose addresses and headers are used; None: Azure's for a host of Azure, else OpenAI's.
+    deployment: Azure's name of the model; `model` says the same. api_version: of Azure's preview only.
+    authentication: how the key is shown; None: as the flavour expects it.
     headers: sent with the handshake; one named like a header of ours replaces it.
     connect_timeout: covers name resolution, TCP, TLS, upgrade and the first session event together.
     ping_interval, ping_timeout: a provider that answers no ping for that long is gone.
@@ -48,12 +66,15 @@ class RealtimeAPIClientParameters:
     playout_buffer_ms: bound per paced media unit; the newest audio is dropped and counted.
     outgoing_events: bound of client events not yet sent; beyond it calls raise OutgoingQueueFull.
     pending_events: bound of server events not yet handled by listeners; beyond it the scenario ends.
-    handler_timeout: an async handler that takes longer ends the scenario.
+    sync_handler_timeout: how long a handler may keep the event loop; measured when it returns, and told to
+    the log while it still blocks. handler_timeout: how long an async handler may take in all.
+    on_handler_error: `end`: a handler that raises or breaks a limit ends the scenario; `log`: it is logged.
     clear_on_speech: clear the media units when the caller begins to speak; None: beta does, GA does not.
     observer: sees every decoded server event except audio deltas, before listeners, synchronously.
-    statistics: log the counters once, at close. trace: append every frame to this file, keys and audio left
-    out.
-    privacy: log nothing about the connection; excludes trace.
+    recovery: outlive a lost WebSocket and the provider's time limit; None: a lost WebSocket is the end.
+    statistics: log counters and latencies once, at close. trace: every frame, keys and audio left out,
+    appended to this file or given to this function, which must not block.
+    privacy: nothing of the conversation in logs and in texts of errors; excludes trace.
     allow_address: asked with the IP address that was connected to, before the key is sent; False refuses it.
     proxy: None connects directly, True takes the proxy of the environment, a string is its URL.
     """
@@ -62,12 +83,17 @@ class RealtimeAPIClientParameters:
     model: str | None = None
     base_url: str = DEFAULT_BASE_URL
     type: ClientType = ClientType.REALTIME
+    flavour: ProviderFlavour | None = None
+    deployment: str | None = None
+    api_version: str | None = None
+    authentication: Authentication | None = None
     on_web_socket_close: CloseCallback | None = None
     on_scenario_error: ScenarioErrorCallback | None = None
     observer: Observer | None = None
+    recovery: RecoveryParameters | None = None
     clear_on_speech: bool | None = None
     statistics: bool = False
-    trace: Path | None = None
+    trace: Path | TraceSink | None = None
     privacy: bool = False
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     organization: str | None = None
@@ -79,7 +105,9 @@ class RealtimeAPIClientParameters:
     connect_timeout: float = 15.0
     close_timeout: float = 1.0
     send_timeout: float = 20.0
+    sync_handler_timeout: float = 1.0
     handler_timeout: float = 10.0
+    on_handler_error: Literal["end", "log"] = "end"
     ping_interval: float | None = 20.0
     ping_timeout: float | None = 20.0
     max_frame_bytes: int = 16 * 1024 * 1024
@@ -92,26 +120,57 @@ class RealtimeAPIClientParameters:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "type", ClientType(self.type))
-        realtime_url(self.base_url, self.model or "model", self.type)
+        object.__setattr__(self, "flavour", ProviderFlavour(self.flavour or flavour_of(self.base_url)))
+        if self.authentication is not None:
+            object.__setattr__(self, "authentication", Authentication(self.authentication))
+        self._check_flavour()
         for name in _POSITIVE:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be greater than 0, got {getattr(self, name)!r}")
+        if self.on_handler_error not in ("end", "log"):
+            raise ValueError(f"on_handler_error must be 'end' or 'log', got {self.on_handler_error!r}")
         if self.privacy and self.trace is not None:
             raise ValueError("trace cannot be given together with privacy: leave one of them out")
+        if self.trace is not None and not isinstance(self.trace, Path) and not callable(self.trace):
+            raise ValueError(f"trace must be a Path or a function, got {type(self.trace).__name__}")
         headers = ((f"headers[{name!r}]", value) for name, value in self.headers.items())
         for name, value in (("api_key", self.api_key), *headers):
             if not isinstance(value, str) or any(c in value for c in "\r\n\0"):
                 raise ValueError(f"{name} must be a string without line breaks")
 
-    def url(self, default_model: str) -> str:
-        """The WebSocket address of this client."""
-        return realtime_url(self.base_url, self.model or default_model, self.type)
+    def _check_flavour(self) -> None:
+        """What cannot go together whatever the shape; `url` says the rest."""
+        flavour_of(self.base_url)
+        if self.flavour is ProviderFlavour.AZURE:
+            if self.deployment and self.model and self.deployment != self.model:
+                raise ValueError("deployment and model name different things: on Azure give one of them")
+            for name in ("organization", "project"):
+                if getattr(self, name):
+                    raise ValueError(f"{name}: Azure has none, leave it out")
+        else:
+            for name in ("deployment", "api_version"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} belongs to Azure: set flavour='azure', or leave it out")
+        if self.flavour is not ProviderFlavour.OPENAI and self.base_url == DEFAULT_BASE_URL:
+            raise ValueError(f"base_url: the flavour {self.flavour} needs the provider's own address")
 
-    def handshake_headers(self, shape_headers: Mapping[str, str]) -> dict[str, str]:
+    def url(self, shape: Shape) -> str:
+        """The WebSocket address of a client of this shape; ValueError names what does not go together."""
+        if self.flavour is ProviderFlavour.AZURE:
+            deployment, beta = self.deployment or self.model, shape.label == "beta"
+            return azure_url(self.base_url, deployment, self.type, beta=beta, api_version=self.api_version)
+        if self.flavour is ProviderFlavour.CUSTOM:
+            return custom_url(self.base_url, self.model, self.type)
+        return realtime_url(self.base_url, self.model or shape.default_model, self.type)
+
+    def handshake_headers(self, shape: Shape) -> dict[str, str]:
         """All headers we add to the handshake. Holds the key: never log it."""
-        ours = dict(shape_headers)
+        assert self.flavour is not None
+        ours = shape.headers()
         if self.api_key:
-            ours["Authorization"] = f"Bearer {self.api_key}"
+            shown = self.authentication or authentication_of(self.flavour, self.api_key)
+            name = "api-key" if shown is Authentication.API_KEY else "Authorization"
+            ours[name] = self.api_key if name == "api-key" else f"Bearer {self.api_key}"
         named = {
             "OpenAI-Organization": self.organization,
             "OpenAI-Project": self.project,
@@ -120,6 +179,12 @@ class RealtimeAPIClientParameters:
         ours.update({name: value for name, value in named.items() if value})
         given = {name.lower() for name in self.headers}
         return {name: v for name, v in ours.items() if name.lower() not in given} | dict(self.headers)
+
+    def handler_rules(self) -> HandlerRules:
+        """What handlers may do."""
+        return HandlerRules(
+            self.sync_handler_timeout, self.handler_timeout, self.on_handler_error, self.privacy
+        )
 
     def secrets(self) -> tuple[str, ...]:
         """What must be in no message."""
@@ -150,22 +215,6 @@ class ClearMediaBufferParameters:
     """Which units to clear: those attached under `tag`, or all."""
 
     tag: str | None = None
-
-
-@dataclass(slots=True)
-class Statistics:
-    """Counters of one client. Bytes are audio bytes before base64."""
-
-    events_sent: int = 0
-    events_received: int = 0
-    events_ignored_after_close: int = 0
-    audio_bytes_sent: int = 0
-    audio_bytes_received: int = 0
-    audio_chunks_received: int = 0
-    input_bytes_dropped: int = 0
-    playout_bytes_dropped: int = 0
-    late_chunks_dropped: int = 0
-    media_units_failed: int = 0
 
 
 Outcome = RealtimeError | None

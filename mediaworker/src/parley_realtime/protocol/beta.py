@@ -8,6 +8,7 @@ from typing import Any
 from parley_realtime.events import BETA_NAMES, BetaEvents, BetaRealtimeAPIEvents
 from parley_realtime.formats import AudioFormat
 from parley_realtime.protocol.shape import FLAT_FORMAT_FIELDS, ClientType, Event, object_field, without
+from parley_realtime.recovery import RECOVERY_NAMES
 
 _UPDATE_TYPES = ("session.update", "transcription_session.update")
 
@@ -25,7 +26,11 @@ class BetaShape:
 
     @property
     def event_names(self) -> frozenset[str]:
-        return frozenset(e.value for e in BetaRealtimeAPIEvents) | frozenset(e.value for e in BetaEvents)
+        return (
+            frozenset(e.value for e in BetaRealtimeAPIEvents)
+            | frozenset(e.value for e in BetaEvents)
+            | RECOVERY_NAMES
+        )
 
     def headers(self) -> dict[str, str]:
         return {"OpenAI-Beta": "realtime=v1"}
@@ -34,6 +39,8 @@ class BetaShape:
         self, event: Mapping[str, Any], kind: ClientType, inward: AudioFormat, outward: AudioFormat
     ) -> Event:
         kept = dict(event)
+        if kind is ClientType.TRANSCRIPTION and event.get("type") == "session.update":
+            event = kept = {**event, "type": "transcription_session.update"}
         if event.get("type") in _UPDATE_TYPES:
             session = without(object_field(event, "session") or {}, *FLAT_FORMAT_FIELDS)
             session["input_audio_format"] = inward.beta_name

@@ -8,6 +8,7 @@ from typing import Any
 from parley_realtime.events import GA_NAMES, Events, RealtimeAPIEvents
 from parley_realtime.formats import AudioFormat
 from parley_realtime.protocol.shape import FLAT_FORMAT_FIELDS, ClientType, Event, object_field, without
+from parley_realtime.recovery import RECOVERY_NAMES
 
 
 class GAShape:
@@ -23,7 +24,11 @@ class GAShape:
 
     @property
     def event_names(self) -> frozenset[str]:
-        return frozenset(e.value for e in RealtimeAPIEvents) | frozenset(e.value for e in Events)
+        return (
+            frozenset(e.value for e in RealtimeAPIEvents)
+            | frozenset(e.value for e in Events)
+            | RECOVERY_NAMES
+        )
 
     def headers(self) -> dict[str, str]:
         return {}

@@ -33,24 +33,32 @@ class ErrorDetail:
     message: str
 
     @staticmethod
-    def of(payload: Mapping[str, Any]) -> ErrorDetail:
-        """From a raw `error` event; whatever is missing or of the wrong kind is left empty."""
+    def of(payload: Mapping[str, Any], *, private: bool = False) -> ErrorDetail:
+        """From a raw `error` event; whatever is missing or of the wrong kind is left empty.
+
+        `private`: the message, which may repeat what was said, is left out.
+        """
         error = payload.get("error")
         error = error if isinstance(error, Mapping) else {}
         kind, code, message = error.get("type"), error.get("code"), error.get("message")
         return ErrorDetail(
             kind if isinstance(kind, str) else "",
             code if isinstance(code, str) and code else None,
-            message[:500] if isinstance(message, str) else "",
+            message[:500] if isinstance(message, str) and not private else "",
         )
 
 
-def from_close(code: int, reason: str, last_error: ErrorDetail | None, *, ready: bool) -> ProviderError:
-    """The error of a connection that the provider ended. `ready`: a session had been created before."""
+def from_close(
+    code: int, reason: str, last_error: ErrorDetail | None, *, ready: bool, private: bool = False
+) -> ProviderError:
+    """The error of a connection that the provider ended. `ready`: a session had been created before.
+
+    `private`: the error's text repeats none of the provider's.
+    """
     word = last_error.code if last_error else None
     if word is None and "." in reason and " " not in reason:
         word = reason.rsplit(".", 1)[1] or None
-    told = (last_error.message if last_error else "") or reason
+    told = "" if private else (last_error.message if last_error else "") or reason
     said = f" ({told})" if told else ""
     if word is None and code == 3000:
         return AuthenticationError(f"the provider refused the credentials{said}", close_code=code)

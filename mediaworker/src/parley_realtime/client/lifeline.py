@@ -1,0 +1,553 @@
+"""One conversation over as many WebSockets as it takes: reconnects, restores, rotates.
+
+Stands where a `Connection` stands and has one underneath. One task drives it; whatever a connection that is
+not the current one still says is dropped, and what a restoration echoes is nobody else's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+from parley_realtime.client.connection import ConnectionState
+from parley_realtime.client.line import Line, RestoreFailed
+from parley_realtime.client.parameters import Outcome, RealtimeAPIClientParameters, Statistics
+from parley_realtime.errors import (
+    ClientStateError,
+    ConnectAborted,
+    OutgoingQueueFull,
+    RealtimeError,
+    UnavailableError,
+)
+from parley_realtime.events import MediaChunk, WebSocketCloseEvent
+from parley_realtime.protocol.core import ProtocolCore, ServerEvent
+from parley_realtime.protocol.keeper import ConversationKeeper
+from parley_realtime.protocol.outstanding import CONFIRMED
+from parley_realtime.protocol.restore import Refusal, RestorePlan
+from parley_realtime.protocol.vigil import GiveUp, Vigil
+from parley_realtime.recovery import (
+    Cause,
+    Reconnected,
+    Reconnecting,
+    RecoveryParameters,
+    RecoveryRecord,
+    RestoreRefused,
+)
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.2
+"""How often a moment for a rotation is looked for, and deadlines are looked at while something is awaited."""
+LAST_MARGIN = 5.0
+"""A rotation that found no quiet moment is forced so long before the provider's limit."""
+LONGEST_SESSION = 24 * 3600.0
+
+
+class LifelineSink(Protocol):
+    """Who is told: as `connection.Sink`, with `closed` at the very end, and what becomes of the sockets."""
+
+    def opened(self, socket_id: str) -> None:
+        """The first upgrade succeeded."""
+
+    def received(self, event: ServerEvent) -> None:
+        """An event without audio."""
+
+    def audio(self, chunk: MediaChunk) -> None:
+        """Audio of a response."""
+
+    def ending(self, outcome: Outcome) -> None:
+        """The outcome is known."""
+
+    async def closed(self, event: WebSocketCloseEvent | None) -> None:
+        """All sockets are gone; `event` is always None here."""
+
+    async def socket_closed(self, event: WebSocketCloseEvent) -> None:
+        """One socket is gone."""
+
+    def recovery(self, record: RecoveryRecord) -> None:
+        """The conversation moves, has moved, or cannot."""
+
+
+class Lifeline:
+    """See the module. The public methods are those of `Connection`."""
+
+    def __init__(
+        self,
+        parameters: RealtimeAPIClientParameters,
+        recovery: RecoveryParameters,
+        core: Callable[[], ProtocolCore],
+        statistics: Statistics,
+        sink: LifelineSink,
+    ) -> None:
+        self._p = parameters
+        self._r = recovery
+        self._core = core
+        self._template = core()
+        self._statistics = statistics
+        self._sink = sink
+        self._state = ConnectionState.NEW
+        self._outcome: Outcome = None
+        self._keeps = recovery.keep_private or not parameters.privacy
+        self._vigil = Vigil(recovery.progress_timeout, recovery.response_timeout)
+        self._keeper = ConversationKeeper(
+            ga=self._template.shape.label == "ga",
+            audio=parameters.input_format,
+            outward=parameters.output_format,
+            replay_ms=recovery.replay_ms + parameters.media_buffer_ms,
+            quiet_ms=recovery.quiet_replay_ms,
+            limit=parameters.outgoing_events,
+        )
+        self._line: Line | None = None
+        self._serving = False
+        self._ordered_end = False
+        self._next: Line | None = None
+        self._leaving: set[Line] = set()
+        self._wake = asyncio.Event()
+        self._closing = asyncio.Event()
+        self._gone = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._rotate_at: float | None = None
+        self._last_moment: float | None = None
+        self._not_before = 0.0
+        self.socket_id = ""
+
+    # As Connection
+
+    @property
+    def state(self) -> ConnectionState:
+        return self._state
+
+    @property
+    def outcome(self) -> Outcome:
+        """What ended the client; a socket that was replaced ends nothing."""
+        return self._outcome
+
+    @property
+    def keeper(self) -> ConversationKeeper:
+        """The conversation as it is known here."""
+        return self._keeper
+
+    def now(self) -> float:
+        """The loop's clock; 0 before `connect`."""
+        return self._line.connection.now() if self._line is not None else 0.0
+
+    async def connect(self) -> None:
+        """The first WebSocket; raises the RealtimeError that prevented it."""
+        if self._state is not ConnectionState.NEW:
+            raise ClientStateError(
+                f"connect() works once, the client is {self._state.value}: make a new client"
+            )
+        self._state = ConnectionState.CONNECTING
+        line = self._line = self._new_line(self._p)
+        line.on_opened = self._first_opened
+        try:
+            await line.connection.connect()
+        except BaseException:
+            self._finish(line.connection.outcome)
+            await self._shut()
+            raise
+        self._task = asyncio.get_running_loop().create_task(self._drive(), name="realtime-lifeline")
+
+    def _first_opened(self, socket_id: str) -> None:
+        self.socket_id = socket_id
+        self._sink.opened(socket_id)
+
+    def close(self) -> None:
+        """End it all, or the attempt to connect. Never waits."""
+        if self._state is ConnectionState.NEW:
+            self._state = ConnectionState.CLOSED
+            self._gone.set()
+        elif self._state is ConnectionState.CONNECTING and self._line is not None:
+            self._line.connection.close()
+        else:
+            self.end(None)
+
+    def end(self, outcome: Outcome) -> None:
+        """Start the end; only the first call counts."""
+        self._finish(outcome)
+        for line in (self._line, self._next):
+            if line is not None:
+                line.connection.end(outcome)
+
+    def _finish(self, outcome: Outcome) -> None:
+        if self._state not in (ConnectionState.CONNECTING, ConnectionState.OPEN):
+            return
+        self._state = ConnectionState.CLOSING
+        self._outcome = outcome
+        self._serving = False
+        self._sink.ending(outcome)
+        self._wake.set()
+        self._closing.set()
+
+    async def wait_closed(self) -> Outcome:
+        """Wait until all sockets and tasks are gone."""
+        if self._state is ConnectionState.NEW:
+            raise ClientStateError("wait_closed() needs connect() before it")
+        await self._gone.wait()
+        return self._outcome
+
+    def put_event(self, event: Mapping[str, Any]) -> None:
+        """Send a client event, now or when there is a connection; see `Connection.put_event`."""
+        if self._state is ConnectionState.NEW:
+            raise ClientStateError(f"{event.get('type')} needs a connection: await connect() first")
+        if self._state in (ConnectionState.CLOSING, ConnectionState.CLOSED):
+            self._statistics.events_ignored_after_close += 1
+            return
+        if not self._keeps:
+            assert self._line is not None
+            self._line.connection.put_event(event)
+            return
+        named = _named(event)
+        if self._keeper.outstanding.full:
+            raise OutgoingQueueFull(
+                f"{len(self._keeper.outstanding)} client events wait for the provider: send fewer, or close "
+                "the client"
+            )
+        word = self._done_here(named)
+        if word is not None:
+            self._tell(word)
+        else:
+            self._put(named)
+
+    def _put(self, event: Mapping[str, Any]) -> None:
+        """Send what the provider will confirm; keep it until then."""
+        queued = 0
+        if self._serving and self._line is not None:
+            self._line.connection.put_event(event)
+            queued = self._line.connection.queued_audio_bytes
+        else:
+            self._template.encode(event)
+        kind = event.get("type")
+        self._ordered_end = self._ordered_end or kind == "session.close"
+        if kind in CONFIRMED:
+            self._keeper.client(event, queued, self.now())
+            self._wake.set()
+
+    def _done_here(self, event: Mapping[str, Any]) -> dict[str, Any] | None:
+        """A truncation the provider cannot do: of what it holds as text, or while there is no provider."""
+        if event.get("type") != "conversation.item.truncate":
+            return None
+        if self._serving and self._line is not None:
+            made = self._keeper.shorten(event, _event_id())
+            if made is None:
+                return None
+            for each in made[1]:
+                self._line.connection.put_event(each)
+            return made[0]
+        known = self._keeper.history.get(str(event.get("item_id"))) is not None
+        return self._keeper.apply(event, _event_id()) if known else None
+
+    def put_audio(self, payload: bytes) -> None:
+        """Caller audio; it waits on the tape while there is no connection."""
+        if self._serving and self._line is not None:
+            self._line.connection.put_audio(payload)
+        elif self._state in (ConnectionState.CONNECTING, ConnectionState.OPEN) and self._keeps:
+            if len(payload) % self._p.input_format.sample_bytes:
+                raise ValueError(
+                    f"push_media: {len(payload)} bytes are no whole number of "
+                    f"{self._p.input_format.name} samples"
+                )
+            self._keeper.tape.append(bytes(payload))
+        elif payload:
+            self._statistics.input_bytes_dropped += len(payload)
+
+    # What the lines report
+
+    def _new_line(self, parameters: RealtimeAPIClientParameters) -> Line:
+        line = Line(
+            parameters,
+            self._core(),
+            self._statistics,
+            self,
+            media_buffer_ms=self._r.replay_ms + 2 * parameters.media_buffer_ms,
+        )
+        self._leaving.add(line)
+        return line
+
+    def audio_taken(self, line: Line, audio: bytes) -> None:
+        """Audio goes out on a line."""
+        if self._keeps and line is self._line:
+            self._keeper.tape.append(audio)
+
+    def received(self, line: Line, event: ServerEvent) -> None:
+        """An event on a line that is not being restored."""
+        if line is not self._line or self._state not in (ConnectionState.CONNECTING, ConnectionState.OPEN):
+            return
+        if self._state is ConnectionState.CONNECTING and line.connection.state is ConnectionState.OPEN:
+            self._state = ConnectionState.OPEN
+            self._serving = True
+            self._schedule(line)
+        if self._keeps and not self._keeper.server(event.payload, self.now()):
+            return
+        if event.type == "response.created":
+            self._wake.set()
+        self._sink.received(event)
+
+    def audio(self, line: Line, chunk: MediaChunk) -> None:
+        """Audio on a line."""
+        if line is not self._line or not self._serving:
+            return
+        if self._keeps:
+            size = len(chunk.payload)
+            self._keeper.audio(chunk.response_id, chunk.item_id, chunk.content_index, size, self.now())
+        self._sink.audio(chunk)
+
+    def ended(self, line: Line) -> None:
+        """A line's connection is ending; what it did not send is kept at once, before anything follows it."""
+        if line is self._line:
+            self._serving = False
+            if self._keeps:
+                self._keeper.tape.append(line.connection.take_unsent_audio())
+            self._wake.set()
+
+    async def socket_closed(self, line: Line, event: WebSocketCloseEvent | None) -> None:
+        """Nothing is left of a line."""
+        if event is not None:
+            await self._sink.socket_closed(event)
+        self._leaving.discard(line)
+
+    # The task
+
+    async def _drive(self) -> None:
+        try:
+            while self._state is ConnectionState.OPEN and self._line is not None:
+                if self._line.over:
+                    await self._recover(self._line)
+                elif self._watch() and self._rotation_due():
+                    await self._rotate(self._line)
+                elif not self._line.over:
+                    self._wake.clear()
+                    await self._until(self._wake, self._next_look())
+        except Exception as exc:
+            shown = None if self._p.privacy else exc
+            logger.error("recovery ended by an unexpected %s", type(exc).__name__, exc_info=shown)
+            self._finish(RealtimeError(f"unexpected {type(exc).__name__} in the client"))
+        finally:
+            await self._shut()
+
+    async def _shut(self) -> None:
+        for line in list(self._leaving):
+            line.connection.close()
+            if line.connection.state is not ConnectionState.CLOSED:
+                await line.connection.wait_closed()
+        await self._sink.closed(None)
+        self._state = ConnectionState.CLOSED
+        self._gone.set()
+
+    async def _until(self, event: asyncio.Event, deadline: float | None) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                await event.wait()
+
+    # A connection was lost
+
+    async def _recover(self, line: Line, cause: Cause = "lost") -> None:
+        since = self.now()
+        error = line.connection.outcome or UnavailableError("the connection was given up", code="rotation")
+        if not error.retryable or self._ordered_end:
+            self._finish(error)
+            return
+        reason = self._privacy_refusal()
+        if reason is not None:
+            self._refuse(cause, reason, error)
+            return
+        loss = self._keeper.lost(b"", _event_id())
+        attempt = 0
+        while self._state is ConnectionState.OPEN:
+            attempt += 1
+            delay = self._r.delay(attempt)
+            cut_items = loss.cut_items if attempt == 1 else ()
+            self._report(Reconnecting(cause, error.message, attempt, delay, cut_items))
+            if attempt == 1:
+                self._tell(*loss.closings)
+            grace = self._r.truncate_grace if cut_items and self._r.on_recovery is not None else 0.0
+            await self._until(self._closing, self.now() + max(delay, grace))
+            try:
+                new, items = await self._replace(since + self._r.deadline)
+            except RestoreFailed as exc:
+                self._refuse(cause, exc.reason, error)
+                return
+            except RealtimeError as exc:
+                error = exc
+                late = self.now() >= since + self._r.deadline or attempt >= self._r.attempts
+                if not exc.retryable or late:
+                    self._finish(exc)
+                continue
+            self._switch(new, items, cause, self.now() - since)
+            return
+
+    async def _replace(self, deadline: float) -> tuple[Line, RestorePlan]:
+        """A new line that holds the conversation; RestoreFailed or the RealtimeError that prevented it."""
+        if self._state is not ConnectionState.OPEN:
+            raise ConnectAborted("the client was closed")
+        timeout = max(0.5, min(self._r.attempt_timeout, deadline - self.now()))
+        line = self._next = self._new_line(replace(self._p, connect_timeout=timeout))
+        try:
+            line.restoring = True
+            await line.connection.connect()
+            plan = self._keeper.plan()
+            if isinstance(plan, Refusal):
+                raise RestoreFailed(plan.reason)
+            await line.restore(plan, self._r.restore_timeout)
+        except BaseException:
+            line.connection.close()
+            raise
+        finally:
+            self._next = None
+        return line, plan
+
+    def _switch(self, line: Line, plan: RestorePlan, cause: Cause, gap: float) -> None:
+        """From here on `line` is the connection; nothing waits in between, so nothing is lost or doubled."""
+        if line.over or self._state is not ConnectionState.OPEN:
+            line.connection.close()
+            if self._line is not None and not self._line.over:
+                return
+            self._line = line
+            return
+        old, self._line, line.restoring = self._line, line, False
+        if old is not None and not old.over:
+            self._keeper.tape.append(old.connection.take_unsent_audio())
+            old.connection.end(None)
+        corrections = self._keeper.corrections(plan)
+        again = self._keeper.carried(plan, rotation=cause == "rotation" and gap == 0)
+        self._serving = True
+        self.socket_id = line.connection.socket_id
+        self._schedule(line)
+        for event in corrections:
+            line.connection.put_event(event)
+        forgotten = self._keeper.history.forgotten
+        self._report(Reconnected(self.socket_id, cause, gap, len(plan.creates), forgotten))
+        for each in again:
+            if isinstance(each, bytes):
+                line.connection.put_audio(each)
+            else:
+                self._put(_named(each))
+
+    def _privacy_refusal(self) -> str | None:
+        if self._keeps:
+            return None
+        return "privacy is on, nothing is kept: set keepPrivate (keep_private) to keep it in memory only"
+
+    def _refuse(self, cause: Cause, reason: str, error: RealtimeError) -> None:
+        """The end: the conversation cannot be carried over."""
+        self._report(RestoreRefused(cause, reason))
+        text = f"{error.message}, and the conversation cannot be carried over: {reason}"
+        outcome = UnavailableError(text, code="restore_refused", close_code=error.close_code, retryable=False)
+        self._finish(outcome)
+
+    # A connection that does not answer
+
+    def _watch(self) -> bool:
+        """End a connection of which nothing comes any more; False when that was done."""
+        assert self._line is not None
+        connection = self._line.connection
+        verdict = self._vigil.verdict(self._keeper.outstanding, connection.received_at, self.now())
+        if isinstance(verdict, GiveUp):
+            connection.end(UnavailableError(verdict.why, code=verdict.code, close_code=1006))
+            return False
+        if verdict is not None:
+            self._put(_named({"type": "response.cancel", "response_id": verdict.answer.id}))
+            verdict.answer.cancelled_at, verdict.answer.unwanted = self.now(), False
+        return True
+
+    def _next_look(self) -> float | None:
+        """When something may be due."""
+        assert self._line is not None
+        now = self.now()
+        due = self._vigil.next_due(self._keeper.outstanding, self._line.connection.received_at)
+        dues = [] if due is None else [due]
+        if self._rotate_at is not None:
+            dues.append(max(self._rotate_at, self._not_before, now + LOOK_SECONDS))
+        return max(min(dues), now + 0.01) if dues else None
+
+    # A connection that is to be replaced
+
+    def _schedule(self, line: Line) -> None:
+        """When this connection is to be replaced, by the provider's limit and the parameters."""
+        now = self.now()
+        self._rotate_at = self._last_moment = None
+        self._not_before = 0.0
+        expires = line.expires_at
+        remaining = expires - self._r.wall() if expires is not None else 0.0
+        if 0 < remaining <= LONGEST_SESSION:
+            margin = min(self._r.rotate_margin, remaining / 10)
+            self._rotate_at = now + remaining - margin
+            self._last_moment = now + remaining - min(LAST_MARGIN, margin / 2)
+        if self._r.rotate_after:
+            wanted = now + self._r.rotate_after
+            self._rotate_at = wanted if self._rotate_at is None else min(wanted, self._rotate_at)
+        if self._rotate_at is not None:
+            self._wake.set()
+
+    def _rotation_due(self) -> bool:
+        now = self.now()
+        if self._rotate_at is None or now < self._rotate_at:
+            return False
+        if self._last_moment is not None and now >= self._last_moment:
+            return True
+        quiet = self._r.quiet is None or self._r.quiet()
+        return now >= self._not_before and self._keeper.settled and quiet
+
+    async def _rotate(self, line: Line) -> None:
+        plan = self._keeper.plan() if self._keeps else None
+        reason = plan.reason if isinstance(plan, Refusal) else self._privacy_refusal()
+        if reason is not None:
+            self._rotation_refused(reason)
+            return
+        if self._last_moment is not None and self.now() >= self._last_moment:
+            self._last_moment = None
+            line.connection.end(None)
+            await self._recover(line, "rotation")
+            return
+        version = self._keeper.history.version
+        try:
+            new, made = await self._replace(self.now() + self._r.attempt_timeout)
+        except RestoreFailed as exc:
+            self._rotation_refused(exc.reason)
+            return
+        except RealtimeError:
+            self._not_before = self.now() + self._r.delay(4)
+            return
+        quiet = self._r.quiet is None or self._r.quiet()
+        if line.over or version != self._keeper.history.version or not (self._keeper.settled and quiet):
+            new.connection.close()
+            return
+        self._switch(new, made, "rotation", 0.0)
+
+    def _rotation_refused(self, reason: str) -> None:
+        """Said once; the connection goes on as long as the provider lets it."""
+        self._rotate_at = self._last_moment = None
+        self._report(RestoreRefused("rotation", reason))
+
+    # Telling
+
+    def _tell(self, *payloads: Mapping[str, Any]) -> None:
+        """Server events that no provider sent, because none can."""
+        names = self._template.shape
+        for payload in payloads:
+            kind = str(payload["type"])
+            event = ServerEvent(kind, names.names.get(kind, names.unknown_name), dict(payload))
+            self._sink.received(event)
+
+    def _report(self, record: RecoveryRecord) -> None:
+        self._sink.recovery(record)
+
+
+def _event_id() -> str:
+    return f"event_{uuid.uuid4().hex[:21]}"
+
+
+def _named(event: Mapping[str, Any]) -> dict[str, Any]:
+    """With an id of its own, and one for the item that it makes: so that nothing is ever made twice."""
+    named = dict(event)
+    if named.get("event_id") is None:
+        named["event_id"] = f"client_{uuid.uuid4().hex[:21]}"
+    item = named.get("item")
+    if named.get("type") == "conversation.item.create" and isinstance(item, Mapping) and not item.get("id"):
+        named["item"] = {**item, "id": f"item_{uuid.uuid4().hex[:21]}"}
+    return named

@@ -1,0 +1,98 @@
+"""Caller audio that may have to be sent again after the connection is lost. Pure.
+
+Positions are bytes since the tape began and grow through all connections. A provider counts milliseconds
+from the first byte of its own connection: `origin` is where that byte lies.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from parley_realtime.formats import AudioFormat
+
+
+class InputTape:
+    """What was sent and is not settled. Settled is audio of turns that are committed or thrown away.
+
+    Bounded: `quiet_ms` while nobody is known to speak, `replay_ms` else; the oldest goes first.
+    """
+
+    def __init__(self, audio: AudioFormat, replay_ms: int, quiet_ms: int) -> None:
+        self._format = audio
+        self._replay = self._bytes(replay_ms)
+        self._quiet = self._bytes(min(quiet_ms, replay_ms))
+        self._chunks: deque[bytes] = deque()
+        self._start = 0
+        self._size = 0
+        self.origin = 0
+        self.speaking = True
+        self.lost_bytes = 0
+
+    def _bytes(self, milliseconds: float) -> int:
+        sample = self._format.sample_bytes
+        return int(self._format.bytes_per_second * milliseconds / 1000) // sample * sample
+
+    @property
+    def end(self) -> int:
+        """Where the next byte goes."""
+        return self._start + self._size
+
+    @property
+    def size(self) -> int:
+        """Bytes that are held."""
+        return self._size
+
+    def position(self, milliseconds: float) -> int:
+        """Where a time of the provider lies."""
+        return self.origin + self._bytes(milliseconds)
+
+    def append(self, audio: bytes) -> None:
+        """Audio went out, or waits for a connection."""
+        if not audio:
+            return
+        self._chunks.append(audio)
+        self._size += len(audio)
+        limit = self._replay if self.speaking else self._quiet
+        if self._size > limit:
+            if self.speaking:
+                self.lost_bytes += self._size - limit
+            self.settle(self.end - limit)
+
+    def settle(self, position: int) -> None:
+        """Forget what lies before `position`."""
+        excess = min(position, self.end) - self._start
+        while excess > 0:
+            head = self._chunks[0]
+            if len(head) <= excess:
+                self._chunks.popleft()
+                cut = len(head)
+            else:
+                self._chunks[0] = head[excess:]
+                cut = excess
+            self._start += cut
+            self._size -= cut
+            excess -= cut
+
+    def slice(self, begin: int, end: int) -> bytes:
+        """The audio between two positions, as far as it is held."""
+        audio = b"".join(self._chunks)
+        return audio[max(0, begin - self._start) : max(0, end - self._start)]
+
+    def rewind(self, before: bytes = b"", newest: int | None = None) -> bytes:
+        """Take all that is held off the tape, for a new connection to be sent: it comes back by `append`.
+
+        `before` is audio of a turn that is taken back, it goes ahead; `newest` keeps only so many bytes.
+        """
+        audio = b"".join(self._chunks)
+        if newest is not None and len(audio) > newest:
+            audio = audio[len(audio) - newest :]
+        audio = before + audio
+        self._start = self.end - len(audio)
+        self._chunks.clear()
+        self._size = 0
+        self.origin = self._start
+        return audio
+
+    def newest_bytes(self, milliseconds: int) -> int:
+        """How many bytes so many milliseconds are."""
+        return self._bytes(milliseconds)
