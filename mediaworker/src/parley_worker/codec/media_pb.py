@@ -214,6 +214,8 @@ def write(message: fx.ToLeg, worker_instance_id: str) -> pb.ConverseResponse:
             deadline = Timestamp()
             deadline.FromNanoseconds(int(message.deadline_unix * 1e9))
             return pb.ConverseResponse(draining=pb.Draining(deadline_time=deadline))
+        case fx.Transfer(target, note):
+            return pb.ConverseResponse(transfer=pb.Transfer(target=target, note=note))
         case fx.Ended():
             return pb.ConverseResponse(ended=pb.Ended(reason=str(message.reason), message=message.message))
 
