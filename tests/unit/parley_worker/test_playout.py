@@ -22,20 +22,20 @@ def spoken(ms: int, *, sent: int, at: float = 100.0, burst: bool = False) -> Pla
 
 def test_the_callers_word_wins() -> None:
     ledger = spoken(1000, sent=500)
-    ledger.acknowledge(KEY, 100, "progress")
+    ledger.acknowledge(KEY, 100, "progress", 100.1)
     assert ledger.cut(1, Heard("item_1", 0, 320), 100.6) == [Cut("item_1", 0, 320, "cleared", 1)]
 
 
 def test_the_callers_word_is_held_to_what_was_sent_and_acknowledged() -> None:
     assert spoken(1000, sent=500).cut(1, Heard("item_1", 0, 9000), 101)[0].audio_end_ms == 500
     ledger = spoken(1000, sent=500)
-    ledger.acknowledge(KEY, 300, "mark")
+    ledger.acknowledge(KEY, 300, "mark", 100.3)
     assert ledger.cut(1, Heard("item_1", 0, 10), 101)[0].audio_end_ms == 300
 
 
 def test_without_a_word_the_last_acknowledgement_counts() -> None:
     ledger = spoken(1000, sent=500)
-    ledger.acknowledge(KEY, 240, "progress")
+    ledger.acknowledge(KEY, 240, "progress", 100.24)
     assert ledger.cut(1, None, 101) == [Cut("item_1", 0, 240, "progress", 1)]
 
 
@@ -100,7 +100,7 @@ def test_what_was_heard_in_full_is_not_cut_and_newer_epochs_stay() -> None:
 def test_an_old_acknowledgement_does_not_cut_what_was_heard_long_ago() -> None:
     ledger = spoken(1000, sent=1000)
     ledger.done(KEY)
-    ledger.acknowledge(KEY, 500, "progress")
+    ledger.acknowledge(KEY, 500, "progress", 100.5)
     assert ledger.cut(1, None, 200) == []
 
 
@@ -152,7 +152,7 @@ class Ledger(RuleBasedStateMachine):
     def acknowledge(self, ms: int, source: str) -> None:
         for item in reversed(list(self.sent)):
             if item in self.received:
-                self.ledger.acknowledge((item, 0), ms, source)  # type: ignore[arg-type]
+                self.ledger.acknowledge((item, 0), ms, source, self.now)  # type: ignore[arg-type]
                 self.acked[item] = max(self.acked.get(item, 0), min(ms, self.sent[item]))
                 return
 
@@ -216,7 +216,7 @@ def test_an_answer_that_begins_before_the_word_on_the_last_one_keeps_its_clock()
 
 def test_what_was_thrown_away_before_it_left_was_not_sent() -> None:
     ledger = spoken(5000, sent=5000, burst=True)
-    ledger.acknowledge(KEY, 4000, "progress")
+    ledger.acknowledge(KEY, 4000, "progress", 104)
     ledger.unsent(KEY, 300)
     ledger.unsent(("another", 0), 0)
     assert ledger.cut(1, Heard("item_1", 0, 4000), 110)[0].audio_end_ms == 300

@@ -100,7 +100,7 @@ class OutFrame:
 
 @dataclass(frozen=True, slots=True)
 class OutMark:
-    """The end of a content part in the caller's stream."""
+    """A point of a content part in the caller's stream: its end, or every so often where that was asked."""
 
     item_id: str
     content_index: int
@@ -124,6 +124,7 @@ class _Part:
     flushed: bool = False
     taken: float = 0.0
     position: float = 0.0
+    marked: float = 0.0
 
 
 class OutputPath:
@@ -146,6 +147,7 @@ class OutputPath:
         self._epochs: dict[str, int] = {}
         self._leg: AudioFormat | None = None
         self._mode = PlayoutMode.REALTIME
+        self._mark_ms = 0
         self._convert: Converter | None = None
         self._due: float | None = None
         self._closed = False
@@ -153,9 +155,12 @@ class OutputPath:
         self.bytes = 0
         self.muted_chunks = 0
 
-    def attach(self, leg: AudioFormat, mode: PlayoutMode) -> None:
-        """Deliver in this format from now on; what waits goes on."""
-        self._leg, self._mode = leg, mode
+    def attach(self, leg: AudioFormat, mode: PlayoutMode, mark_interval_ms: int = 0) -> None:
+        """Deliver in this format from now on; what waits goes on.
+
+        With `mark_interval_ms` there are marks within parts, that far apart; without only at their ends.
+        """
+        self._leg, self._mode, self._mark_ms = leg, mode, mark_interval_ms
         self._convert = converter(self._provider, leg)
         self._due = None
 
@@ -179,7 +184,7 @@ class OutputPath:
             self._due = None
         part = next((p for p in reversed(self._parts) if p.key == key), None)
         if part is None or part.done or part.flushed:
-            part = _Part(key, response_id, epoch, taken=before, position=before)
+            part = _Part(key, response_id, epoch, taken=before, position=before, marked=before)
             self._parts.append(part)
         part.data += payload
         self.bytes += len(payload)
@@ -264,6 +269,9 @@ class OutputPath:
                 frame = self._frame(part, self._leg, FRAME_MS, now - self._due, now)
                 self._due += FRAME_SECONDS
             out.append(frame)
+            if self._mark_ms and part.position - part.marked >= self._mark_ms:
+                part.marked = part.position
+                out.append(OutMark(frame.item_id, frame.content_index, frame.epoch, part.position))
         return out
 
     def _enough(self, part: _Part) -> bool:

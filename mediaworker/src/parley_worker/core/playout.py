@@ -6,7 +6,7 @@ Times are monotonic seconds, positions milliseconds within a content part. Nothi
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 FRAME_MS = 20.0
@@ -25,8 +25,11 @@ class _Part:
     sent: float = 0.0
     acked: float = 0.0
     acked_by: Source = "progress"
+    acked_at: float = 0.0
     done: bool = False
     ends: float = 0.0
+    marks: deque[float] = field(default_factory=deque)
+    """Where marks stand that were sent and have not come back."""
 
     @property
     def complete(self) -> bool:
@@ -67,24 +70,36 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """An item to truncate at `audio_end_ms`, and how that is known."""
+    """An item to truncate at `audio_end_ms` of the `received_ms` that came, and how that is known."""
 
     item_id: str
     content_index: int
     audio_end_ms: int
     source: Source
     epoch: int
+    received_ms: float = field(default=0.0, compare=False)
 
 
 class PlayoutLedger:
-    """The playout side of one session. `buffer_ms` is what the caller declared its player to hold."""
+    """The playout side of one session. `buffer_ms` is what the caller declared its player to hold.
+
+    A caller that asked for marks within the audio is taken to return them: between two of them its player is
+    taken to go on in real time, and never past the next one that has not come back.
+    """
 
     def __init__(self) -> None:
         self._parts: OrderedDict[PartKey, _Part] = OrderedDict()
         self._segments: deque[_Segment] = deque()
+        self._marking = False
         self.buffer_ms = 0
         self.epoch = 0
         self.received_at = 0.0
+
+    def attached(self, buffer_ms: int, marking: bool) -> None:
+        """A caller's player takes over; marks that are on their way were another player's."""
+        self.buffer_ms, self._marking = buffer_ms, marking
+        for part in self._parts.values():
+            part.marks.clear()
 
     def received(self, key: PartKey, epoch: int, duration_ms: float, now: float) -> float:
         """Audio of a part came from the provider; gives where in the part it begins."""
@@ -137,25 +152,43 @@ class PlayoutLedger:
             segment.length = min(segment.length, (now - segment.start) * 1000)
         self._segments = deque(kept)
 
-    def acknowledge(self, key: PartKey, played_ms: float, source: Source) -> None:
+    def marked(self, key: PartKey, position_ms: float) -> None:
+        """A mark went to the caller behind this much of a part."""
+        part = self._parts.get(key)
+        if part is not None and self._marking:
+            part.marks.append(position_ms)
+
+    def acknowledge(self, key: PartKey, played_ms: float, source: Source, now: float) -> None:
         """The caller says how far it has heard a part; more than was sent counts as what was sent."""
         part = self._parts.get(key)
         if part is None:
             return
+        while part.marks and part.marks[0] <= played_ms:
+            part.marks.popleft()
         acked = min(played_ms, part.sent)
         if acked >= part.acked:
-            part.acked, part.acked_by = acked, source
+            part.acked, part.acked_by, part.acked_at = acked, source, now
+
+    def received_ms(self, key: PartKey) -> float:
+        """How much of a part has come; 0 for one that is not followed (any more)."""
+        part = self._parts.get(key)
+        return part.received if part is not None else 0.0
 
     def playing_until(self) -> float:
         """When what was sent so far will have been heard, by the clock."""
         return self._segments[-1].end if self._segments else 0.0
 
-    def unheard(self, now: float) -> bool:
-        """True while audio was received that the caller cannot have heard yet."""
+    def unheard(self, now: float, above: int = 0) -> bool:
+        """True while audio of epochs after `above` was received that the caller cannot have heard yet."""
         self._forget(now)
         return any(
-            part.acked < part.received - ROUNDING_MS
-            and (part.sent < part.received - ROUNDING_MS or self._by_clock(key, now) < part.sent)
+            part.epoch > above
+            and part.acked < part.received - ROUNDING_MS
+            and (
+                part.sent < part.received - ROUNDING_MS
+                or bool(part.marks)
+                or self._by_clock(key, now) < part.sent
+            )
             for key, part in self._parts.items()
         )
 
@@ -173,36 +206,65 @@ class PlayoutLedger:
             part = self._parts.pop(key)
             end = int(min(position, part.sent, part.received) + 1e-6)
             if end < int(part.received - ROUNDING_MS) or not part.done:
-                cuts.append(Cut(key[0], key[1], end, source, part.epoch))
+                cuts.append(Cut(key[0], key[1], end, source, part.epoch, part.received))
         self._segments = deque(s for s in self._segments if s.key in self._parts)
         return cuts
 
     def _positions(self, keys: list[PartKey], heard: Heard | None, now: float) -> list[tuple[float, Source]]:
-        source: Source
-        current, source, at = len(keys), "clock", 0.0
+        """How far each part was heard, and how that is known."""
         named = (heard.item_id, heard.content_index) if heard else None
         if heard and named in keys and heard.played_ms > 0:
-            current, source, at = keys.index(named), "cleared", float(heard.played_ms)
-        else:
-            acked = [i for i, key in enumerate(keys) if self._parts[key].acked > 0]
-            if acked:
-                part = self._parts[keys[acked[-1]]]
-                if part.acked < part.sent or not part.done:
-                    current, source, at = acked[-1], part.acked_by, part.acked
+            return self._around(keys, keys.index(named), "cleared", float(heard.played_ms))
+        acked = [i for i, key in enumerate(keys) if self._parts[key].acked > 0]
+        if acked:
+            part = self._parts[keys[acked[-1]]]
+            if part.acked < part.sent or not part.done:
+                if part.acked_by == "mark":
+                    return self._by_marks(keys, acked[-1], now)
+                return self._around(keys, acked[-1], part.acked_by, part.acked)
+        return self._by_clock_and_marks(keys, now)
+
+    def _around(
+        self, keys: list[PartKey], current: int, source: Source, at: float
+    ) -> list[tuple[float, Source]]:
+        """The player is at `at` of one part: those before it were heard, of those after it what is known."""
+        parts = [self._parts[key] for key in keys]
+        before: list[tuple[float, Source]] = [(part.sent, source) for part in parts[:current]]
+        after: list[tuple[float, Source]] = [(part.acked, source) for part in parts[current + 1 :]]
+        return [*before, (max(at, parts[current].acked), source), *after]
+
+    def _by_marks(self, keys: list[PartKey], current: int, now: float) -> list[tuple[float, Source]]:
+        """From the last mark on in real time, up to the next one; ends of parts are passed by the clock."""
+        result = self._around(keys, current, "mark", self._parts[keys[current]].acked)
+        if not self._marking:
+            return result
+        at = self._parts[keys[current]].acked
+        ahead = max(0.0, (now - self._parts[keys[current]].acked_at) * 1000)
+        for i in range(current, len(keys)):
+            part = self._parts[keys[i]]
+            if i > current:
+                ahead = min(ahead, self._by_clock(keys[i], now) + self.buffer_ms)
+            reach = min(at + ahead, part.marks[0] if part.marks else part.sent, part.sent)
+            result[i] = (max(reach, part.acked), "mark")
+            if reach < part.sent or not part.complete:
+                break
+            ahead, at = ahead - (reach - at), 0.0
+        return result
+
+    def _by_clock_and_marks(self, keys: list[PartKey], now: float) -> list[tuple[float, Source]]:
+        """By the clock; a mark that has not come back holds the player, and what comes after, there."""
         result: list[tuple[float, Source]] = []
-        for i, key in enumerate(keys):
+        held = False
+        for key in keys:
             part = self._parts[key]
-            if i < current < len(keys):
-                result.append((part.sent, source))
-            elif i == current:
-                result.append((max(at, part.acked), source))
-            elif i > current:
-                result.append((part.acked, source))
-            elif part.acked > 0:
-                result.append((part.acked, part.acked_by))
-            else:
-                floor = min(part.sent, FRAME_MS)
-                result.append((max(self._by_clock(key, now), floor), "clock"))
+            source: Source = "mark" if held else "clock"
+            if part.acked > 0 or held:
+                result.append((part.acked, part.acked_by if part.acked > 0 else source))
+                continue
+            position = max(self._by_clock(key, now), min(part.sent, FRAME_MS))
+            if part.marks and part.marks[0] < position:
+                position, source, held = part.marks[0], "mark", True
+            result.append((position, source))
         return result
 
     def _by_clock(self, key: PartKey, now: float) -> float:
