@@ -182,6 +182,8 @@ async def test_format_unknown_or_unsupported(name: str, wire: pb.AudioFormat, fi
         ({"playout_mode": 9}, "playout-mode-unknown"),
         ({"playout_buffer_ms": 5001}, "playout-buffer-out-of-range"),
         ({"playout_buffer_ms": -1}, "playout-buffer-out-of-range"),
+        ({"mark_interval_ms": 39}, "mark-interval-out-of-range"),
+        ({"mark_interval_ms": 5001}, "mark-interval-out-of-range"),
     ],
 )
 async def test_playout_wishes_out_of_range(fields: dict[str, int], reason: str) -> None:

@@ -19,6 +19,7 @@ MAX_CLIENT_EVENT_BYTES = 256 * 1024
 MAX_TOOL_OUTPUT_BYTES = 64 * 1024
 MAX_NOTE = 200
 MAX_PLAYOUT_BUFFER_MS = 5000
+MARK_INTERVAL_MS = (40, 5000)
 REASON_KEY = "parley-reason"
 FIELD_KEY = "parley-field"
 
@@ -84,6 +85,13 @@ def read_start(message: pb.ConverseRequest) -> StartMessage | ev.LegRefusal:
             f"start.playout_buffer_ms is {start.playout_buffer_ms}; use 0 to {MAX_PLAYOUT_BUFFER_MS}",
             "start.playout_buffer_ms",
         )
+    low, high = MARK_INTERVAL_MS
+    if start.mark_interval_ms and not low <= start.mark_interval_ms <= high:
+        return _invalid(
+            "mark-interval-out-of-range",
+            f"start.mark_interval_ms is {start.mark_interval_ms}; use {low} to {high}, or 0 for no such marks",
+            "start.mark_interval_ms",
+        )
     shown = start.WhichOneof("credential")
     credential = getattr(start, shown) if shown else ""
     if not credential and not start.session_uid:
@@ -101,6 +109,7 @@ def read_start(message: pb.ConverseRequest) -> StartMessage | ev.LegRefusal:
         output_format=outgoing,
         mode=mode,
         playout_buffer_ms=start.playout_buffer_ms,
+        mark_interval_ms=start.mark_interval_ms,
         last_event_sequence=max(0, start.last_event_sequence),
         session_uid=start.session_uid,
     )

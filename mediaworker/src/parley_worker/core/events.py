@@ -77,11 +77,11 @@ class AttachRequest:
     output_format: AudioFormat
     mode: PlayoutMode
     playout_buffer_ms: int = 0
-    mark_interval_ms: int = 0
-    answers_clear: bool = True
     last_event_sequence: int = 0
     session_uid: str = ""
     credential_sha256: bytes = field(default=b"", repr=False)
+    mark_interval_ms: int = 0
+    answers_clear: bool = True
 
 
 # What a caller says

@@ -266,6 +266,7 @@ class Start(_message.Message):
     PLAYOUT_BUFFER_MS_FIELD_NUMBER: _builtins.int
     LAST_EVENT_SEQUENCE_FIELD_NUMBER: _builtins.int
     SESSION_UID_FIELD_NUMBER: _builtins.int
+    MARK_INTERVAL_MS_FIELD_NUMBER: _builtins.int
     ticket: _builtins.str
     """The session's ticket: opaque, good for one first attach until it expires."""
     resume_token: _builtins.str
@@ -283,6 +284,10 @@ class Start(_message.Message):
     session_uid: _builtins.str
     """Uid of the session that the caller means; empty for the one that the credential belongs to. A credential of
     another session is refused. Without a credential it names a session that asks for none.
+    """
+    mark_interval_ms: _builtins.int
+    """Asks for a Mark after every so many milliseconds of the agent's audio, besides those at the ends of parts; 0 for
+    none (else 40 to 5000). For callers that answer marks but no Clear: what they heard is known that exactly.
     """
     @_builtins.property
     def input_format(self) -> Global___AudioFormat:
@@ -303,10 +308,11 @@ class Start(_message.Message):
         playout_buffer_ms: _builtins.int = ...,
         last_event_sequence: _builtins.int = ...,
         session_uid: _builtins.str = ...,
+        mark_interval_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential", "input_format", b"input_format", "output_format", b"output_format", "resume_token", b"resume_token", "ticket", b"ticket"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential", "input_format", b"input_format", "last_event_sequence", b"last_event_sequence", "output_format", b"output_format", "playout_buffer_ms", b"playout_buffer_ms", "playout_mode", b"playout_mode", "resume_token", b"resume_token", "session_uid", b"session_uid", "ticket", b"ticket"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential", "input_format", b"input_format", "last_event_sequence", b"last_event_sequence", "mark_interval_ms", b"mark_interval_ms", "output_format", b"output_format", "playout_buffer_ms", b"playout_buffer_ms", "playout_mode", b"playout_mode", "resume_token", b"resume_token", "session_uid", b"session_uid", "ticket", b"ticket"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_credential: _TypeAlias = _typing.Literal["ticket", "resume_token"]  # noqa: Y015
     _WhichOneofArgType_credential: _TypeAlias = _typing.Literal["credential", b"credential"]  # noqa: Y015
