@@ -27,7 +27,7 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Vigil:
-    """`progress`: nothing at all came though something was asked; `response`: nothing came of one response."""
+    """`progress`: nothing at all came though something was asked; `response`: nothing of one answer came."""
 
     progress: float
     response: float
