@@ -67,7 +67,7 @@ def test_the_examples_are_accepted(call: Call, examples: Path) -> None:
         ),
         (
             "VoiceSession",
-            {"agentRef": {"name": "a"}, "provider": {"type": "azure"}},
+            {"agentRef": {"name": "a"}, "provider": {"type": "aws"}},
             "spec.provider.type",
             "Unsupported value",
         ),
@@ -89,7 +89,7 @@ def test_the_examples_are_accepted(call: Call, examples: Path) -> None:
             "VoiceAgent",
             {"provider": {**OPENAI, "url": "wss://x.example"}},
             "spec.provider.url",
-            "only for type custom",
+            "only for types azure and custom",
         ),
         (
             "VoiceAgent",
@@ -137,6 +137,9 @@ CHANGES = {
     "limits": {"maxDuration": "2h"},
     "access": {"ticket": "None"},
     "privacy": True,
+    "scenario": {"entryPoint": "shop.calls:main"},
+    "recording": {"volume": {"path": "/recordings"}},
+    "recovery": {"webSocket": "Fail"},
 }
 
 
