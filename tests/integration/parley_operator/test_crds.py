@@ -81,7 +81,7 @@ def test_the_examples_are_accepted(call: Call, examples: Path) -> None:
             "VoiceSession",
             {"agent": {"provider": {"type": "custom"}}},
             "spec.agent.provider.url",
-            "url is required when type is custom",
+            "url is required when type is azure or custom",
         ),
         ("VoiceAgent", {}, "spec.provider", "Required value"),
         ("VoiceAgent", {"provider": {"type": "custom"}}, "spec.provider.url", "url is required"),

@@ -1,4 +1,4 @@
-"""Tools, scenarios, behaviour and recordings in the CRDs, on a real API server: what passes, what is refused."""
+"""Tools, scenarios, behaviour and recordings in the CRDs, on a real API server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ PARSERS: dict[str, Callable[[object], object]] = {
     "VoiceAgent": parse_agent_spec,
     "VoiceWorkerPool": parse_pool_spec,
 }
-PROVIDER = {"provider": {"type": "openai", "credentialsSecretRef": {"name": "k"}}}
+OPENAI = {"type": "openai", "apiVersion": "ga", "credentialsSecretRef": {"name": "k"}}
+AZURE = {"type": "azure", "apiVersion": "beta", "url": "https://x.openai.azure.com"}
+PROVIDER = {"provider": OPENAI}
 REF = {"agentRef": {"name": "a"}}
 STORE = {"url": "s3://calls/eu", "credentialsSecretRef": {"name": "store"}}
 
@@ -91,7 +93,7 @@ def create(call: Call, kind: str, name: str, spec: dict[str, Any]) -> tuple[int,
     ("kind", "name", "spec"),
     [
         ("VoiceAgent", "everything", AGENT),
-        ("VoiceAgent", "azure", {"provider": {"type": "azure", "url": "https://x.openai.azure.com"}}),
+        ("VoiceAgent", "azure", {"provider": AZURE}),
         ("VoiceSession", "everything", SESSION),
         ("VoiceSession", "inline", {"agent": AGENT, "recording": {"volume": {"path": "/recordings"}}}),
         ("VoiceSession", "entry", {**REF, "scenario": {"entryPoint": "shop.calls:main"}}),
