@@ -132,11 +132,13 @@ class Recording:
         """Write until `stop`. RecordingError: it failed; what was written by then stays where it is."""
         try:
             await self._sink.open()
-            while not self._end.is_set():
+            last = False
+            while not last:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._flush):
                         await self._end.wait()
-                await self._write(self._end.is_set())
+                last = self._end.is_set()
+                await self._write(last)
             await self._sink.finish(self._header())
         except BaseException:
             self.stop(self._clock())

@@ -25,7 +25,9 @@ from parley_worker.core.model import EndReason, SessionConfig, SessionReport, Se
 from parley_worker.core.session import Session, SessionBounds
 from parley_worker.runtime.deps import RunnerDeps
 from parley_worker.runtime.provider import Provider, open_provider
+from parley_worker.runtime.recording import refusal as recording_refusal
 from parley_worker.runtime.tool_calls import ToolCalls
+from parley_worker.runtime.units import SessionUnits
 from parley_worker.transport.ports import LegPort
 
 log = logging.getLogger(__name__)
@@ -74,6 +76,9 @@ class SessionRunner:
         self._timer: asyncio.TimerHandle | None = None
         self._left_connecting = asyncio.Event()
         self._ended = asyncio.Event()
+        self._units = SessionUnits(
+            config, self._session.provider_format, s.cleared_timeout, clock.monotonic, self._feed
+        )
         self._tools = ToolCalls(config.key, deps.tools, clock, self._feed, deps.metrics.task_crashed)
 
     # What the process asks
@@ -110,9 +115,11 @@ class SessionRunner:
             self._arm()
             async with asyncio.TaskGroup() as tasks:
                 self._tools.open(tasks)
+                self._units.open(tasks)
                 provide = tasks.create_task(self._provide(), name="provider of a session")
                 await self._ended.wait()
                 self._tools.stop()
+                self._units.stop(self._deps.clock.monotonic())
                 if self._provider is not None:
                     self._provider.close()
                 done, _ = await asyncio.wait((provide,), timeout=self._deps.settings.close_timeout)
@@ -139,6 +146,10 @@ class SessionRunner:
     async def _provide(self) -> None:
         """Open the provider, say so, and say when it is gone."""
         if self._ended.is_set():
+            return
+        refused = recording_refusal(self._config)
+        if refused is not None:
+            self._feed(ev.TerminateRequested(EndReason.INVALID_SPEC, refused))
             return
         try:
             self._provider = open_provider(
@@ -199,7 +210,8 @@ class SessionRunner:
         if leg is not self._leg or self._input is None:
             return None
         gaps = self._input.gaps
-        ready = self._input.accept(payload, sequence, self._deps.clock.monotonic())
+        now = self._deps.clock.monotonic()
+        ready = self._input.accept(payload, sequence, now)
         if isinstance(ready, InputFault):
             if ready is InputFault.STALE:
                 self._deps.metrics.frames_dropped("in", "stale")
@@ -209,6 +221,8 @@ class SessionRunner:
         self._deps.metrics.audio_in(len(payload))
         if self._input.gaps != gaps:
             self._deps.metrics.frame_gap()
+        if self._units.listening:
+            self._units.caller_said(payload, now)
         if ready and self._provider is not None:
             self._provider.push(ready)
             self._session.counters.input_ms += self._session.provider_format.ms(len(ready))
@@ -274,6 +288,8 @@ class SessionRunner:
                 self._feed(ev.PartSent(out.item_id, out.content_index, out.epoch, out.position_ms))
                 continue
             leg.send_audio(out)
+            if self._units.listening:
+                self._units.agent_said(out, now)
             metrics.audio_out(len(out.payload))
             if self._mode is PlayoutMode.REALTIME:
                 metrics.frame_lateness(out.late)
@@ -366,13 +382,17 @@ class SessionRunner:
                 self._attach_media(request)
             case fx.DetachMedia():
                 self._deps.pacer.cancel(self)
+                self._units.detached(self._deps.clock.monotonic())
                 self._output.detach()
                 self._input = None
             case fx.ClearMedia(responses):
                 self._output.clear(responses)
+                self._units.cleared(self._deps.clock.monotonic())
                 self._drop_queued_audio()
-            case fx.CutMedia() | fx.UnitCommand():
-                pass
+            case fx.CutMedia(item_id, content_index, audio_end_ms):
+                self._units.cut((item_id, content_index), audio_end_ms)
+            case fx.UnitCommand(order):
+                self._units.order(order)
             case fx.DropLeg(refusal, cause):
                 self._drop_leg(refusal, cause)
             case fx.StateChanged(state):
@@ -391,6 +411,7 @@ class SessionRunner:
         if self._leg is not None:
             for (item_id, content_index), position in self._leg.drop_audio().items():
                 self._session.ledger.unsent((item_id, content_index), position)
+                self._units.cut((item_id, content_index), position)
 
     def _send_leg(self, message: fx.ToLeg) -> None:
         if isinstance(message, fx.Started):
@@ -419,6 +440,7 @@ class SessionRunner:
         self._messages = Budget(MESSAGES_A_SECOND, MESSAGES_BURST)
         burst = self._deps.settings.input_burst
         self._input = InputPath(request.input_format, self._session.provider_format, burst)
+        self._units.attached(request.input_format, request.output_format, request.playout_buffer_ms)
         self._output.attach(request.output_format, request.mode, request.mark_interval_ms)
         self._pump()
 
