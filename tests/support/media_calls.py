@@ -132,9 +132,7 @@ async def worker(
 ) -> AsyncIterator[Worker]:
     """A worker on loopback with port 0 everywhere. `options` are gRPC options that win over its own."""
     local = Address("127.0.0.1", 0)
-    settings = Settings(
-        media_address=local, control_address=local, admin_address=local, nats_url="", **changes
-    )
+    settings = Settings(media_address=local, control_address=local, admin_address=local, **changes)
     records: list[EventRecord] = []
     given = partial(RunnerDeps, settings=runner or RunnerSettings())
     media = partial(MediaSettings, leg=leg or LegBounds(), **dict(waits or {}))

@@ -140,10 +140,10 @@ class _Replies:
 
 
 def _headers(request: ToolRequest) -> dict[str, str]:
+    """No Content-Type: clients that send the request's headers back would claim it for their result."""
     session = request.session
     deadline = datetime.fromtimestamp(request.deadline_unix, UTC).isoformat(timespec="milliseconds")
     return {
-        "Content-Type": "application/json",
         "Nats-Msg-Id": request.key,
         "Parley-Session-Uid": header_text(session.uid),
         "Parley-Namespace": header_text(session.namespace),

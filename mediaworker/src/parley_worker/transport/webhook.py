@@ -37,6 +37,7 @@ from parley_worker.core.tool_routing import (
     ToolProblem,
     result_text,
     retry_wait,
+    timed_out,
     too_large,
     unreachable,
 )
@@ -146,6 +147,8 @@ class Webhooks:
             log.warning("webhook of tool %s: its URL or its certificates cannot be used", name)
             raise ToolCallFailed(unreachable(name)) from None
         except _CONNECTION_ERRORS:
+            if self._clock.monotonic() >= request.deadline:
+                raise ToolCallFailed(timed_out(route)) from None
             raise _Again(unreachable(name)) from None
         except aiohttp.ClientError:
             problem = ToolProblem(ToolCode.INVALID_RESULT, f"what {name!r} returned is not an HTTP answer")
