@@ -67,6 +67,16 @@ verify-gen: setup ## The checked-in generated code is what the contracts give
 unit: setup ## No sockets, virtual time
 	$(BIN)/pytest tests/unit
 
+FUZZ_SECONDS ?= 60
+FUZZ_ENGINE := build/atheris/.parley-$(shell sha256sum requirements/fuzz.txt 2>/dev/null | cut -c1-16)
+
+fuzz: setup ## Fuzz every parser and state machine, FUZZ_SECONDS (60) for each target
+	@test -e $(FUZZ_ENGINE) || { rm -rf build/atheris; \
+	  $(BIN)/uv pip install --quiet --target build/atheris --require-hashes -r requirements/fuzz.txt \
+	  && mkdir -p build/atheris && touch $(FUZZ_ENGINE) \
+	  || echo "atheris cannot be installed here: mutations without coverage are used"; }
+	@PYTHONPATH=build/atheris $(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS)
+
 ground-conformance: programs peers
 ground-integration: programs cluster-tools
 ground-e2e: programs cluster-tools
@@ -111,10 +121,11 @@ format: setup ## Format the Python and the contracts
 lock: setup ## Compile the pins anew from pyproject.toml
 	$(UV_COMPILE) pyproject.toml --all-extras --group dev -o requirements/dev.txt
 	$(UV_COMPILE) --group peers -o requirements/peers.txt
+	echo "atheris==3.0.0; python_version < '3.14' and sys_platform == 'linux'" | $(UV_COMPILE) - -o requirements/fuzz.txt
 	for extra in operator worker local; do $(UV_COMPILE) pyproject.toml --extra $$extra -c requirements/dev.txt -o requirements/$$extra.txt; done
 	echo hatchling==1.33.0 | $(UV_COMPILE) - -o requirements/build.txt
 
 clean: ## Remove what the build made in the tree
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
-.PHONY: help setup peers programs demo test lint types gen verify-gen unit integration conformance e2e chart-test cluster-tools ground-integration ground-conformance ground-e2e images cluster-up cluster-down docs verify-docs format lock clean
+.PHONY: help setup peers programs demo test lint types gen verify-gen unit fuzz integration conformance e2e chart-test cluster-tools ground-integration ground-conformance ground-e2e images cluster-up cluster-down docs verify-docs format lock clean
