@@ -157,6 +157,7 @@ matchExpressions:
 {{- /* Ports of worker pods, as the operator makes them. */ -}}
 {{- define "parley.worker.mediaPort" -}}50051{{- end -}}
 {{- define "parley.worker.controlPort" -}}50052{{- end -}}
+{{- define "parley.worker.telephonyPort" -}}50053{{- end -}}
 {{- define "parley.worker.adminPort" -}}9090{{- end -}}
 
 {{- define "parley.dnsEgress" -}}
@@ -193,6 +194,10 @@ spec:
   {{- end }}
   provider:
     allowedHosts: {{- include "parley.defaultPool.allowedHosts" $ | nindent 6 }}
+  scenarios: {{- toYaml .scenarios | nindent 4 }}
+  tools: {{- toYaml .tools | nindent 4 }}
+  media: {{- toYaml .media | nindent 4 }}
+  recordings: {{- toYaml .recordings | nindent 4 }}
   exposure:
     type: {{ .exposure }}
     {{- if eq .exposure "HostPort" }}
@@ -222,6 +227,12 @@ spec:
       containers:
         - name: worker
           resources: {{- toYaml .resources | nindent 12 }}
+          {{- with .volumeMounts }}
+          volumeMounts: {{- toYaml . | nindent 12 }}
+          {{- end }}
+      {{- with .volumes }}
+      volumes: {{- toYaml . | nindent 8 }}
+      {{- end }}
   {{- end }}
 {{- end -}}
 

@@ -183,6 +183,15 @@ class Settings:
     )
     advertised_host: str = _var(_text, "host that callers are told; the media address's host when empty", "")
     advertised_port: int = _var(_integer(0, 65535), "port that callers are told; 0: the port listened on", 0)
+    telephony_address: Address | None = _var(
+        _host_port, "where telephony media streams attach, with the media service's TLS; empty: nowhere", None
+    )
+    telephony_advertised_host: str = _var(
+        _text, "host that telephony is told; the one that callers are told when empty", ""
+    )
+    telephony_advertised_port: int = _var(
+        _integer(0, 65535), "port that telephony is told; 0: the port listened on", 0
+    )
     tls_server_name: str = _var(
         _text, "name that callers verify in the media certificate; the host when empty", ""
     )
@@ -293,6 +302,12 @@ class Settings:
                     problems.append(
                         f"{PREFIX}{word}_TLS_DIR={str(directory)!r}: {name} is missing; put it there"
                     )
+        telephony = self.telephony_address
+        if telephony is not None and not telephony.private and self.media_tls_dir is None:
+            problems.append(
+                f"{PREFIX}TELEPHONY_ADDRESS={str(telephony)!r}: reachable from outside without TLS;"
+                f" set {PREFIX}MEDIA_TLS_DIR or listen on loopback"
+            )
         host = self.advertised_host or self.media_address.host
         if host in ("0.0.0.0", "::"):
             problems.append(

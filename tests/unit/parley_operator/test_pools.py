@@ -110,10 +110,12 @@ def test_workers_know_every_variable_they_are_given(host_port: int | None) -> No
         "PARLEY_WORKER_ADVERTISED_HOST": "h",
         "PARLEY_WORKER_NAME": "n",
         "PARLEY_WORKER_MEDIA_ADDRESS": "127.0.0.1:50051",
+        "PARLEY_WORKER_TELEPHONY_ADDRESS": "127.0.0.1:50053",
         "PARLEY_WORKER_CONTROL_ADDRESS": "127.0.0.1:50052",
     }
     settings = Settings.from_environ({**plain, **here})
     assert settings.advertised_port == (host_port or 50051)
+    assert settings.telephony_address is not None
     assert settings.drain_timeout == 60.0
     assert settings.log_level == "debug"
 
@@ -130,6 +132,10 @@ def test_pods_are_restricted_and_outlive_their_drain() -> None:
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
     assert container["ports"][0]["hostPort"] == 30801
+    named = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert named == {"media": 50051, "telephony": 50053, "control": 50052, "metrics": 9090}
+    told = env_of(manifest)["PARLEY_WORKER_TELEPHONY_ADVERTISED_HOST"]["valueFrom"]
+    assert told == {"fieldRef": {"fieldPath": "status.podIP"}}, "telephony has no port of the node"
 
 
 def test_the_template_is_merged_over() -> None:

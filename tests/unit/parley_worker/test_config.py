@@ -57,10 +57,13 @@ def test_all_problems_come_at_once() -> None:
 
 
 def test_outside_loopback_tls_is_required() -> None:
-    found = problems(CONTROL_ADDRESS="0.0.0.0:7071", MEDIA_ADDRESS="10.0.0.1:7070")
+    found = problems(
+        CONTROL_ADDRESS="0.0.0.0:7071", MEDIA_ADDRESS="10.0.0.1:7070", TELEPHONY_ADDRESS="10.0.0.1:7073"
+    )
     assert [p.split("=")[0] for p in found] == [
         "PARLEY_WORKER_CONTROL_ADDRESS",
         "PARLEY_WORKER_MEDIA_ADDRESS",
+        "PARLEY_WORKER_TELEPHONY_ADDRESS",
     ]
     assert all("_TLS_DIR" in p for p in found)
 

@@ -47,6 +47,7 @@ CA_KEY: Final = "ca.crt"
 
 CONTROL_PORT: Final = 50052
 MEDIA_PORT: Final = 50051
+TELEPHONY_PORT: Final = 50053
 ADMIN_PORT: Final = 9090
 
 Body = dict[str, object]

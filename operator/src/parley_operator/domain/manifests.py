@@ -17,6 +17,7 @@ from parley_operator.api.constants import (
     LABEL_POOL,
     MEDIA_PORT,
     POOL,
+    TELEPHONY_PORT,
     Body,
 )
 
@@ -164,6 +165,7 @@ def _container(
     merged["env"] = [*own, *extra]
     merged["ports"] = [
         media,
+        {"name": "telephony", "containerPort": TELEPHONY_PORT, "protocol": "TCP"},
         {"name": "control", "containerPort": CONTROL_PORT, "protocol": "TCP"},
         {"name": "metrics", "containerPort": ADMIN_PORT, "protocol": "TCP"},
     ]
@@ -189,6 +191,7 @@ def _env(pool: PoolView, defaults: WorkerDefaults, host_port: int | None) -> lis
         "CONTROL_ADDRESS": f"0.0.0.0:{CONTROL_PORT}",
         "ADMIN_ADDRESS": f"0.0.0.0:{ADMIN_PORT}",
         "ADVERTISED_PORT": str(host_port or MEDIA_PORT),
+        "TELEPHONY_ADDRESS": f"0.0.0.0:{TELEPHONY_PORT}",
         "TLS_SERVER_NAME": server_name(pool.name, pool.namespace),
         "CONTROL_TLS_DIR": TLS_DIRECTORY,
         "MEDIA_TLS_DIR": TLS_DIRECTORY,
@@ -202,6 +205,8 @@ def _env(pool: PoolView, defaults: WorkerDefaults, host_port: int | None) -> lis
         "NAMESPACE": "metadata.namespace",
         "NODE": "spec.nodeName",
         "ADVERTISED_HOST": host,
+        # Telephony comes through a gateway of the cluster: the pod's own address, whatever callers use.
+        "TELEPHONY_ADVERTISED_HOST": "status.podIP",
     }
     found: list[Body] = [{"name": f"PARLEY_WORKER_{k}", "value": v} for k, v in plain.items()]
     found += [
