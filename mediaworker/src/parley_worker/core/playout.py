@@ -61,7 +61,8 @@ class AudioCounters:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """A caller's word on its player: `played_ms` of a part; an empty item for 'nothing was playing'."""
+    """A caller's word on its player: `played_ms` of the part that was thrown away first; an empty item for
+    'nothing was thrown away'."""
 
     item_id: str
     content_index: int
@@ -196,7 +197,7 @@ class PlayoutLedger:
         """Where to truncate what was not heard, up to `epoch`; the parts are forgotten.
 
         Never past what was sent, never less than was acknowledged. 0 only where nothing was sent, or where
-        the caller proves that it was still at an earlier part.
+        the caller proves that it was still at an earlier part; a part that it names was heard for a frame.
         """
         self._forget(now)
         keys = [key for key, part in self._parts.items() if part.epoch <= epoch]
@@ -213,8 +214,9 @@ class PlayoutLedger:
     def _positions(self, keys: list[PartKey], heard: Heard | None, now: float) -> list[tuple[float, Source]]:
         """How far each part was heard, and how that is known."""
         named = (heard.item_id, heard.content_index) if heard else None
-        if heard and named in keys and heard.played_ms > 0:
-            return self._around(keys, keys.index(named), "cleared", float(heard.played_ms))
+        if heard and named in keys:
+            floor = min(FRAME_MS, self._parts[named].sent)
+            return self._around(keys, keys.index(named), "cleared", max(float(heard.played_ms), floor))
         acked = [i for i, key in enumerate(keys) if self._parts[key].acked > 0]
         if acked:
             part = self._parts[keys[acked[-1]]]

@@ -477,11 +477,11 @@ class Cleared(_message.Message):
     epoch: _builtins.int
     """The epoch of the Clear."""
     item_id: _builtins.str
-    """The item that was being played, empty when none was."""
+    """The item that was being played or was next: the first of which something was thrown away. Empty when nothing was."""
     content_index: _builtins.int
     """The content part within the item."""
     played_ms: _builtins.int
-    """Milliseconds of the part that were heard."""
+    """Milliseconds of the part that were heard, 0 when it had not begun."""
     def __init__(
         self,
         *,
