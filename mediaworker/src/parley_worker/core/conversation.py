@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from parley_worker.core.effects import (
@@ -241,8 +240,10 @@ class Conversation:
             )
         ]
 
-    def _said(self, said: Said, now: float) -> list[Effect]:
+    def _said(self, said: Said | None, now: float) -> list[Effect]:
         """The agent's words; of a part that was cut they are written again, with those that were heard."""
+        if said is None:
+            return []
         fields: dict[str, object] = {"item_id": said.item_id, "content_index": said.content_index}
         fields |= {"role": "assistant", "text": said.text}
         if said.truncated:
@@ -402,9 +403,7 @@ class Conversation:
                     )
                 )
             key = (cut.item_id, cut.content_index)
-            said = self._words.truncated(key, cut.audio_end_ms, cut.received_ms)
-            if said is not None:
-                effects += self._said(said, now)
+            effects += self._said(self._words.truncated(key, cut.audio_end_ms, cut.received_ms), now)
         return effects
 
     def next_deadline(self) -> float | None:

@@ -16,6 +16,7 @@ MAX_CHARACTERS = 100_000
 class _Words:
     alignment: Alignment = field(default_factory=Alignment)
     heard_ms: int | None = None
+    told: Said | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +44,8 @@ class SpokenWords:
         part = self._of(key, audio_ms)
         part.alignment.words(delta[: max(0, MAX_CHARACTERS - len(part.alignment.text))])
 
-    def finished(self, key: PartKey, text: str, audio_ms: float) -> Said:
-        """The provider's final transcript came."""
+    def finished(self, key: PartKey, text: str, audio_ms: float) -> Said | None:
+        """The provider's final transcript came; None where it says nothing that was not said already."""
         part = self._of(key, audio_ms)
         part.alignment.finish(text[:MAX_CHARACTERS])
         return self._said(key, part, text)
@@ -65,7 +66,11 @@ class SpokenWords:
             part.alignment.audio(audio_ms - part.alignment.audio_ms)
         return part
 
-    def _said(self, key: PartKey, part: _Words, text: str) -> Said:
-        if part.heard_ms is None:
-            return Said(key[0], key[1], text)
-        return Said(key[0], key[1], text, part.alignment.heard(part.heard_ms), truncated=True)
+    def _said(self, key: PartKey, part: _Words, text: str) -> Said | None:
+        said = Said(key[0], key[1], text)
+        if part.heard_ms is not None:
+            said = Said(key[0], key[1], text, part.alignment.heard(part.heard_ms), truncated=True)
+        if said == part.told:
+            return None
+        part.told = said
+        return said
