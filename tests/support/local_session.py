@@ -29,7 +29,7 @@ class Harness:
     def __init__(self, shape: Shape = Shape.GA, **options: Any) -> None:
         self._ids = 0
         self.now = 100.0
-        chosen = SessionOptions(shape=shape, model="m", **{"pace": 0.0, **options})
+        chosen = SessionOptions(shape=shape, **{"model": "m", "pace": 0.0, **options})
         self.session = Session(chosen, EnergyVad, self._new_id, self.now)
         self.events: list[dict[str, Any]] = []
         self.work: list[Transcribe | Think | Speak] = []

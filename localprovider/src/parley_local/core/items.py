@@ -59,6 +59,8 @@ class Item:
     fields: Json = field(default_factory=dict)
 
     def render(self, shape: Shape) -> Json:
+        if self.kind.startswith("mcp_"):
+            return {"id": self.id, "type": self.kind, **self.fields}  # these have neither object nor status
         body: Json = {"id": self.id, "object": "realtime.item", "type": self.kind, "status": self.status}
         if self.kind == "message":
             return body | {"role": self.role, "content": [part.render(shape) for part in self.content]}
