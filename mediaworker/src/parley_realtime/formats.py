@@ -109,3 +109,16 @@ def encoding_name(samples: SampleFormat) -> str:
         if known == samples:
             return str(name)
     return str(samples)
+
+
+def wanted_format(unit: object, encoding: str | None, given: SampleFormat) -> SampleFormat:
+    """The unit's own format, else the encoding asked for, else what the source has. ValueError: no way."""
+    own = getattr(unit, "media_format", None)
+    samples = own.samples if isinstance(own, AudioFormat) else own
+    if not isinstance(samples, SampleFormat):
+        return unit_format(encoding) if encoding else given
+    if encoding and unit_format(encoding) != samples:
+        raise ValueError(
+            f"encoding {encoding!r}: the media unit takes {encoding_name(samples)!r} only; leave it out"
+        )
+    return samples

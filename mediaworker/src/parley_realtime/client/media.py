@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from parley_realtime.audio import Converter, SampleFormat, converter
+from parley_realtime.audio import Converter, converter
 from parley_realtime.client.pacing import Done, Pacer
 from parley_realtime.client.parameters import SendMediaParameters, Statistics
 from parley_realtime.events import MediaChunk, MediaSource, MediaUnit
-from parley_realtime.formats import AudioFormat, encoding_name, unit_format
+from parley_realtime.formats import AudioFormat, encoding_name, wanted_format
 
 SILENCE_SECONDS = 1.0
 _MAX_ACTIVE = 64
@@ -111,9 +111,9 @@ class MediaHub:
 
     def attach(self, unit: MediaUnit, parameters: SendMediaParameters | None, now: float) -> None:
         """Attach, or attach anew with other parameters. ValueError: the encoding cannot be had."""
-        samples = self._wanted(unit, parameters.encoding if parameters else None)
-        own_clock = getattr(unit, "own_clock", False) is True
         given = self._format.samples
+        samples = wanted_format(unit, parameters.encoding if parameters else None, given)
+        own_clock = getattr(unit, "own_clock", False) is True
         attachment = _Attachment(
             unit,
             parameters.tag if parameters else None,
@@ -134,18 +134,6 @@ class MediaHub:
                 custom_parameters=attachment.custom_parameters,
             ),
         )
-
-    def _wanted(self, unit: MediaUnit, encoding: str | None) -> SampleFormat:
-        """The unit's own format, else the encoding asked for, else the client's."""
-        own = getattr(unit, "media_format", None)
-        samples = own.samples if isinstance(own, AudioFormat) else own
-        if not isinstance(samples, SampleFormat):
-            return unit_format(encoding) if encoding else self._format.samples
-        if encoding and unit_format(encoding) != samples:
-            raise ValueError(
-                f"encoding {encoding!r}: the media unit takes {encoding_name(samples)!r} only; leave it out"
-            )
-        return samples
 
     def detach(self, unit: MediaUnit, now: float) -> None:
         """Stop; what was not yet handed over is forgotten. A unit that is not attached is ignored."""

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Protocol
 
 from parley_worker.core.audio import AudioFormat, Converter, converter
 from parley_worker.core.playout import AudioCounters, PartKey, PlayoutLedger
@@ -127,6 +128,20 @@ class _Part:
     marked: float = 0.0
 
 
+class Mix(Protocol):
+    """Other sound for the caller, in the caller's format."""
+
+    @property
+    def sounding(self) -> bool:
+        """True when there is some now."""
+
+    def over(self, payload: bytes) -> bytes:
+        """A frame of the agent with that sound under it, as long as before."""
+
+    def background(self, ms: int) -> bytes | None:
+        """A frame of that sound alone; None when there is none."""
+
+
 class OutputPath:
     """Agent audio on its way to the caller: queue, conversion, playout clock, epochs.
 
@@ -147,6 +162,8 @@ class OutputPath:
         self._epochs: dict[str, int] = {}
         self._leg: AudioFormat | None = None
         self._mode = PlayoutMode.REALTIME
+        self._asked = PlayoutMode.REALTIME
+        self._mix: Mix | None = None
         self._mark_ms = 0
         self._convert: Converter | None = None
         self._due: float | None = None
@@ -160,9 +177,15 @@ class OutputPath:
 
         With `mark_interval_ms` there are marks within parts, that far apart; without only at their ends.
         """
-        self._leg, self._mode, self._mark_ms = leg, mode, mark_interval_ms
+        self._leg, self._asked, self._mark_ms = leg, mode, mark_interval_ms
+        self._mode = mode if self._mix is None else PlayoutMode.REALTIME
         self._convert = converter(self._provider, leg)
         self._due = None
+
+    def mix_with(self, mix: Mix | None) -> None:
+        """Let the caller hear other sound, too, until None. So long everything goes out in real time."""
+        self._mix = mix
+        self._mode = self._asked if mix is None else PlayoutMode.REALTIME
 
     def detach(self) -> None:
         """Hold what waits. What was converted but not sent (at most the conversion's delay) is lost."""
@@ -220,7 +243,8 @@ class OutputPath:
         self.bytes = 0
         if self._convert is not None:
             self._convert.flush()
-        self._due = None
+        if self._mix is None:
+            self._due = None
         return self.epoch
 
     @property
@@ -234,8 +258,10 @@ class OutputPath:
 
     def next_due(self, now: float) -> float | None:
         """When `take` has something; None while nothing waits or nobody is attached."""
-        if self._leg is None or not self._parts or not self._enough(self._parts[0]):
+        if self._leg is None:
             return None
+        if not self._parts or not self._enough(self._parts[0]):
+            return (self._due or now) if self._mix is not None and self._mix.sounding else None
         if self._mode is PlayoutMode.BURST or self._due is None:
             return now
         return self._due
@@ -247,9 +273,13 @@ class OutputPath:
         starts anew.
         """
         out: list[Out] = []
-        while self._leg is not None and self._parts:
-            part = self._parts[0]
-            if not self._enough(part):
+        while self._leg is not None and (self._parts or self._mix is not None):
+            part = self._parts[0] if self._parts else None
+            if part is None or not self._enough(part):
+                alone = self._alone(now)
+                if alone is not None:
+                    out.append(alone)
+                    continue
                 self._due = self._due if self._due is not None and self._due > now else None
                 break
             if self._finished(part):
@@ -273,6 +303,18 @@ class OutputPath:
                 part.marked = part.position
                 out.append(OutMark(frame.item_id, frame.content_index, frame.epoch, part.position))
         return out
+
+    def _alone(self, now: float) -> OutFrame | None:
+        """A frame that is due without the agent in it. Its epoch comes next, so no Clear so far drops it."""
+        if self._mix is None or not self._mix.sounding:
+            return None
+        if self._due is None or now - self._due > CATCH_UP_SECONDS:
+            self._due = now
+        if self._due > now + 1e-6 or (payload := self._mix.background(FRAME_MS)) is None:
+            return None
+        late = now - self._due
+        self._due += FRAME_SECONDS
+        return OutFrame(payload, "", 0, self.epoch + 1, 0.0, "", late)
 
     def _enough(self, part: _Part) -> bool:
         """Fills `ready` as far as needed; True when a frame or the part's end can go out."""
@@ -303,6 +345,8 @@ class OutputPath:
         duration = leg.ms(len(payload))
         if len(payload) < size and self._mode is PlayoutMode.REALTIME:
             payload += leg.silence * ((size - len(payload)) // leg.sample_bytes)
+        if self._mix is not None:
+            payload = self._mix.over(payload)
         frame = OutFrame(payload, part.key[0], part.key[1], part.epoch, part.position, part.response_id, late)
         self._ledger.sent(part.key, part.position, duration, now)
         part.position += duration

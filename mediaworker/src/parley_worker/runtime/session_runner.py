@@ -77,7 +77,14 @@ class SessionRunner:
         self._left_connecting = asyncio.Event()
         self._ended = asyncio.Event()
         self._units = SessionUnits(
-            config, self._session.provider_format, s.cleared_timeout, clock.monotonic, self._feed
+            config,
+            self._session.provider_format,
+            s.cleared_timeout,
+            clock.monotonic,
+            self._output,
+            self._feed,
+            self._pump,
+            self._push,
         )
         self._tools = ToolCalls(config.key, deps.tools, clock, self._feed, deps.metrics.task_crashed)
 
@@ -159,6 +166,8 @@ class SessionRunner:
                 on_event=lambda payload: self._feed(ev.ProviderMessage(payload)),
                 on_audio=self._on_audio,
                 on_audio_done=self._on_audio_done,
+                on_recovery=self._feed,
+                quiet=lambda: self._session.quiet(self._deps.clock.monotonic()),
             )
         except ValueError as exc:
             self._feed(ev.TerminateRequested(EndReason.INVALID_SPEC, f"provider: {exc}"))
@@ -223,6 +232,8 @@ class SessionRunner:
             self._deps.metrics.frame_gap()
         if self._units.listening:
             self._units.caller_said(payload, now)
+        if self._units.steering:
+            ready = self._units.for_client(ready, now)
         if ready and self._provider is not None:
             self._provider.push(ready)
             self._session.counters.input_ms += self._session.provider_format.ms(len(ready))
@@ -250,6 +261,8 @@ class SessionRunner:
     # Media
 
     def _on_audio(self, payload: bytes, response_id: str, item_id: str, content_index: int) -> None:
+        if not self._units.agent_heard:
+            return
         now = self._deps.clock.monotonic()
         try:
             fits = self._output.push(payload, response_id or item_id, item_id, content_index, now)
@@ -264,6 +277,11 @@ class SessionRunner:
     def _on_audio_done(self, response_id: str, item_id: str, content_index: int) -> None:
         self._output.end_part(response_id or item_id, item_id, content_index)
         self._pump()
+
+    def _push(self, payload: bytes) -> None:
+        """Audio of other units for the provider."""
+        if self._provider is not None:
+            self._provider.push(payload)
 
     def _pump(self) -> None:
         """Send what is due now and schedule the rest."""
@@ -293,7 +311,7 @@ class SessionRunner:
             metrics.audio_out(len(out.payload))
             if self._mode is PlayoutMode.REALTIME:
                 metrics.frame_lateness(out.late)
-            if out.response_id not in self._heard_responses:
+            if out.response_id and out.response_id not in self._heard_responses:
                 self._heard_responses.append(out.response_id)
                 self._feed(ev.FirstFrame(out.response_id))
         if self._leg is not leg or (self._mode is PlayoutMode.BURST and leg.audio_room() <= 0):
@@ -470,3 +488,11 @@ class SessionRunner:
                 metrics.first_audio(effect.value)
             case fx.Measure.BARGE_IN:
                 metrics.barge_in(self._deps.clock.monotonic() - effect.value)
+            case fx.Measure.RECONNECTED:
+                metrics.provider_reconnected(effect.word, effect.value)
+            case fx.Measure.RESTORE_REFUSED:
+                metrics.provider_not_reconnected(effect.word, "refused")
+            case fx.Measure.RECONNECT_FAILED:
+                metrics.provider_not_reconnected(effect.word, "failed")
+            case fx.Measure.RATE_LIMIT_LEFT:
+                metrics.rate_limit_left(effect.word, effect.value)
