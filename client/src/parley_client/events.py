@@ -44,6 +44,7 @@ class ClearReason(StrEnum):
     BARGE_IN = "barge_in"
     REQUESTED = "requested"
     OVERFLOW = "overflow"
+    RECONNECT = "reconnect"
 
 
 @dataclass(frozen=True, slots=True)

@@ -348,7 +348,9 @@ class Lifeline:
 
     async def _recover(self, line: Line, cause: Cause = "lost") -> None:
         since = self.now()
-        error = line.connection.outcome or UnavailableError("the connection was given up", code="rotation")
+        error = line.connection.outcome or UnavailableError(
+            "the provider's limit is near and no quiet moment came", code="rotation"
+        )
         if not error.retryable or self._ordered_end:
             self._finish(error)
             return
@@ -362,7 +364,7 @@ class Lifeline:
             attempt += 1
             delay = self._r.delay(attempt)
             cut_items = loss.cut_items if attempt == 1 else ()
-            self._report(Reconnecting(cause, error.message, attempt, delay, cut_items))
+            self._report(Reconnecting(cause, error.message, attempt, delay, cut_items, error.reason))
             if attempt == 1:
                 self._tell(*loss.closings)
             grace = self._r.truncate_grace if cut_items and self._r.on_recovery is not None else 0.0

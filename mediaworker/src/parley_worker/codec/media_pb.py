@@ -38,6 +38,7 @@ _CLEAR_REASONS = {
     fx.ClearReason.BARGE_IN: pb.CLEAR_REASON_BARGE_IN,
     fx.ClearReason.REQUESTED: pb.CLEAR_REASON_REQUESTED,
     fx.ClearReason.OVERFLOW: pb.CLEAR_REASON_OVERFLOW,
+    fx.ClearReason.RECONNECT: pb.CLEAR_REASON_RECONNECT,
 }
 
 StatusDetails = tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]

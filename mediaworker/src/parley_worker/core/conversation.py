@@ -36,6 +36,8 @@ RESPONSE_SILENCE_SECONDS = 30.0
 """A response of which nothing comes for so long does not count as an answer being made."""
 SPEECH_SECONDS = 300.0
 """A turn of the caller that is never said to be over counts for so long."""
+ASKED_SECONDS = 60.0
+"""A request for a response that the provider never takes up is forgotten after so long."""
 REPLY_SECONDS = 2.0
 """How long a provider that answers by itself may take to begin, after the caller's speech."""
 
@@ -54,6 +56,7 @@ class Conversation:
         self._tools = desk.ledger
         self._active: dict[str, None] = {}
         self._asked = False
+        self._asked_since = 0.0
         self._asked_at: float | None = None
         self._unheard_since: dict[str, float] = {}
         self._interrupts = True
@@ -272,7 +275,7 @@ class Conversation:
     def ask(self, now: float, line: Payload | None = None) -> list[Effect]:
         """Ask for a response: for what the model wants to say, or by this `response.create` for a line."""
         self._asked = True
-        self._asked_at = now
+        self._asked_at = self._asked_since = now
         if line is not None:
             return [SendProvider(line)]
         self._tools.asked()
@@ -352,7 +355,7 @@ class Conversation:
         if not unheard and not self._active:
             return []
         effects: list[Effect] = [ClearMedia(tuple(self._active))]
-        if reason is not ClearReason.BARGE_IN and self._active:
+        if reason in (ClearReason.REQUESTED, ClearReason.OVERFLOW) and self._active:
             effects.append(SendProvider({"type": "response.cancel"}))
         self._ledger.stop(now)
         if unheard:
@@ -409,6 +412,8 @@ class Conversation:
     def next_deadline(self) -> float | None:
         """When `on_deadline` has something to do."""
         dues = [self._tools.next_deadline()]
+        if self._asked:
+            dues.append(self._asked_since + ASKED_SECONDS)
         if self._tools.answer_due() and not self._active and not self._asked:
             dues.append(self._floor_free_at())
         dues.append(self._waiting.deadline())
@@ -417,6 +422,8 @@ class Conversation:
     def on_deadline(self, now: float) -> list[Effect]:
         """The caller did not answer a Clear in time, tools take too long, or an answer may be asked for."""
         effects = self._desk.on_deadline(now)
+        if self._asked and now >= self._asked_since + ASKED_SECONDS:
+            self._asked = False
         for ended in self._waiting.overdue(now):
             effects += self._settle(ended, None, now)
         return effects + self.ask_if_due(now)

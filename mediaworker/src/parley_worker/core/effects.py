@@ -23,6 +23,8 @@ class ClearReason(Enum):
     BARGE_IN = "barge-in"
     REQUESTED = "requested"
     OVERFLOW = "overflow"
+    RECONNECT = "reconnect"
+    """The provider was lost in the middle of an answer; it is asked again."""
 
 
 # Messages to the caller
@@ -211,6 +213,12 @@ class Measure(Enum):
     PROVIDER_ERROR = "provider_error"
     FIRST_AUDIO = "first_audio"
     BARGE_IN = "barge_in"
+    RECONNECTED = "reconnected"
+    """Seconds without a WebSocket; the word is its cause."""
+    RESTORE_REFUSED = "restore_refused"
+    RECONNECT_FAILED = "reconnect_failed"
+    RATE_LIMIT_LEFT = "rate_limit_left"
+    """The share that is left, 0 to 1; the word is the limit's name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -198,6 +198,37 @@ class ProviderLost:
 
 
 @dataclass(frozen=True, slots=True)
+class ProviderReconnecting:
+    """The provider's WebSocket is lost and a new one is tried. `reason` is an endReason word.
+
+    `cut`: the agent was in the middle of an answer. `delay` is seconds, `attempt` counts from 1.
+    """
+
+    reason: str
+    attempt: int
+    delay: float
+    cut: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderReconnected:
+    """A new WebSocket holds the conversation. `cause` is `lost` or `rotation`, `gap` seconds without one."""
+
+    web_socket_id: str
+    cause: str
+    gap: float
+    items: int
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreRefused:
+    """The conversation cannot be carried over to a new WebSocket; `reason` names the remedy, no content."""
+
+    cause: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class LegAttached:
     """A leg that passed `Session.check_attach`. `resume_token` is new and random."""
 
@@ -321,6 +352,9 @@ Event = (
     ProviderOpened
     | ProviderMessage
     | ProviderLost
+    | ProviderReconnecting
+    | ProviderReconnected
+    | RestoreRefused
     | LegAttached
     | LegLost
     | LegSaid

@@ -41,6 +41,7 @@ from parley_worker.core.model import (
     Usage,
 )
 from parley_worker.core.playout import AudioCounters, PlayoutLedger
+from parley_worker.core.provider_health import ProviderHealth
 from parley_worker.core.recorder import Recorder, Replay, well_formed
 from parley_worker.core.tool_desk import ToolDesk
 from parley_worker.core.tool_routing import ToolRoutes
@@ -49,6 +50,7 @@ from parley_worker.core.units import UnitEventKind
 S = SessionState
 UPDATE_EVENT_ID = "parley_session_update"
 REFUSED_GRACE_SECONDS = 1.0
+QUIET_SECONDS = 0.3
 MAX_MARKS = 4096
 MAX_ERROR_CHARACTERS = 500
 
@@ -89,6 +91,7 @@ class Session:
         self._bounds = bounds
         self._shard = shard
         self._recorder = Recorder(config.key, unix_offset, config.privacy)
+        self._health = ProviderHealth(self._recorder)
         self._replay = Replay(config.key.attempt, bounds.replay_events, bounds.replay_bytes)
         own = (HANG_UP,) if config.behaviour.hang_up_tool else ()
         self._desk = ToolDesk(self._recorder, ToolRoutes(config.tools, config.session, own), self._tell)
@@ -199,6 +202,13 @@ class Session:
                 return self._on_opened(event)
             case ev.ProviderLost():
                 return self._on_provider_lost(event, now)
+            case ev.ProviderReconnecting():
+                return self._on_reconnecting(event, now)
+            case ev.ProviderReconnected():
+                self._report = replace(self._report, web_socket_id=event.web_socket_id)
+                return [*self._health.on_reconnected(event, now), StateChanged(self.state)]
+            case ev.RestoreRefused():
+                return self._health.on_refused(event, now)
             case ev.LegAttached():
                 return self._on_attached(event, now)
             case ev.LegLost(cause):
@@ -250,6 +260,10 @@ class Session:
         message = self._replay.add(payload, secret)
         effects: list[Effect] = [SendLeg(message)] if self.state is S.ACTIVE else []
         effects += self._talk.on_message(payload, now, self.state is S.ACTIVE)
+        if kind == "rate_limits.updated":
+            effects += self._health.on_rate_limits(payload, now)
+        elif quota := self._health.quota_used_up(payload):
+            return [*effects, *self._end(EndReason.PROVIDER_QUOTA, quota, now)]
         if self.state is S.CONNECTING:
             if kind in ("session.updated", "transcription_session.updated"):
                 self._configured = self._configured or payload
@@ -283,6 +297,17 @@ class Session:
             Observe(Measure.PROVIDER_CONNECTED, took),
         ]
 
+    def _on_reconnecting(self, event: ev.ProviderReconnecting, now: float) -> list[Effect]:
+        """The call goes on; an answer that was cut in the middle ends at what was heard of it."""
+        effects = self._health.on_reconnecting(event, now)
+        if event.cut:
+            effects += self._talk.interrupt(ClearReason.RECONNECT, now, self.state is S.ACTIVE)
+        return effects
+
+    def quiet(self, now: float) -> bool:
+        """Nobody speaks, nothing plays and nothing happened for a moment: the provider may be changed."""
+        return self._talk.quiet_since() + QUIET_SECONDS <= now
+
     def _on_provider_lost(self, event: ev.ProviderLost, now: float) -> list[Effect]:
         gone = self._recorder.event(
             "provider_disconnected",
@@ -292,7 +317,7 @@ class Session:
             reason=str(event.reason),
         )
         observe = Observe(Measure.PROVIDER_ERROR, 1, str(event.reason))
-        return [gone, observe, *self._end(event.reason, event.message, now)]
+        return [gone, observe, *self._health.on_lost(), *self._end(event.reason, event.message, now)]
 
     # Caller
 

@@ -8,15 +8,22 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from parley_realtime import RealtimeAPIClient, RealtimeAPIClientParameters, RealtimeError, beta
+from parley_realtime import RealtimeAPIClient, RealtimeAPIClientParameters, RealtimeError, beta, recovery
 from parley_realtime.events import MediaChunk, MediaSource
 from parley_realtime.formats import AudioFormat
+from parley_realtime.recovery import RecoveryParameters, RecoveryRecord
 
 from parley_worker.core.addresses import may_be_reached
+from parley_worker.core.agent import RecoveryConfig
+from parley_worker.core.events import ProviderReconnected, ProviderReconnecting, RestoreRefused
 from parley_worker.core.model import DEFAULT_PROVIDER_AUDIO, SessionConfig
 
 _FORMAT_NAMES = {"pcm16": "pcm16", "g711_ulaw": "pcmu", "g711_alaw": "pcma"}
 
+PING_SECONDS = 5.0
+"""A provider that answers no ping is found out within twice as long."""
+
+OnRecovery = Callable[[ProviderReconnecting | ProviderReconnected | RestoreRefused], None]
 OnEvent = Callable[[Mapping[str, Any]], None]
 OnAudio = Callable[[bytes, str, str, int], None]
 OnAudioDone = Callable[[str, str, int], None]
@@ -91,6 +98,8 @@ def open_provider(
     on_event: OnEvent,
     on_audio: OnAudio,
     on_audio_done: OnAudioDone,
+    on_recovery: OnRecovery,
+    quiet: Callable[[], bool],
 ) -> Provider:
     """A client for this session, not connected yet. ValueError names the field that cannot work."""
     provider = config.provider
@@ -107,11 +116,37 @@ def open_provider(
         allow_address=may_be_reached,
         connect_timeout=connect_timeout,
         close_timeout=close_timeout,
+        ping_interval=PING_SECONDS,
+        ping_timeout=PING_SECONDS,
+        recovery=_recovery(config.recovery, on_recovery, quiet),
         input_format=audio,
         output_format=audio,
     )
     kind = beta.RealtimeAPIClient if provider.api_version == "beta" else RealtimeAPIClient
     return Provider(kind(parameters), _Unit(on_audio, on_audio_done))
+
+
+def _recovery(
+    config: RecoveryConfig, on_recovery: OnRecovery, quiet: Callable[[], bool]
+) -> RecoveryParameters | None:
+    if not config.restore:
+        return None
+    return RecoveryParameters(
+        keep_private=config.keep_private,
+        rotate_after=config.rotate_after,
+        quiet=quiet,
+        on_recovery=lambda record: on_recovery(_as_event(record)),
+    )
+
+
+def _as_event(record: RecoveryRecord) -> ProviderReconnecting | ProviderReconnected | RestoreRefused:
+    match record:
+        case recovery.Reconnecting():
+            return ProviderReconnecting(record.word, record.attempt, record.delay, bool(record.cut_items))
+        case recovery.Reconnected():
+            return ProviderReconnected(record.web_socket_id, record.cause, record.gap, record.items)
+        case recovery.RestoreRefused():
+            return RestoreRefused(record.cause, record.reason)
 
 
 def _is_tls(url: str) -> bool:

@@ -99,6 +99,24 @@ class Metrics:
             ["reason"],
             registry=r,
         )
+        self._reconnects = Counter(
+            p + "provider_reconnects_total",
+            "WebSockets replaced, by cause (lost, rotation) and outcome (reconnected, refused, failed).",
+            ["cause", "outcome"],
+            registry=r,
+        )
+        self._gap = Histogram(
+            p + "provider_gap_seconds",
+            "How long conversations were without a provider after a WebSocket was lost.",
+            buckets=_LATENCY,
+            registry=r,
+        )
+        self._rate_limit_left = Gauge(
+            p + "provider_rate_limit_left_ratio",
+            "Share of the provider's rate limit that was left when it was told last, by limit.",
+            ["limit"],
+            registry=r,
+        )
         self._tool_calls = Counter(
             p + "tool_calls_total",
             "Function calls that are over, by route and outcome (ok or the error's code).",
@@ -219,6 +237,20 @@ class Metrics:
     def provider_error(self, reason: str) -> None:
         """`reason` is an endReason word, or `ErrorEvent` for an error event, before an end or not."""
         self._provider_errors.labels(reason).inc()
+
+    def provider_reconnected(self, cause: str, gap: float) -> None:
+        """`cause` is `lost` or `rotation`; `gap` seconds without a provider."""
+        self._reconnects.labels(cause, "reconnected").inc()
+        if cause == "lost":
+            self._gap.observe(gap)
+
+    def provider_not_reconnected(self, cause: str, outcome: str) -> None:
+        """`outcome` is `refused` or `failed`."""
+        self._reconnects.labels(cause, outcome).inc()
+
+    def rate_limit_left(self, limit: str, share: float) -> None:
+        """`limit` is `requests` or `tokens`; `share` 0 to 1."""
+        self._rate_limit_left.labels(limit).set(share)
 
     # Function calls
 

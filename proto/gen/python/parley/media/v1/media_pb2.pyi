@@ -84,6 +84,8 @@ class _ClearReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ClearReas
     """The caller, the scenario or the operator asked for it."""
     CLEAR_REASON_OVERFLOW: _ClearReason.ValueType  # 3
     """More audio was waiting than the session's limit allows."""
+    CLEAR_REASON_RECONNECT: _ClearReason.ValueType  # 4
+    """The provider was lost in the middle of an answer; what was not heard of it does not come any more."""
 
 class ClearReason(_ClearReason, metaclass=_ClearReasonEnumTypeWrapper):
     """ClearReason is why audio was thrown away."""
@@ -96,6 +98,8 @@ CLEAR_REASON_REQUESTED: ClearReason.ValueType  # 2
 """The caller, the scenario or the operator asked for it."""
 CLEAR_REASON_OVERFLOW: ClearReason.ValueType  # 3
 """More audio was waiting than the session's limit allows."""
+CLEAR_REASON_RECONNECT: ClearReason.ValueType  # 4
+"""The provider was lost in the middle of an answer; what was not heard of it does not come any more."""
 Global___ClearReason: _TypeAlias = ClearReason  # noqa: Y015
 
 @_typing.final
