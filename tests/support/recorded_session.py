@@ -59,6 +59,13 @@ class Recording:
         return [json.dumps(line, ensure_ascii=False) for line in (head, *body, *tail)]
 
 
+def from_trace(lines: Iterable[str], shape: str, title: str) -> Recording:
+    """The recording of a client whose parameter `trace` was a path. Raises RecordingError."""
+    head = json.dumps({"recording": VERSION, "shape": shape, "title": title})
+    kept = [line for line in lines if not line.startswith('{"trace"')]
+    return parse([head, *kept])
+
+
 def parse(lines: Iterable[str]) -> Recording:
     """Read a file's lines. Raises RecordingError."""
     parsed = [_line(text, number) for number, text in enumerate(lines, 1) if text.strip()]
