@@ -40,6 +40,7 @@ class ControlWorker(control_pb2_grpc.WorkerControlServiceServicer):
     lose_requests: int = 0
     refuse_with: int = 0
     admit_delay: float = 0.0
+    telephony: str = ""
     admits: list[pb.AdmitRequest] = field(default_factory=list)
     terminates: list[pb.TerminateRequest] = field(default_factory=list)
     drains: list[pb.DrainRequest] = field(default_factory=list)
@@ -97,6 +98,7 @@ class ControlWorker(control_pb2_grpc.WorkerControlServiceServicer):
             state=self.state,  # type: ignore[arg-type]
             capacity=self.capacity,
             sessions=len(self.live),
+            telephony_endpoint=self.telephony,
         )
 
     def _tell(self, message: pb.WatchResponse) -> None:
@@ -137,11 +139,12 @@ class ControlWorker(control_pb2_grpc.WorkerControlServiceServicer):
                 client_id=f"client-{uid}",
                 web_socket_id=f"ws-{uid}",
                 endpoint="127.0.0.1:7000",
+                telephony_endpoint=self.telephony,
                 shard=0,
             )
             self.peak = max(self.peak, len(self.live))
             self.report(uid, pb.SESSION_STATE_READY if self.auto_ready else pb.SESSION_STATE_CONNECTING)
-        admitted = pb.Admitted(shard=0, endpoint="127.0.0.1:7000")
+        admitted = pb.Admitted(shard=0, endpoint="127.0.0.1:7000", telephony_endpoint=self.telephony)
         return pb.AdmitResponse(worker_instance_id=self.instance_id, admitted=admitted)
 
     async def Terminate(self, request: pb.TerminateRequest, context: Any) -> pb.TerminateResponse:

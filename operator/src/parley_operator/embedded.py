@@ -23,6 +23,7 @@ from .api.constants import (
     POOL,
     SECRET,
     SESSION,
+    TELEPHONY_ENDPOINT_KEY,
     TICKET_KEY,
     TLS_SERVER_NAME_KEY,
     Body,
@@ -72,20 +73,22 @@ class SessionEnded(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class TicketView:
-    """What a caller needs to attach. `tls_server_name` and `ca` are empty when the endpoint is plaintext."""
+    """What a caller needs to attach. `tls_server_name` and `ca` are empty when the endpoint is plaintext,
+    `telephony_endpoint` where the worker takes no telephony streams."""
 
     ticket: SecretText = field(repr=False)
     endpoint: str
     tls_server_name: str
     ca: bytes
+    telephony_endpoint: str = ""
 
 
 class EmbeddedControlPlane:
     """Apply manifests, follow sessions.
 
-    `directory` keeps the objects as files (memory only without it). `workers` all serve the pool
-    `default`; one is
-    made, letting sessions talk to `allowed_hosts`, unless the manifests bring a VoiceWorkerPool `default`.
+    `directory` keeps the objects as files (memory only without it). `workers` all serve the pool `default`;
+    one is made, letting sessions talk to `allowed_hosts` and with `rules` as more of its spec, unless the
+    manifests bring a VoiceWorkerPool `default`.
     `environ` is what `$(NAME)` in a Secret's stringData refers to.
     """
 
@@ -96,6 +99,7 @@ class EmbeddedControlPlane:
         workers: Sequence[WorkerTarget],
         namespace: str = "default",
         allowed_hosts: Sequence[str] = DEFAULT_HOSTS,
+        rules: Mapping[str, object] | None = None,
         environ: Mapping[str, str] | None = None,
         worker_lost_after: float = 8.0,
     ) -> None:
@@ -103,6 +107,7 @@ class EmbeddedControlPlane:
         self._namespace = namespace
         self._workers = workers
         self._hosts = list(allowed_hosts)
+        self._rules = dict(rules or {})
         self.metrics = Metrics()
         self._settings = ReconcilerSettings(
             default_pool_namespace=namespace, worker_lost_after=worker_lost_after, concurrency=8
@@ -149,7 +154,7 @@ class EmbeddedControlPlane:
 
     async def _default_pool(self) -> None:
         if self.store.peek(POOL, self._namespace, "default") is None:
-            spec = {"allowedNamespaces": ["*"], "provider": {"allowedHosts": self._hosts}}
+            spec = {"allowedNamespaces": ["*"], "provider": {"allowedHosts": self._hosts}, **self._rules}
             metadata = {"name": "default", "namespace": self._namespace}
             await self.store.apply(
                 POOL, {"apiVersion": API_VERSION, "kind": POOL, "metadata": metadata, "spec": spec}
@@ -184,6 +189,7 @@ class EmbeddedControlPlane:
             text.get(ENDPOINT_KEY, ""),
             text.get(TLS_SERVER_NAME_KEY, ""),
             text.get(CA_KEY, "").encode(),
+            text.get(TELEPHONY_ENDPOINT_KEY, ""),
         )
 
     async def wait_phase(

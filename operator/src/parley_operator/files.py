@@ -21,7 +21,7 @@ from pathlib import Path
 
 import yaml
 
-from .api.constants import AGENT, API_VERSION, POOL, RESOURCES, SECRET, SESSION, Body
+from .api.constants import AGENT, API_VERSION, CONFIG_MAP, POOL, RESOURCES, SECRET, SESSION, Body
 from .api.fields import FieldError, Fields
 from .api.v1alpha1 import map_at, parse_agent_spec, parse_pool_spec, parse_session_spec, spec_of, text_at
 from .clock import Clock, SystemClock
@@ -240,6 +240,8 @@ class FileStore:
                 parser(spec_of(body))
             elif kind == SECRET:
                 self._encode_secret(body)
+            elif kind == CONFIG_MAP:
+                _check_config_map(body)
         except FieldError as error:
             raise InvalidObject(f"{kind} {metadata['name']}: {error}") from error
         return body
@@ -307,6 +309,12 @@ class FileStore:
 
 def _namespace(body: Mapping[str, object]) -> str:
     return text_at(body, "metadata", "namespace") or "default"
+
+
+def _check_config_map(body: Body) -> None:
+    for key, text in Fields(body, "").mapping("data").items():
+        if not isinstance(text, str):
+            raise FieldError(f"data.{key}", "must be a string; begin a text of several lines with `|`")
 
 
 def _check_immutable(present: Body, fresh: Body) -> None:

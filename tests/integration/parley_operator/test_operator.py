@@ -188,7 +188,7 @@ async def test_from_a_pool_to_a_completed_call(cluster: Cluster) -> None:
         assert "finalizers" not in body["metadata"]
         assert "annotations" not in body["metadata"]
         ticket = await cluster.get(SECRET, "call-ticket")
-        assert set(ticket["data"]) == {"ticket", "endpoint", "tlsServerName", "ca.crt"}
+        assert set(ticket["data"]) == {"ticket", "endpoint", "tlsServerName", "telephonyEndpoint", "ca.crt"}
         assert ticket["metadata"]["ownerReferences"][0]["uid"] == body["metadata"]["uid"]
         uid = body["metadata"]["uid"]
         worker.report(uid, pb.SESSION_STATE_ACTIVE)
@@ -449,15 +449,20 @@ async def test_the_charts_rights_are_enough(cluster: Cluster, tmp_path: Path) ->
         answer = await cluster.store._request("POST", path, body=body)
         assert answer.status == 201, answer.body
     file = tmp_path / "pool.yaml"
-    pool = {**MERGE, "kind": POOL, "metadata": {"name": "default"}, "spec": POOL_SPEC}
+    rules = {"scenarios": {"allowSource": True, "entryPoints": ["*"]}}
+    pool = {**MERGE, "kind": POOL, "metadata": {"name": "default"}, "spec": {**POOL_SPEC, **rules}}
     file.write_text(yaml.safe_dump(pool))
     await cluster.apply(AGENT, "receptionist", AGENT_SPEC)
+    source = {"metadata": {"name": "survey", "namespace": cluster.namespace}, "data": {"survey.py": "x = 1"}}
+    await cluster.store.create("ConfigMap", {"apiVersion": "v1", "kind": "ConfigMap", **source})
     plain = cluster.server.plain_kubeconfig
     async with running(cluster, plain, DEFAULT_POOL_FILE=str(file)) as operator:
         worker = await cluster.first_worker()
-        spec = {"agentRef": {"name": "receptionist"}, "ttlSecondsAfterFinished": 0}
+        scenario = {"configMapRef": {"name": "survey", "key": "survey.py"}}
+        spec = {"agentRef": {"name": "receptionist"}, "ttlSecondsAfterFinished": 0, "scenario": scenario}
         await cluster.apply(SESSION, "call", spec)
         body = await cluster.phase("call", "Ready")
+        assert worker.admits[0].config.scenario.source == "x = 1"
         worker.report(body["metadata"]["uid"], pb.SESSION_STATE_ENDED, "AgentHangup")
 
         async def deleted() -> bool:

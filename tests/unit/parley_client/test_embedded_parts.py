@@ -11,11 +11,15 @@ from parley_client import ConversationEvent, MissingProgram, UsageError, transcr
 from parley_client.conversation import TurnWatch
 from parley_client.embedded.demo import DemoResult, RunResult, find_example
 from parley_client.embedded.manifests import (
+    below,
     loopback_url,
     parse_manifests,
     point_at,
     provider_urls,
     read_manifests,
+    store_hosts,
+    volume_path,
+    webhook_hosts,
 )
 from parley_client.embedded.metrics import highlights, parse_samples
 from parley_client.embedded.programs import find_program
@@ -55,9 +59,55 @@ def test_only_the_loopback_provider_is_moved_and_its_path_stays() -> None:
 
 
 def test_objects_come_before_what_refers_to_them() -> None:
-    secret = "kind: Secret\nmetadata: {name: s}\n"
-    manifests = parse_manifests(f"{SESSION}---{AGENT}---\n{secret}", "x")
-    assert [o["kind"] for o in manifests.objects] == ["Secret", "VoiceAgent"]
+    others = "kind: ConfigMap\nmetadata: {name: m}\n---\nkind: Secret\nmetadata: {name: s}\n"
+    manifests = parse_manifests(f"{SESSION}---{AGENT}---\n{others}", "x")
+    assert [o["kind"] for o in manifests.objects] == ["Secret", "ConfigMap", "VoiceAgent"]
+
+
+RECORDED = """
+kind: VoiceSession
+metadata: {name: one}
+spec:
+  agentRef: {name: agent}
+  recording: {volume: {path: /recordings/eu}}
+---
+kind: VoiceAgent
+metadata: {name: agent}
+spec:
+  provider: {type: openai}
+  tools:
+    - {type: function, name: a, route: {webhook: {url: "https://hooks.example/x"}}}
+    - {type: function, name: b, route: {webhook: {url: "http://[::1]:8080/x"}}}
+    - {type: function, name: c, route: {webhook: {url: "http://h:odd"}}}
+    - {type: function, name: d, route: {nats: {}}}
+    - nonsense
+---
+kind: VoiceWorkerPool
+metadata: {name: default}
+spec: {recordings: {directories: [/recordings]}}
+"""
+
+
+def test_recordings_go_below_a_folder_of_this_machine() -> None:
+    manifests = parse_manifests(RECORDED, "x")
+    moved = below(manifests, Path("/here"))
+    assert volume_path(moved) == "/here/recordings/eu"
+    [pool] = [o for o in moved.objects if o["kind"] == "VoiceWorkerPool"]
+    assert pool["spec"]["recordings"]["directories"] == ["/here/recordings"]
+    assert volume_path(manifests) == "/recordings/eu", "the file's own objects stay"
+    assert (
+        below(parse_manifests(SESSION, "x"), Path("/here")).session == parse_manifests(SESSION, "x").session
+    )
+
+
+def test_hosts_that_a_file_names() -> None:
+    assert webhook_hosts(parse_manifests(RECORDED, "x")) == ["[::1]:8080", "hooks.example:443"]
+    store = "recording: {s3: {url: s3://calls, endpoint: 'http://minio:9000'}}"
+    named = RECORDED.replace("recording: {volume: {path: /recordings/eu}}", store)
+    assert store_hosts(parse_manifests(named, "x")) == ["minio:9000"]
+    aws = named.replace(", endpoint: 'http://minio:9000'", "")
+    assert store_hosts(parse_manifests(aws, "x")) == ["*.amazonaws.com"]
+    assert store_hosts(parse_manifests(RECORDED, "x")) == []
 
 
 @pytest.mark.parametrize(

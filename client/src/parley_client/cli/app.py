@@ -138,6 +138,14 @@ def run(
     format: FormatOption = "pcm16@24000",
     answer_timeout: Annotated[float, typer.Option(help="Seconds to wait for an answer.", min=0.1)] = 30.0,
     linger: Annotated[float, typer.Option(help="Seconds of silence before hanging up.", min=0)] = 1.5,
+    volumes: Annotated[
+        Path | None,
+        typer.Option(help="Folder below which volumes stand: /recordings is DIR/recordings. Default: here."),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Host that scenarios may play from and call, beside this machine's; repeatable."),
+    ] = None,
     keep: KeepOption = False,
     run_dir: DirectoryOption = None,
     as_json: JsonOption = False,
@@ -165,7 +173,14 @@ def run(
         conversation = ConversationOptions(
             format=AudioFormat.parse(format), answer_timeout=answer_timeout, linger=linger
         )
-        options = StackOptions(local_provider=local_provider, brain=brain, keep=keep, run_directory=run_dir)
+        options = StackOptions(
+            local_provider=local_provider,
+            brain=brain,
+            keep=keep,
+            run_directory=run_dir,
+            volumes=volumes,
+            allowed_hosts=tuple(allow_host or ()),
+        )
         async with EmbeddedStack(options, output.step) as stack:
             result = await run_session(stack, manifests, audio, out, output, conversation)
             if keep or run_dir:

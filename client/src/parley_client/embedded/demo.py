@@ -80,7 +80,12 @@ async def run_session(
     options: ConversationOptions | None = None,
 ) -> RunResult:
     """Run one session of the stack: the WAV in, the answer recorded, events and metrics at the end."""
+    presenter.note(f"NATS at {stack.nats_url}: events, and tools on parley.tools.<name>", nats=stack.nats_url)
     target = await stack.guard(stack.open_session(manifests))
+    if stack.telephony_endpoint:
+        presenter.note(f"telephony streams at {stack.telephony_endpoint}", telephony=stack.telephony_endpoint)
+    if stack.recordings:
+        presenter.note(f"recordings in {stack.recordings}", recordings=str(stack.recordings))
 
     async def talk() -> RunResult:
         presenter.heading("The conversation")

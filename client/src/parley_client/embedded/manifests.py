@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from parley_client.target import is_loopback
 
 Manifest = dict[str, Any]
 
-_ORDER = {"Secret": 0, "VoiceWorkerPool": 1, "VoiceAgent": 2, "VoiceSession": 3}
+_POOL = "VoiceWorkerPool"
+_ORDER = {"Secret": 0, "ConfigMap": 1, _POOL: 2, "VoiceAgent": 3, "VoiceSession": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +120,78 @@ def point_at(manifests: Manifests, old: str, new: str) -> Manifests:
     return Manifests(tuple(map(moved, manifests.objects)), moved(manifests.session))
 
 
-def _providers(document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def webhook_hosts(manifests: Manifests) -> list[str]:
+    """Host and port of every webhook that a tool of the objects names."""
+    return _host_ports(
+        _text_at(tool, "route", "webhook", "url")
+        for document in (*manifests.objects, manifests.session)
+        for agent in _agents(document)
+        for tool in (agent.get("tools") if isinstance(agent.get("tools"), list) else []) or []
+    )
+
+
+def store_hosts(manifests: Manifests) -> list[str]:
+    """Host and port of the store that the session is recorded to; AWS's own where none is named."""
+    place = _text_at(manifests.session, "spec", "recording", "s3", "url")
+    endpoint = _text_at(manifests.session, "spec", "recording", "s3", "endpoint")
+    return _host_ports([endpoint]) or (["*.amazonaws.com"] if place else [])
+
+
+def volume_path(manifests: Manifests) -> str:
+    """The folder that the session is recorded to; empty for none."""
+    return _text_at(manifests.session, "spec", "recording", "volume", "path")
+
+
+def below(manifests: Manifests, base: Path) -> Manifests:
+    """Return the objects with recordings going below `base`: `/recordings/eu` becomes `<base>/recordings/eu`.
+
+    A cluster's worker has volumes at such paths; this machine has a folder for all of them.
+    """
+    moved = copy.deepcopy(manifests)
+
+    def under(path: object) -> str:
+        return str(base / str(path).lstrip("/"))
+
+    if volume_path(moved):
+        volume = moved.session["spec"]["recording"]["volume"]
+        volume["path"] = under(volume["path"])
+    for document in moved.objects:
+        spec = document.get("spec")
+        rules = spec.get("recordings") if isinstance(spec, dict) and document["kind"] == _POOL else None
+        if isinstance(rules, dict) and isinstance(rules.get("directories"), list):
+            rules["directories"] = [under(path) for path in rules["directories"]]
+    return moved
+
+
+def _agents(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     spec = document.get("spec")
-    if not isinstance(spec, dict) or document.get("kind") == "VoiceWorkerPool":
-        return
-    for holder in (spec, spec.get("agent")):
-        provider = holder.get("provider") if isinstance(holder, dict) else None
+    if isinstance(spec, dict) and document.get("kind") != _POOL:
+        yield from (holder for holder in (spec, spec.get("agent")) if isinstance(holder, dict))
+
+
+def _text_at(value: object, *path: str) -> str:
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value if isinstance(value, str) else ""
+
+
+def _host_ports(urls: Iterable[str]) -> list[str]:
+    """`host:port` of each URL that has a host; what cannot be read is left to the control plane's words."""
+    found = []
+    for url in urls:
+        try:
+            parts = urlsplit(url)
+            port = parts.port or (80 if parts.scheme == "http" else 443)
+        except ValueError:
+            continue
+        if parts.hostname:
+            host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+            found.append(f"{host}:{port}")
+    return sorted(set(found))
+
+
+def _providers(document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for holder in _agents(document):
+        provider = holder.get("provider")
         if isinstance(provider, dict) and isinstance(provider.get("url"), str):
             yield provider

@@ -21,7 +21,16 @@ from parley_client.errors import ParleyError, SessionNotReady, UsageError
 from parley_client.target import Target
 
 from .certificates import WORKER_NAME, write_server_files
-from .manifests import Manifests, loopback_url, point_at, provider_urls
+from .manifests import (
+    Manifests,
+    below,
+    loopback_url,
+    point_at,
+    provider_urls,
+    store_hosts,
+    volume_path,
+    webhook_hosts,
+)
 from .processes import Child, ChildSpec
 from .programs import find_program
 
@@ -46,6 +55,9 @@ class StackOptions:
         voice, recognizer, detector, brain: of the local provider.
         keep: True to keep the run directory with its logs.
         run_directory: where to keep state; a temporary folder when not given.
+        volumes: the folder below which volumes of the cluster stand (a recording to `/recordings` goes to
+            `<volumes>/recordings`); the current directory when not given.
+        allowed_hosts: hosts, beside this machine's, that players and requests of scenarios may use.
         ready_timeout: seconds for each part to become ready.
         session_timeout: seconds for the session to become Ready.
     """
@@ -57,6 +69,8 @@ class StackOptions:
     brain: str = "echo"
     keep: bool = False
     run_directory: Path | None = None
+    volumes: Path | None = None
+    allowed_hosts: tuple[str, ...] = ()
     ready_timeout: float = 60.0
     session_timeout: float = 30.0
 
@@ -76,6 +90,8 @@ class EmbeddedStack:
     def __init__(self, options: StackOptions, step: Step, environ: Mapping[str, str] | None = None) -> None:
         self.options = options
         self.nats_url = ""
+        self.telephony_endpoint = ""
+        self.recordings: Path | None = None
         self.admin_address = ""
         self.run_directory = Path()
         self.children: list[Child] = []
@@ -118,7 +134,7 @@ class EmbeddedStack:
             UsageError: an object is refused; the message names the field.
             SessionNotReady: the session failed or was not ready in time.
         """
-        manifests = await self._with_provider(manifests)
+        manifests = await self._with_provider(self._with_volumes(manifests))
         from parley_operator.embedded import EmbeddedControlPlane, InvalidObject, SessionEnded
 
         hosts = {urlsplit(url).hostname or "" for url in provider_urls(manifests)}
@@ -127,6 +143,7 @@ class EmbeddedStack:
             workers=[self._worker_target()],
             namespace=manifests.namespace,
             allowed_hosts=sorted({*LOCAL_HOSTS, "api.openai.com", *hosts} - {""}),
+            rules=self._rules(manifests),
             environ=self._environ,
         )
         with self._step("start the control plane"):
@@ -146,6 +163,7 @@ class EmbeddedStack:
         ticket = plane.ticket(name)
         if ticket is None:
             raise ParleyError(f"VoiceSession {name} is Ready and has no ticket Secret")
+        self.telephony_endpoint = ticket.telephony_endpoint
         metadata = body["metadata"]
         uid = str(metadata.get("uid", "")) if isinstance(metadata, dict) else ""
         return Target(
@@ -248,6 +266,7 @@ class EmbeddedStack:
             "MEDIA_ADDRESS": "127.0.0.1:0",
             "CONTROL_ADDRESS": "127.0.0.1:0",
             "ADMIN_ADDRESS": "127.0.0.1:0",
+            "TELEPHONY_ADDRESS": "127.0.0.1:0",
             "CONTROL_TLS_DIR": str(tls),
             "MEDIA_TLS_DIR": str(tls),
             "TLS_SERVER_NAME": WORKER_NAME,
@@ -281,6 +300,35 @@ class EmbeddedStack:
             tls=WorkerTls(self._ca.certificate, pair.certificate, pair.key, WORKER_NAME),
             media_endpoint=str(ready["endpoint"]),
         )
+
+    def _volumes(self) -> Path:
+        return (self.options.volumes or Path()).absolute()
+
+    def _with_volumes(self, manifests: Manifests) -> Manifests:
+        """Let a recording go below the folder for volumes, and make its folder."""
+        if not volume_path(manifests):
+            return manifests
+        moved = below(manifests, self._volumes())
+        folder = Path(volume_path(moved))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"spec.recording.volume.path: {folder}: {error.strerror}") from error
+        self.recordings = folder
+        return moved
+
+    def _rules(self, manifests: Manifests) -> dict[str, object]:
+        """What the pool made here allows: the user's programs, and the hosts that the file names."""
+        here = str(Path().absolute())
+        return {
+            "scenarios": {"allowSource": True, "entryPoints": ["*"]},
+            "tools": {"allowedHosts": [*LOCAL_HOSTS, *webhook_hosts(manifests)]},
+            "media": {"allowedHosts": [*LOCAL_HOSTS, *self.options.allowed_hosts], "directories": [here]},
+            "recordings": {
+                "allowedHosts": [*LOCAL_HOSTS, *store_hosts(manifests)],
+                "directories": [str(self._volumes())],
+            },
+        }
 
     async def _with_provider(self, manifests: Manifests) -> Manifests:
         """Start the local provider where it is meant, and point the objects at it."""
