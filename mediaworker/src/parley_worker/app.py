@@ -18,6 +18,7 @@ from typing import Self
 import grpc
 import uvloop
 from parley.control.v1 import control_pb2_grpc
+from parley_scenario.sandbox import hide_memory
 
 from parley_worker import __version__
 from parley_worker.clock import SystemClock
@@ -30,6 +31,7 @@ from parley_worker.runtime.deps import RunnerDeps
 from parley_worker.runtime.drain import END_SECONDS, Drain
 from parley_worker.runtime.pacer import Pacer
 from parley_worker.runtime.registry import OneShard, Runner, SessionRegistry
+from parley_worker.runtime.scenario import Scenarios
 from parley_worker.runtime.session_runner import SessionRunner
 from parley_worker.runtime.supervisor import Supervisor
 from parley_worker.runtime.tool_calls import ToolServices
@@ -95,6 +97,7 @@ class WorkerApp:
         self.lag = LagProbe(metrics)
         self.bus = _bus(settings, self.instance, clock, metrics)
         self.shards = OneShard()
+        self.scenarios = Scenarios(settings.scenario_paths)
         deps = RunnerDeps(
             clock=clock,
             sink=self.bus,
@@ -105,6 +108,7 @@ class WorkerApp:
             random_token=lambda: secrets.token_urlsafe(32),
             worker_instance_id=self.instance,
             tools=self._tool_services(clock),
+            scenarios=self.scenarios,
         )
 
         def make_runner(config: SessionConfig) -> Runner:
@@ -214,6 +218,7 @@ class WorkerApp:
         await self.bus.close(self.settings.flush_timeout)
         await self._admin.stop()
         await self._webhooks.close()
+        await self.scenarios.close()
         await self.supervisor.stop()
 
     def ready_line(self) -> str:
@@ -289,8 +294,9 @@ async def serve(settings: Settings) -> int:
 
 def run(settings: Settings) -> int:
     """Run a worker as this process; returns the exit code."""
-    # Provider keys live in memory: no core dumps.
+    # Provider keys live in memory: no core dumps, and nothing else of this user may look in.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    hide_memory()
     log_setup.set_up(settings.log_format, settings.log_level, {"worker": settings.name})
     gc.collect()
     gc.freeze()

@@ -133,6 +133,14 @@ def _directory(value: str) -> Path:
     return path
 
 
+def _paths(value: str) -> tuple[str, ...]:
+    paths = tuple(part for part in value.split(":") if part)
+    for path in paths:
+        if not Path(path).is_dir():
+            raise ValueError(f"{path} is no directory: give directories, separated by colons")
+    return paths
+
+
 def _file(value: str) -> Path:
     path = Path(value)
     if not path.is_file():
@@ -256,6 +264,9 @@ class Settings:
     log_level: str = _var(
         _choice("debug", "info", "warning", "error"), "debug, info, warning or error", "info"
     )
+    scenario_paths: tuple[str, ...] = _var(
+        _paths, "directories, separated by colons, with modules of scenarios beside the image's own", ()
+    )
     uvloop: bool = _var(_boolean, "run on uvloop", True)
 
     @classmethod
@@ -342,7 +353,7 @@ def help_text() -> str:
         "",
     ]
     for f in fields(Settings):
-        default = "" if f.default is None or f.default is MISSING else str(f.default)
+        default = "" if f.default in (None, MISSING, ()) else str(f.default)
         lines.append(f"  {PREFIX}{f.name.upper()}")
         lines.append(f"      {f.metadata['help']}" + (f" [{default}]" if default else ""))
     lines += [

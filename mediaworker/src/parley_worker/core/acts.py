@@ -147,8 +147,9 @@ class Acts:
                 return [effect for early in held for effect in self._talk.pass_on(early, now)]
             case ev.ScenarioReady():
                 return [self._recorder.event("scenario_started", now, entry_point=self._entry)]
-            case ev.ScenarioFailed(message):
-                self.ending = self.ending or (EndReason.SCENARIO_FAILED, message)
+            case ev.ScenarioFailed(message, text):
+                shown = f"{message}: {text}" if text and not self._privacy else message
+                self.ending = self.ending or (EndReason.SCENARIO_FAILED, shown)
                 return [self._recorder.event("scenario_failed", now, message=message)]
             case ev.ScenarioSaid(command):
                 return self._on_command(command, attached, now)

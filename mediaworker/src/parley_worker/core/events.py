@@ -292,9 +292,13 @@ class ScenarioReady:
 
 @dataclass(frozen=True, slots=True)
 class ScenarioFailed:
-    """The scenario cannot start or has failed; `message` says what and where, and holds no content."""
+    """The scenario cannot start or has failed.
+
+    `message` says what and where and holds no content; `text` is that of the user's exception.
+    """
 
     message: str
+    text: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from parley_worker.clock import Clock
 from parley_worker.core.model import SessionReport
 from parley_worker.core.records import EventSink
 from parley_worker.runtime.pacer import Pacer
+from parley_worker.runtime.scenario import Scenarios
 from parley_worker.runtime.tool_calls import ToolServices
 from parley_worker.telemetry.metrics import Metrics
 
@@ -51,3 +52,4 @@ class RunnerDeps:
     shard: int = 0
     settings: RunnerSettings = field(default_factory=RunnerSettings)
     tools: ToolServices = field(default_factory=ToolServices)
+    scenarios: Scenarios = field(default_factory=Scenarios)

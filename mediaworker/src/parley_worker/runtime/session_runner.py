@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import logging
 from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 from parley_realtime import InvalidEventError, OutgoingQueueFull, RealtimeError
@@ -26,6 +27,7 @@ from parley_worker.core.session import Session, SessionBounds
 from parley_worker.runtime.deps import RunnerDeps
 from parley_worker.runtime.provider import Provider, open_provider
 from parley_worker.runtime.recording import refusal as recording_refusal
+from parley_worker.runtime.scenario import SessionScenario
 from parley_worker.runtime.tool_calls import ToolCalls
 from parley_worker.runtime.units import SessionUnits
 from parley_worker.transport.ports import LegPort
@@ -87,6 +89,10 @@ class SessionRunner:
             self._push,
         )
         self._tools = ToolCalls(config.key, deps.tools, clock, self._feed, deps.metrics.task_crashed)
+        self._scenario: SessionScenario | None = None
+        if config.scenario is not None:
+            self._scenario = SessionScenario(config, deps.scenarios, clock, self._feed)
+            self._tools.scenario = self._scenario
 
     # What the process asks
 
@@ -123,8 +129,12 @@ class SessionRunner:
             async with asyncio.TaskGroup() as tasks:
                 self._tools.open(tasks)
                 self._units.open(tasks)
+                if self._scenario is not None:
+                    self._scenario.open(tasks)
                 provide = tasks.create_task(self._provide(), name="provider of a session")
                 await self._ended.wait()
+                if self._scenario is not None:
+                    self._scenario.stop(str(self.report.end_reason))
                 self._tools.stop()
                 self._units.stop(self._deps.clock.monotonic())
                 if self._provider is not None:
@@ -163,7 +173,7 @@ class SessionRunner:
                 self._config,
                 connect_timeout=self._deps.settings.connect_timeout,
                 close_timeout=self._deps.settings.close_timeout / 2,
-                on_event=lambda payload: self._feed(ev.ProviderMessage(payload)),
+                on_event=self._on_provider_event,
                 on_audio=self._on_audio,
                 on_audio_done=self._on_audio_done,
                 on_recovery=self._feed,
@@ -177,10 +187,17 @@ class SessionRunner:
         except RealtimeError as exc:
             self._provider_lost(exc)
             return
+        if self._scenario is not None:
+            self._scenario.opened(self._provider.client_id, self._provider.web_socket_id)
         self._feed(ev.ProviderOpened(self._provider.client_id, self._provider.web_socket_id))
         outcome = await self._provider.wait_closed()
         if outcome is not None:
             self._provider_lost(outcome)
+
+    def _on_provider_event(self, payload: Mapping[str, Any]) -> None:
+        self._feed(ev.ProviderMessage(payload))
+        if self._scenario is not None:
+            self._scenario.provider_event(payload)
 
     def _provider_lost(self, error: RealtimeError) -> None:
         words = {str(reason) for reason in EndReason}
@@ -411,6 +428,9 @@ class SessionRunner:
                 self._units.cut((item_id, content_index), audio_end_ms)
             case fx.UnitCommand(order):
                 self._units.order(order)
+            case fx.TellScenario(cue):
+                if self._scenario is not None:
+                    self._scenario.tell(cue)
             case fx.DropLeg(refusal, cause):
                 self._drop_leg(refusal, cause)
             case fx.StateChanged(state):
