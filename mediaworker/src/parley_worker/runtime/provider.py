@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from parley_realtime import RealtimeAPIClient, RealtimeAPIClientParameters, RealtimeError, beta, recovery
 from parley_realtime.events import MediaChunk, MediaSource
 from parley_realtime.formats import AudioFormat
+from parley_realtime.protocol.urls import ProviderFlavour
 from parley_realtime.recovery import RecoveryParameters, RecoveryRecord
 
 from parley_worker.core.addresses import may_be_reached
@@ -19,6 +20,8 @@ from parley_worker.core.events import ProviderReconnected, ProviderReconnecting,
 from parley_worker.core.model import DEFAULT_PROVIDER_AUDIO, SessionConfig
 
 _FORMAT_NAMES = {"pcm16": "pcm16", "g711_ulaw": "pcmu", "g711_alaw": "pcma"}
+# A custom provider's host tells.
+_FLAVOURS = {"openai": ProviderFlavour.OPENAI, "azure": ProviderFlavour.AZURE}
 
 PING_SECONDS = 5.0
 """A provider that answers no ping is found out within twice as long."""
@@ -108,6 +111,7 @@ def open_provider(
         api_key=provider.api_key.reveal(),
         model=provider.model or None,
         base_url=provider.url,
+        flavour=_FLAVOURS.get(provider.type),
         headers=provider.headers,
         ssl=_context(provider.ca_pem) if _is_tls(provider.url) else None,
         observer=on_event,
