@@ -1,6 +1,9 @@
 """Generates docs/reference/, docs/voxengine.md and what Python text follows from tables; checks every link.
 
-usage: generate.py [--check]    --check writes nothing and fails when a page is out of date or a link is dead.
+usage: generate.py [--check] [--python]
+
+--check writes nothing and fails when a page is out of date or a link is dead; --python does the Python text
+alone.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import voxengine_page
 import voxengine_sources
 import yaml
 
@@ -201,6 +205,11 @@ def main(argv: list[str]) -> int:
     problems = []
     for source, make_source in SOURCES.items():
         problems += written(ROOT / source, formatted(make_source()), check)
+    if "--python" in argv:
+        print("\n".join(problems) or f"{len(SOURCES)} Python files are current")
+        return 1 if problems else 0
+    page, faults = voxengine_page.page()
+    problems += faults or written(ROOT / "docs" / "voxengine.md", GENERATED + page, check)
     for name, make in PAGES.items():
         problems += written(OUT / name, GENERATED + make(), check)
     problems += [f"dead link in {link}" for link in dead_links()]

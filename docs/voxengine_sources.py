@@ -28,7 +28,8 @@ def names() -> str:
         )
     text += "\n\nclass WebSocketCloseCode(IntEnum):\n"
     text += '    """Close codes with a name; others (3000, 4000, ...) are passed through as numbers."""\n\n'
-    return text + "".join(f"    {name} = {code}\n" for name, code in catalogue.CLOSE_CODES)
+    codes = next(row for row in catalogue.ENUMS if row.ours == "WebSocketCloseCode")
+    return text + "".join(f"    {name} = {code}\n" for name, code in codes.members)
 
 
 def _member(name: str, value: str, meaning: str) -> str:

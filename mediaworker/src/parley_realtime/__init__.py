@@ -3,7 +3,7 @@
 The names in this module speak the GA protocol; `parley_realtime.beta` has the same for the beta protocol.
 """
 
-from parley_realtime import beta
+from parley_realtime import beta, payloads
 from parley_realtime.client.base import BaseRealtimeAPIClient
 from parley_realtime.client.connection import ConnectionState
 from parley_realtime.client.ga import RealtimeAPIClient, create_realtime_api_client
@@ -14,6 +14,8 @@ from parley_realtime.client.parameters import (
     SendMediaParameters,
     Statistics,
 )
+from parley_realtime.client.statistics import Latency
+from parley_realtime.client.trace import TraceEntry, TraceSink
 from parley_realtime.errors import (
     AuthenticationError,
     BetaShapeDisabled,
@@ -43,15 +45,19 @@ from parley_realtime.events import (
 )
 from parley_realtime.formats import PCM16, PCMA, PCMU, AudioFormat, WebSocketAudioEncoding
 from parley_realtime.protocol.shape import ClientType
+from parley_realtime.protocol.urls import Authentication, ProviderFlavour
 from parley_realtime.units import send_media_between, stop_media_between
 
 __version__ = "0.1.0"
+
+RealtimeAPIClientType = ClientType
 
 __all__ = [
     "PCM16",
     "PCMA",
     "PCMU",
     "AudioFormat",
+    "Authentication",
     "AuthenticationError",
     "BaseRealtimeAPIClient",
     "BetaShapeDisabled",
@@ -63,6 +69,7 @@ __all__ = [
     "ConnectionState",
     "Events",
     "InvalidEventError",
+    "Latency",
     "MediaChunk",
     "MediaSource",
     "MediaUnit",
@@ -70,9 +77,11 @@ __all__ = [
     "OutgoingQueueFull",
     "ProtocolError",
     "ProviderError",
+    "ProviderFlavour",
     "QuotaError",
     "RealtimeAPIClient",
     "RealtimeAPIClientParameters",
+    "RealtimeAPIClientType",
     "RealtimeAPIEvents",
     "RealtimeError",
     "RealtimeEvent",
@@ -80,6 +89,8 @@ __all__ = [
     "SendMediaParameters",
     "SessionExpired",
     "Statistics",
+    "TraceEntry",
+    "TraceSink",
     "UnavailableError",
     "UnknownEventError",
     "WebSocketAudioEncoding",
@@ -87,6 +98,7 @@ __all__ = [
     "WebSocketCloseEvent",
     "beta",
     "create_realtime_api_client",
+    "payloads",
     "send_media_between",
     "stop_media_between",
 ]

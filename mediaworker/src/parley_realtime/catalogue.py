@@ -79,20 +79,12 @@ class ParameterRow:
 
 @dataclass(frozen=True, slots=True)
 class EnumRow:
-    """An enum that is not one of events: its members, VoxEngine's name with ours."""
+    """An enum that is not one of events, with its members and their values."""
 
     voxengine: str
     ours: str
-    members: tuple[tuple[str, str], ...]
+    members: tuple[tuple[str, str | int], ...]
     meaning: str
-
-
-@dataclass(frozen=True, slots=True)
-class RuleRow:
-    """Something VoxEngine's documents say of the client, and what ours does."""
-
-    voxengine: str
-    ours: str
 
 
 def _both(name: str, wire: str, meaning: str) -> EventRow:
@@ -402,22 +394,47 @@ MEDIA_PARAMETERS: tuple[ParameterRow, ...] = (
     ),
 )
 
-CLOSE_CODES: tuple[tuple[str, int], ...] = (
-    ("CLOSE_NORMAL", 1000),
-    ("CLOSE_GOING_AWAY", 1001),
-    ("CLOSE_PROTOCOL_ERROR", 1002),
-    ("CLOSE_UNSUPPORTED", 1003),
-    ("CLOSED_NO_STATUS", 1005),
-    ("CLOSE_ABNORMAL", 1006),
-    ("CLOSE_UNSUPPORTED_PAYLOAD", 1007),
-    ("CLOSE_POLICY_VIOLATION", 1008),
-    ("CLOSE_TOO_LARGE", 1009),
-    ("CLOSE_MANDATORY_EXTENSION", 1010),
-    ("CLOSE_SERVER_ERROR", 1011),
-    ("CLOSE_SERVICE_RESTART", 1012),
-    ("CLOSE_TRY_AGAIN_LATER", 1013),
-    ("CLOSE_BAD_GATEWAY", 1014),
-    ("CLOSE_TLS_FAIL", 1015),
+ENUMS: tuple[EnumRow, ...] = (
+    EnumRow(
+        "WebSocketCloseCode",
+        "WebSocketCloseCode",
+        (
+            ("CLOSE_NORMAL", 1000),
+            ("CLOSE_GOING_AWAY", 1001),
+            ("CLOSE_PROTOCOL_ERROR", 1002),
+            ("CLOSE_UNSUPPORTED", 1003),
+            ("CLOSED_NO_STATUS", 1005),
+            ("CLOSE_ABNORMAL", 1006),
+            ("CLOSE_UNSUPPORTED_PAYLOAD", 1007),
+            ("CLOSE_POLICY_VIOLATION", 1008),
+            ("CLOSE_TOO_LARGE", 1009),
+            ("CLOSE_MANDATORY_EXTENSION", 1010),
+            ("CLOSE_SERVER_ERROR", 1011),
+            ("CLOSE_SERVICE_RESTART", 1012),
+            ("CLOSE_TRY_AGAIN_LATER", 1013),
+            ("CLOSE_BAD_GATEWAY", 1014),
+            ("CLOSE_TLS_FAIL", 1015),
+        ),
+        "Close codes with a name; others (3000, 4000, ...) are passed through as numbers.",
+    ),
+    EnumRow(
+        "WebSocketAudioEncoding",
+        "WebSocketAudioEncoding",
+        (
+            ("PCM16_8KHZ", "PCM8"),
+            ("PCM16_16KHZ", "PCM16"),
+            ("ALAW", "ALAW"),
+            ("ULAW", "ULAW"),
+            ("OPUS", "OPUS"),
+        ),
+        "Encodings of media that units may ask for.",
+    ),
+    EnumRow(
+        "OpenAI.RealtimeAPIClientType",
+        "RealtimeAPIClientType",
+        (("REALTIME", "realtime"), ("TRANSCRIPTION", "transcription")),
+        "What the connection is for.",
+    ),
 )
 
 

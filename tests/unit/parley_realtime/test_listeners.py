@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import logging
+import threading
 from typing import Any
 
 import pytest
@@ -124,7 +127,9 @@ async def test_a_raise_is_a_scenario_error_with_its_cause() -> None:
 async def test_a_listener_that_does_not_end() -> None:
     listeners = Listeners(GA, HandlerRules(timeout=0.01))
     listeners.add(DONE, lambda _: asyncio.Event().wait())
-    with pytest.raises(ScenarioError, match=r"listener .*test_a_listener_that_does_not_end.* did not end within"):
+    with pytest.raises(
+        ScenarioError, match=r"listener .*test_a_listener_that_does_not_end.* did not end within"
+    ):
         await listeners.dispatch(event())
 
 
@@ -158,6 +163,165 @@ async def test_a_listeners_own_timeout_is_not_ours() -> None:
     listeners.add(DONE, gives_up)
     with pytest.raises(ScenarioError, match="raised TimeoutError: mine"):
         await listeners.dispatch(event())
+
+
+class Clock:
+    """A clock that listeners wind."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class TestLimits:
+    def slow(self, seconds: float) -> tuple[Clock, Any]:
+        clock = Clock()
+
+        def takes_long(_: Any) -> None:
+            clock.now += seconds
+
+        return clock, takes_long
+
+    async def test_a_sync_listener_over_its_second_is_named(self) -> None:
+        clock, takes_long = self.slow(1.5)
+        listeners = Listeners(GA, HandlerRules(), clock)
+        listeners.add(DONE, takes_long)
+        with pytest.raises(ScenarioError) as caught:
+            await listeners.dispatch(event())
+        assert "TestLimits.slow.<locals>.takes_long of OpenAI.RealtimeAPI.ResponseDone" in str(caught.value)
+        assert "kept the event loop for 1.5 s, more than sync_handler_timeout 1 s" in str(caught.value)
+
+    async def test_a_second_is_allowed(self) -> None:
+        clock, takes_long = self.slow(1.0)
+        listeners = Listeners(GA, HandlerRules(), clock)
+        listeners.add(DONE, takes_long)
+        await listeners.dispatch(event())
+
+    async def test_the_limit_is_a_parameter(self) -> None:
+        clock, takes_long = self.slow(1.5)
+        listeners = Listeners(GA, HandlerRules(sync_timeout=2), clock)
+        listeners.add(DONE, takes_long)
+        await listeners.dispatch(event())
+
+    async def test_an_async_listener_that_blocks_before_its_first_await(self) -> None:
+        clock, takes_long = self.slow(1.5)
+
+        def blocks_then_waits(_: Any) -> Any:
+            takes_long(None)
+            return asyncio.sleep(0)
+
+        listeners = Listeners(GA, HandlerRules(), clock)
+        listeners.add(DONE, blocks_then_waits)
+        with pytest.raises(ScenarioError, match="kept the event loop"):
+            await listeners.dispatch(event())
+
+    async def test_who_blocks_is_told_while_it_blocks(self, caplog: pytest.LogCaptureFixture) -> None:
+        """The listener ends when the log has named it: without that it would never end."""
+        told = threading.Event()
+        caplog.handler.emit = _then(caplog.handler.emit, told.set)  # type: ignore[method-assign]
+        listeners = Listeners(GA, HandlerRules(sync_timeout=0.01, on_error="log"))
+
+        def blocks(_: Any) -> None:
+            assert told.wait(30)
+
+        listeners.add(DONE, blocks)
+        await listeners.dispatch(event())
+        first = caplog.records[0].getMessage()
+        assert "blocks of OpenAI.RealtimeAPI.ResponseDone has kept the event loop for 0.01 s" in first
+        assert "still does, at threading.py" in first
+
+
+def _then(first: Any, second: Any) -> Any:
+    def both(record: logging.LogRecord) -> None:
+        first(record)
+        second()
+
+    return both
+
+
+class TestLogOnly:
+    async def test_what_raises_or_takes_too_long_is_logged_and_the_others_go_on(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        order: list[str] = []
+
+        def broken(_: Any) -> None:
+            raise ValueError("mine")
+
+        listeners = Listeners(GA, HandlerRules(timeout=0.01, on_error="log"))
+        listeners.add(DONE, broken)
+        listeners.add(DONE, lambda _: asyncio.Event().wait())
+        listeners.add(DONE, lambda _: order.append("last"))
+        await listeners.dispatch(event())
+        await listeners.dispatch(event())
+        assert order == ["last", "last"]
+        assert caplog.text.count("broken of OpenAI.RealtimeAPI.ResponseDone raised ValueError: mine") == 2
+        assert caplog.text.count("did not end within 0.01 s") == 2
+
+    async def test_what_is_no_function_ends_the_scenario_all_the_same(self) -> None:
+        listeners = Listeners(GA, HandlerRules(on_error="log"))
+        listeners.add(DONE, "no function")
+        with pytest.raises(ScenarioError, match="is a str"):
+            await listeners.dispatch(event())
+
+    @pytest.mark.parametrize("policy", ["end", "log"])
+    async def test_private_rules_repeat_no_text(self, policy: Any, caplog: pytest.LogCaptureFixture) -> None:
+        def broken(_: Any) -> None:
+            raise ValueError("what the caller said")
+
+        listeners = Listeners(GA, HandlerRules(on_error=policy, private=True))
+        listeners.add(DONE, broken)
+        if policy == "log":
+            await listeners.dispatch(event())
+            assert "broken of OpenAI.RealtimeAPI.ResponseDone raised ValueError" in caplog.text
+        else:
+            with pytest.raises(ScenarioError, match=r"raised ValueError$") as caught:
+                await listeners.dispatch(event())
+            assert caught.value.__cause__ is None
+            assert caught.value.__context__ is None
+        assert "what the caller said" not in caplog.text
+
+
+async def test_removed_and_added_again_during_a_dispatch_is_called_from_the_next_event_on() -> None:
+    order: list[str] = []
+    listeners = Listeners(GA)
+
+    def second(_: Any) -> None:
+        order.append("second")
+
+    def first(_: Any) -> None:
+        order.append("first")
+        if order == ["first"]:
+            listeners.remove(DONE, second)
+            listeners.add(DONE, second)
+
+    listeners.add(DONE, first)
+    listeners.add(DONE, second)
+    await listeners.dispatch(event())
+    assert order == ["first"]
+    await listeners.dispatch(event())
+    assert order == ["first", "first", "second"]
+
+
+class Callable_:
+    def __call__(self, _: Any) -> None:
+        """Nothing."""
+
+
+@pytest.mark.parametrize(
+    ("callback", "name"),
+    [
+        (event, "event"),
+        (functools.partial(functools.partial(event, "x"), 1), "event"),
+        (Callable_(), "Callable_"),
+        (TestLimits().slow, "TestLimits.slow"),
+        (print, "builtins.print"),
+    ],
+)
+def test_handlers_have_names(callback: object, name: str) -> None:
+    assert handler_name(callback).endswith(name)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from parley_realtime import (
     ProtocolError,
     ProviderError,
     QuotaError,
+    RealtimeAPIClient,
     RealtimeAPIClientParameters,
     SessionExpired,
     UnavailableError,
@@ -18,6 +19,7 @@ from parley_realtime import (
 from parley_realtime.protocol.beta import BETA
 from parley_realtime.protocol.ga import GA
 from parley_realtime.protocol.refusals import ErrorDetail, from_close, from_status
+from parley_realtime.protocol.shape import Shape
 from parley_realtime.protocol.urls import realtime_url
 
 
@@ -68,6 +70,71 @@ def test_url_of_transcription_names_no_model_and_models_are_quoted() -> None:
 def test_url_that_cannot_work(base: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         RealtimeAPIClientParameters(api_key="k", base_url=base)
+
+
+AZURE_HOST = "https://r.openai.azure.com"
+
+
+@pytest.mark.parametrize(
+    ("shape", "fields", "said"),
+    [
+        (
+            GA,
+            {"base_url": AZURE_HOST, "deployment": "d", "api_version": "2025-04-01-preview"},
+            "api_version: the GA",
+        ),
+        (GA, {"base_url": f"{AZURE_HOST}/openai/v1?api-version=1", "deployment": "d"}, "api_version: the GA"),
+        (GA, {"base_url": f"{AZURE_HOST}/openai/realtime", "deployment": "d"}, "base_url: the path"),
+        (GA, {"base_url": f"{AZURE_HOST}?deployment=d"}, "base_url: the GA address of Azure names"),
+        (GA, {"base_url": AZURE_HOST}, "deployment: name the Azure deployment"),
+        (BETA, {"base_url": AZURE_HOST}, "deployment: name the Azure deployment"),
+        (BETA, {"base_url": f"{AZURE_HOST}/openai/v1/realtime", "deployment": "d"}, "base_url: the path"),
+        (
+            BETA,
+            {"base_url": f"{AZURE_HOST}?api-version=1", "deployment": "d", "api_version": "2"},
+            "api_version: base_url says '1' and api_version '2'",
+        ),
+        (GA, {"base_url": AZURE_HOST, "deployment": "d", "model": "m"}, "deployment and model"),
+        (GA, {"base_url": AZURE_HOST, "deployment": "d", "project": "p"}, "project: Azure has none"),
+        (
+            GA,
+            {"base_url": AZURE_HOST, "deployment": "d", "organization": "p"},
+            "organization: Azure has none",
+        ),
+        (GA, {"deployment": "d"}, "deployment belongs to Azure"),
+        (GA, {"api_version": "d"}, "api_version belongs to Azure"),
+        (GA, {"flavour": "azure", "deployment": "d"}, "base_url: the flavour azure needs"),
+        (GA, {"flavour": "custom"}, "base_url: the flavour custom needs"),
+        (GA, {"flavour": "gcp"}, "gcp"),
+        (GA, {"authentication": "basic"}, "basic"),
+        (GA, {"base_url": "https://host?api-key=k"}, "base_url must not hold a key"),
+    ],
+)
+def test_what_does_not_go_together_is_named(shape: Shape, fields: dict[str, str], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        RealtimeAPIClientParameters(**fields).url(shape)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("host", "flavour"),
+    [
+        (AZURE_HOST, "azure"),
+        ("wss://r.openai.azure.us/openai/v1", "azure"),
+        ("https://r.cognitiveservices.azure.com", "azure"),
+        ("https://r.services.ai.azure.com", "azure"),
+        ("https://openai.azure.com.example.org", "openai"),
+        ("http://127.0.0.1:8090", "openai"),
+    ],
+)
+def test_the_host_tells_the_flavour(host: str, flavour: str) -> None:
+    assert RealtimeAPIClientParameters(base_url=host, model="m").flavour == flavour
+
+
+def test_a_client_refuses_what_its_shape_cannot_use() -> None:
+    with pytest.raises(ValueError, match="api_version"):
+        RealtimeAPIClient(
+            RealtimeAPIClientParameters(base_url=AZURE_HOST, deployment="d", api_version="2025-04-01-preview")
+        )
 
 
 class TestParameters:

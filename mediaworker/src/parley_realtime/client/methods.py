@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from parley_realtime.errors import InvalidEventError
+from parley_realtime.payloads import beta_objects as beta
+from parley_realtime.payloads import ga_client as ga
 
 Fields = Mapping[str, Any]
 
@@ -28,32 +30,46 @@ class GAMethods(SendsEvents):
     Each raises InvalidEventError when a field it needs is missing.
     """
 
-    def session_update(self, parameters: Fields, *, event_id: str | None = None) -> None:
+    def session_update(
+        self, parameters: ga.SessionUpdateFields | Fields, *, event_id: str | None = None
+    ) -> None:
         """`{"session": {...}}`: a partial update; audio formats in it are replaced by the connector's."""
         self._send("session.update", parameters, event_id, "session")
 
-    def response_create(self, parameters: Fields | None = None, *, event_id: str | None = None) -> None:
+    def response_create(
+        self, parameters: ga.ResponseCreateFields | Fields | None = None, *, event_id: str | None = None
+    ) -> None:
         """`{}` or `{"response": {...}}`."""
         self._send("response.create", parameters, event_id)
 
-    def response_cancel(self, parameters: Fields | None = None, *, event_id: str | None = None) -> None:
+    def response_cancel(
+        self, parameters: ga.ResponseCancelFields | Fields | None = None, *, event_id: str | None = None
+    ) -> None:
         """`{}` or `{"response_id": ...}`."""
         self._send("response.cancel", parameters, event_id)
 
-    def conversation_item_create(self, parameters: Fields, *, event_id: str | None = None) -> None:
+    def conversation_item_create(
+        self, parameters: ga.ConversationItemCreateFields | Fields, *, event_id: str | None = None
+    ) -> None:
         """`{"item": {...}, "previous_item_id"?: ...}`."""
         self._send("conversation.item.create", parameters, event_id, "item")
 
-    def conversation_item_retrieve(self, parameters: Fields, *, event_id: str | None = None) -> None:
+    def conversation_item_retrieve(
+        self, parameters: ga.ItemIdFields | Fields, *, event_id: str | None = None
+    ) -> None:
         """`{"item_id": ...}`."""
         self._send("conversation.item.retrieve", parameters, event_id, "item_id")
 
-    def conversation_item_truncate(self, parameters: Fields, *, event_id: str | None = None) -> None:
+    def conversation_item_truncate(
+        self, parameters: ga.ConversationItemTruncateFields | Fields, *, event_id: str | None = None
+    ) -> None:
         """`{"item_id": ..., "content_index": 0, "audio_end_ms": ...}`."""
         fields = ("item_id", "content_index", "audio_end_ms")
         self._send("conversation.item.truncate", parameters, event_id, *fields)
 
-    def conversation_item_delete(self, parameters: Fields, *, event_id: str | None = None) -> None:
+    def conversation_item_delete(
+        self, parameters: ga.ItemIdFields | Fields, *, event_id: str | None = None
+    ) -> None:
         """`{"item_id": ...}`."""
         self._send("conversation.item.delete", parameters, event_id, "item_id")
 
@@ -90,11 +106,15 @@ class GAMethods(SendsEvents):
 class BetaMethods(SendsEvents):
     """Methods of the beta client: they take positional arguments and build the event."""
 
-    def session_update(self, session: Mapping[str, Any], event_id: str | None = None) -> None:
+    def session_update(
+        self, session: beta.SessionSettings | beta.TranscriptionSettings | Fields, event_id: str | None = None
+    ) -> None:
         """A partial update; the audio formats in it are replaced by the connector's."""
         self._send("session.update", event_id, session=session)
 
-    def response_create(self, response: Mapping[str, Any] | None = None, event_id: str | None = None) -> None:
+    def response_create(
+        self, response: beta.ResponseSettings | Fields | None = None, event_id: str | None = None
+    ) -> None:
         """Make the model answer; `input_audio_format` is ignored."""
         self._send("response.create", event_id, **({} if response is None else {"response": response}))
 
@@ -103,7 +123,7 @@ class BetaMethods(SendsEvents):
         self._send("response.cancel", event_id)
 
     def conversation_item_create(
-        self, previous_item_id: str | None, item: Mapping[str, Any], event_id: str | None = None
+        self, previous_item_id: str | None, item: beta.Item | Fields, event_id: str | None = None
     ) -> None:
         """Add an item behind `previous_item_id`: None is the end, `"root"` the beginning."""
         before = {} if previous_item_id is None else {"previous_item_id": previous_item_id}

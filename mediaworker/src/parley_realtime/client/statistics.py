@@ -126,7 +126,7 @@ class Meter:
         elif kind == "response.created":
             self._to.responses_created += 1
             if len(self._active) < 64:
-                self._active.add(_response(event).get("id") or "")
+                self._active.add(str(_response(event).get("id")))
         elif kind == "response.done":
             self._done(_response(event))
 
@@ -136,7 +136,7 @@ class Meter:
         self._speech_stopped = self._asked = None
 
     def _done(self, response: Mapping[str, Any]) -> None:
-        self._active.discard(response.get("id") or "")
+        self._active.discard(str(response.get("id")))
         # An answer without audio answers as well.
         self._asked = self._speech_stopped = None
         status = response.get("status")

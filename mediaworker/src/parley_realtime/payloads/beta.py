@@ -1,7 +1,5 @@
 """Beta server events, each named as its event is; client events are in `beta_client`."""
 
-from __future__ import annotations
-
 from typing import Literal, NotRequired
 
 from parley_realtime.payloads.beta_client import ClientEvent

@@ -1,7 +1,5 @@
 """Beta client events; the beta client's methods build them from positional arguments."""
 
-from __future__ import annotations
-
 from typing import Literal, NotRequired
 
 from parley_realtime.payloads.beta_objects import (
@@ -45,11 +43,11 @@ class ConversationItemCreate(ClientEventFields):
     previous_item_id: NotRequired[str | None]
 
 
-class ResponseCreate(ClientEventFields, total=False):
+class ResponseCreate(ClientEventFields):
     """`response.create`"""
 
     type: Literal["response.create"]
-    response: ResponseSettings
+    response: NotRequired[ResponseSettings]
 
 
 ClientEvent = (

@@ -1,7 +1,5 @@
 """Objects inside beta events: sessions, tools, items, responses."""
 
-from __future__ import annotations
-
 from typing import Any, Literal, Required, TypedDict
 
 from parley_realtime.payloads.common import ItemStatus, OutputTokenDetails, ResponseStatus, StatusDetails

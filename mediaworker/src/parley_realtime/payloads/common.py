@@ -1,7 +1,5 @@
 """Objects and server events that are the same in both shapes."""
 
-from __future__ import annotations
-
 from typing import Any, Generic, Literal, NotRequired, TypedDict, TypeVar
 
 P = TypeVar("P")
@@ -291,7 +289,7 @@ class ResponseFunctionCallArgumentsDelta(ItemPlace):
 class RateLimit(TypedDict):
     """What is left of one limit."""
 
-    name: str
+    name: Literal["requests", "tokens"]
     limit: int
     remaining: int
     reset_seconds: float

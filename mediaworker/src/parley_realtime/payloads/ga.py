@@ -1,7 +1,5 @@
 """GA server events, each named as its event is; client events are in `ga_client`."""
 
-from __future__ import annotations
-
 from typing import Literal, NotRequired, TypedDict
 
 from parley_realtime.payloads.common import (

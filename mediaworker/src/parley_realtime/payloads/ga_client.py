@@ -1,7 +1,5 @@
 """GA client events. `<Event>Fields` is what the client's method takes: the event without its `type`."""
 
-from __future__ import annotations
-
 from typing import Literal, NotRequired, TypedDict
 
 from parley_realtime.payloads.ga_objects import Item, ResponseSettings, SessionSettings, TranscriptionSettings

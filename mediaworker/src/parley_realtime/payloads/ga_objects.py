@@ -1,7 +1,5 @@
 """Objects inside GA events: sessions, tools, items, responses."""
 
-from __future__ import annotations
-
 from typing import Any, Literal, NotRequired, Required, TypedDict
 
 from parley_realtime.payloads.common import (
@@ -17,7 +15,7 @@ class AudioFormat(TypedDict, total=False):
     """`rate` is 24000 and goes with `audio/pcm`. The client sets formats by itself."""
 
     type: Literal["audio/pcm", "audio/pcmu", "audio/pcma"]
-    rate: int
+    rate: Literal[24000]
 
 
 class NoiseReduction(TypedDict, total=False):
@@ -74,11 +72,16 @@ class CustomVoice(TypedDict):
     id: str
 
 
-class AudioOutput(TypedDict, total=False):
-    """The agent's side."""
+class ResponseAudioOutput(TypedDict, total=False):
+    """How a response sounds."""
 
     format: AudioFormat
     voice: str | CustomVoice
+
+
+class AudioOutput(ResponseAudioOutput, total=False):
+    """The agent's side."""
+
     speed: float
 
 
@@ -92,7 +95,7 @@ class AudioConfig(TypedDict, total=False):
 class ResponseAudio(TypedDict, total=False):
     """Audio of a single response."""
 
-    output: AudioOutput
+    output: ResponseAudioOutput
 
 
 class FunctionTool(TypedDict, total=False):
@@ -175,10 +178,9 @@ class Prompt(TypedDict, total=False):
 Include = Literal["item.input_audio_transcription.logprobs"]
 
 
-class SessionSettings(TypedDict, total=False):
-    """What a session update may say of a conversation; what is left out stays as it is."""
+class CommonSettings(TypedDict, total=False):
+    """What is the same in updates and in the session that the provider has."""
 
-    type: Literal["realtime"]
     model: str
     output_modalities: list[Literal["text", "audio"]]
     instructions: str
@@ -194,10 +196,17 @@ class SessionSettings(TypedDict, total=False):
     include: list[Include] | None
 
 
-class Session(SessionSettings, total=False):
+class SessionSettings(CommonSettings, total=False):
+    """What a session update may say of a conversation; what is left out stays as it is."""
+
+    type: Literal["realtime"]
+
+
+class Session(CommonSettings, total=False):
     """A conversation's session as the provider has it. `expires_at`: seconds since 1970."""
 
     id: Required[str]
+    type: Required[Literal["realtime"]]
     object: Literal["realtime.session"]
     expires_at: int
 
