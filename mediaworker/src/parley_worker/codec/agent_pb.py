@@ -47,11 +47,11 @@ MAX_ENTRIES = 256
 RECORDING_FORMATS = ("wav", "opus")
 
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_ENTRY_POINT = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
+ENTRY_POINT = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 _FUNCTION = re.compile(r"[A-Za-z_]\w{0,127}", re.ASCII)
 _FILE_NAME = re.compile(r"[A-Za-z0-9._-]{1,253}")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-_MEMORY = (16 * 1024 * 1024, 16 * 1024 * 1024 * 1024)
+MEMORY_BOUNDS = (16 * 1024 * 1024, 16 * 1024 * 1024 * 1024)
 
 
 def behaviour(message: pb.Behaviour) -> Behaviour:
@@ -154,7 +154,7 @@ def scenario(message: pb.Scenario) -> ScenarioConfig:
     file_name = message.file_name or plain.file_name
     if code == "entry_point":
         point = message.entry_point
-        require(_ENTRY_POINT.fullmatch(point), f"{where}.entry_point", point, "package.module:function")
+        require(ENTRY_POINT.fullmatch(point), f"{where}.entry_point", point, "package.module:function")
     else:
         size = len(message.source.encode())
         require(
@@ -187,7 +187,7 @@ def _parameters(text: str) -> dict[str, object]:
 def _scenario_limits(message: pb.ScenarioLimits) -> ScenarioLimits:
     where = "config.scenario.limits"
     memory, timers, events = message.memory_bytes, message.timers, message.events_per_second
-    least, most = _MEMORY
+    least, most = MEMORY_BOUNDS
     require(
         not memory or least <= memory <= most,
         f"{where}.memory_bytes",

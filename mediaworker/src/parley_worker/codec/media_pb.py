@@ -90,7 +90,7 @@ def read_start(message: pb.ConverseRequest) -> StartMessage | ev.LegRefusal:
     if start.mark_interval_ms and not low <= start.mark_interval_ms <= high:
         return _invalid(
             "mark-interval-out-of-range",
-            f"start.mark_interval_ms is {start.mark_interval_ms}; use {low} to {high}, or 0 for no such marks",
+            f"start.mark_interval_ms is {start.mark_interval_ms}; use {low} to {high}, or 0 for none",
             "start.mark_interval_ms",
         )
     shown = start.WhichOneof("credential")

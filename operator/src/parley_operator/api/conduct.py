@@ -22,7 +22,7 @@ ENTRY_POINT = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII
 _FUNCTION = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _MEMORY = re.compile(r"([0-9]{1,6})(Mi|Gi)")
 _FACTORS = {"Mi": 1024**2, "Gi": 1024**3}
-_LEAST_MEMORY, _MOST_MEMORY = 16 * 1024**2, 16 * 1024**3
+MEMORY_BOUNDS = (16 * 1024**2, 16 * 1024**3)
 _S3_URL = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^\s?#]*)?")
 
 
@@ -174,7 +174,8 @@ def _limits(fields: Fields) -> ScenarioLimitsSpec:
     text = fields.text("memory", longest=16)
     match = _MEMORY.fullmatch(text)
     memory = int(match[1]) * _FACTORS[match[2]] if match else 0
-    if text and not _LEAST_MEMORY <= memory <= _MOST_MEMORY:
+    least, most = MEMORY_BOUNDS
+    if text and not least <= memory <= most:
         raise FieldError(fields.at("memory"), f"{text!r} is not 16Mi to 16Gi; write for example 256Mi")
     timeout = fields.duration("handlerTimeout", 0.0)
     if timeout > 60:
