@@ -68,11 +68,13 @@ RecoveryRecord = Reconnecting | Reconnected | RestoreRefused
 class RecoveryParameters:
     """Times in seconds unless the name says otherwise; ValueError names the field that cannot work.
 
-    attempts, deadline: how often and how long a lost connection is tried to be replaced.
+    attempts, deadline: how often and how long a lost connection is tried to be replaced; a new one that is
+    lost again before the provider has said anything counts on.
     backoff_base, backoff_cap: the wait before try n is random in [0, min(cap, base * 2^(n-1))].
     attempt_timeout, restore_timeout: for one new WebSocket, and for carrying the conversation over to it.
     replay_ms: caller audio of turns under way that is sent again, the newest; quiet_replay_ms: the same while
     nobody is known to speak, it bounds how long a dead socket may go unnoticed without losing words.
+    held_audio_ms: audio of turns whose transcript has not come, kept in its place, the newest.
     rotate_after: seconds after which a WebSocket is replaced at a quiet moment; 0: the provider's
     `expires_at` less `rotate_margin` (a tenth of the whole time where that is shorter).
     progress_timeout: a provider that says nothing at all for so long, though something was asked of it, is
@@ -92,6 +94,7 @@ class RecoveryParameters:
     restore_timeout: float = 10.0
     replay_ms: int = 30_000
     quiet_replay_ms: int = 12_000
+    held_audio_ms: int = 20_000
     rotate_after: float = 0.0
     rotate_margin: float = 120.0
     progress_timeout: float = 10.0
@@ -111,6 +114,7 @@ class RecoveryParameters:
             "restore_timeout",
             "replay_ms",
             "quiet_replay_ms",
+            "held_audio_ms",
             "progress_timeout",
             "response_timeout",
         ):

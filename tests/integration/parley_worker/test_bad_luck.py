@@ -15,6 +15,7 @@ import pytest
 from media_calls import KEY, Worker, calling, start, worker
 from parley.media.v1 import media_pb2 as pb
 from parley_worker.codec import control_pb
+from parley_worker.core.agent import RecoveryConfig
 from parley_worker.core.model import EndReason, SessionConfig, SessionReport, SessionState
 from parley_worker.runtime.deps import RunnerSettings
 from pki import TestAuthority
@@ -156,7 +157,7 @@ async def test_provider_socket_is_cut_in_the_middle_of_a_call() -> None:
         socket.connection.transport.abort()
 
     async with scripted(behaviour) as script, worker() as host:
-        config = host.admit(script.url)
+        config = host.admit(script.url, recovery=RecoveryConfig(restore=False))
         async with calling(host, start(config)) as caller:
             await caller.expect("started")
             await caller.speak(bytes(960))

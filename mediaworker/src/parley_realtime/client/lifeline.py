@@ -100,6 +100,7 @@ class Lifeline:
             outward=parameters.output_format,
             replay_ms=recovery.replay_ms + parameters.media_buffer_ms,
             quiet_ms=recovery.quiet_replay_ms,
+            held_ms=recovery.held_audio_ms,
             limit=parameters.outgoing_events,
         )
         self._line: Line | None = None
@@ -114,6 +115,8 @@ class Lifeline:
         self._rotate_at: float | None = None
         self._last_moment: float | None = None
         self._not_before = 0.0
+        self._attempts = 0
+        self._streak_since = 0.0
         self.socket_id = ""
 
     # As Connection
@@ -284,6 +287,8 @@ class Lifeline:
             self._schedule(line)
         if self._keeps and not self._keeper.server(event.payload, self.now()):
             return
+        if event.type != "error":
+            self._attempts = 0
         if event.type == "response.created":
             self._wake.set()
         self._sink.received(event)
@@ -348,6 +353,8 @@ class Lifeline:
 
     async def _recover(self, line: Line, cause: Cause = "lost") -> None:
         since = self.now()
+        if self._attempts == 0:
+            self._streak_since = since
         error = line.connection.outcome or UnavailableError(
             "the provider's limit is near and no quiet moment came", code="rotation"
         )
@@ -359,25 +366,29 @@ class Lifeline:
             self._refuse(cause, reason, error)
             return
         loss = self._keeper.lost(b"", _event_id())
-        attempt = 0
+        deadline = self._streak_since + self._r.deadline
+        first = True
         while self._state is ConnectionState.OPEN:
-            attempt += 1
-            delay = self._r.delay(attempt)
-            cut_items = loss.cut_items if attempt == 1 else ()
-            self._report(Reconnecting(cause, error.message, attempt, delay, cut_items, error.reason))
-            if attempt == 1:
+            if self._attempts and (self._attempts >= self._r.attempts or self.now() >= deadline):
+                self._finish(error)
+                return
+            self._attempts += 1
+            delay = self._r.delay(self._attempts)
+            cut_items = loss.cut_items if first else ()
+            self._report(Reconnecting(cause, error.message, self._attempts, delay, cut_items, error.reason))
+            if first:
                 self._tell(*loss.closings)
+            first = False
             grace = self._r.truncate_grace if cut_items and self._r.on_recovery is not None else 0.0
             await self._until(self._closing, self.now() + max(delay, grace))
             try:
-                new, items = await self._replace(since + self._r.deadline)
+                new, items = await self._replace(deadline)
             except RestoreFailed as exc:
                 self._refuse(cause, exc.reason, error)
                 return
             except RealtimeError as exc:
                 error = exc
-                late = self.now() >= since + self._r.deadline or attempt >= self._r.attempts
-                if not exc.retryable or late:
+                if not exc.retryable:
                     self._finish(exc)
                 continue
             self._switch(new, items, cause, self.now() - since)

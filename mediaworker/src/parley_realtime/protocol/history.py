@@ -19,6 +19,7 @@ from parley_realtime.protocol.alignment import Alignment
 Payload = Mapping[str, Any]
 MAX_ITEMS = 1000
 MAX_TEXT_BYTES = 4 * 1024 * 1024
+MAX_HELD_BYTES = 1024 * 1024
 MAX_ITEM_BYTES = 2 * 1024 * 1024
 _OWN_FIELDS = frozenset({"id", "object", "type", "status", "role", "content", "previous_item_id"})
 _NEW_ITEM = frozenset({"conversation.item.added", "conversation.item.created", "conversation.item.done"})
@@ -108,10 +109,14 @@ class Item:
 class ConversationHistory:
     """See the module. Bounded: beyond `MAX_ITEMS` items or `MAX_TEXT_BYTES` the oldest go first, counted.
 
+    Audio of turns without a transcript is held up to `MAX_HELD_BYTES`, the newest.
     A tool's result goes together with its call. An item larger than `MAX_ITEM_BYTES` is kept by name only.
     """
 
-    def __init__(self, max_items: int = MAX_ITEMS, max_bytes: int = MAX_TEXT_BYTES) -> None:
+    def __init__(
+        self, max_items: int = MAX_ITEMS, max_bytes: int = MAX_TEXT_BYTES, max_held: int = MAX_HELD_BYTES
+    ) -> None:
+        self._max_held = max_held
         self._items: OrderedDict[str, Item] = OrderedDict()
         self._max_items, self._max_bytes = max_items, max_bytes
         self._sizes: dict[str, int] = {}
@@ -233,6 +238,17 @@ class ConversationHistory:
         if part.kind == "input_audio" and part.text is None:
             part.audio = audio
             self._changed(item)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Hold at most `max_held` bytes of audio: the oldest goes first."""
+        held = 0
+        for item in reversed(self._items.values()):
+            for part in item.parts:
+                held += len(part.audio)
+                if part.audio and held > self._max_held:
+                    part.audio = b""
+                    self._changed(item)
 
     def given(self, item_body: Payload) -> None:
         """The provider took an item that the client made: keep the audio in it, no event tells it again."""

@@ -53,9 +53,17 @@ class ConversationKeeper:
     """See the module."""
 
     def __init__(
-        self, *, ga: bool, audio: AudioFormat, outward: AudioFormat, replay_ms: int, quiet_ms: int, limit: int
+        self,
+        *,
+        ga: bool,
+        audio: AudioFormat,
+        outward: AudioFormat,
+        replay_ms: int,
+        quiet_ms: int,
+        held_ms: int,
+        limit: int,
     ) -> None:
-        self.history = ConversationHistory()
+        self.history = ConversationHistory(max_held=int(audio.bytes_per_second * held_ms / 1000))
         self.outstanding = Outstanding(limit)
         self.tape = InputTape(audio, replay_ms, quiet_ms)
         self._ga = ga
