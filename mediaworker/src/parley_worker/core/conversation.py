@@ -21,7 +21,7 @@ from parley_worker.core.fields import int_of as _int
 from parley_worker.core.fields import object_of as _object
 from parley_worker.core.fields import text_of as _text
 from parley_worker.core.interruption import Interruption, Interruptions
-from parley_worker.core.lines import METADATA_KEY
+from parley_worker.core.lines import BUSY_CODE, EVENT_ID_PREFIX, METADATA_KEY
 from parley_worker.core.model import Usage
 from parley_worker.core.playout import Heard, PlayoutLedger
 from parley_worker.core.recorder import Recorder, to_json, without_audio, without_tool_credentials
@@ -94,7 +94,8 @@ class Conversation:
             case "error":
                 error = _object(payload, "error")
                 self._asked = False
-                if error.get("code") == "conversation_already_has_active_response":
+                ours = _text(error, "event_id").startswith(EVENT_ID_PREFIX)
+                if error.get("code") == BUSY_CODE and not ours:
                     self._tools.want_answer()
                 return [
                     self._recorder.event(

@@ -132,7 +132,7 @@ class Lines:
         current, kind = self._current, payload.get("type")
         if current is None or not isinstance(kind, str):
             return
-        if kind == "error" and current.stage is _Stage.ASKED:
+        if kind == "error":
             self._on_error(current, payload.get("error"))
         elif kind == "response.created" and current.stage is _Stage.ASKED:
             response = payload.get("response")
