@@ -19,6 +19,7 @@ from parley.media.v1 import media_pb2 as pb
 
 from . import codec
 from .audio import BufferedPlayer
+from .caller_tools import CallerTools
 from .errors import (
     AttachRefused,
     CallLost,
@@ -46,6 +47,7 @@ from .formats import PCM16_24K, AudioFormat
 from .leg import Leg, is_resumable
 from .options import PROGRESS_SECONDS, TICK_SECONDS, TRANSITIONS, CallOptions, CallState, CallStats, Playout
 from .target import Target
+from .tool_handlers import Handler
 
 AUDIO_QUEUE_FRAMES: Final = 50
 CONTROL_QUEUE: Final = 256
@@ -108,6 +110,7 @@ class Call:
         self._outgoing = asyncio.Event()
         self._incoming = asyncio.Event()
         self._over = asyncio.Event()
+        self._tools = CallerTools(self.send_tool_output)
         self._leg: Leg | None = None
         self._supervisor: asyncio.Task[None] | None = None
 
@@ -171,6 +174,18 @@ class Call:
         message = pb.ToolOutput(call_id=call_id, output=output, no_response=not respond)
         self._send(pb.ConverseRequest(tool_output=message))
 
+    def on_tool(self, name: str, handler: Handler) -> None:
+        """Answer the model's calls of a function by `handler(call)`, which gives the result: text, or what
+        JSON can hold. See `parley_client.tools`.
+
+        Calls run beside each other and beside the audio, until the session ends or gives them up. Register
+        before entering the call, so that none is missed.
+
+        Raises:
+            UsageError: the function has a handler already.
+        """
+        self._tools.register(name, handler)
+
     async def clear(self) -> None:
         """Ask for silence: audio not yet heard is dropped, the answer being made is cancelled."""
         self._send(pb.ConverseRequest(clear=pb.ClearRequest()))
@@ -196,6 +211,7 @@ class Call:
             self._supervisor.cancel()
             await asyncio.wait([self._supervisor])
             self._supervisor = None
+        await self._tools.wait()
         if self.state is not CallState.CLOSED:
             self.player.close(self._now())
             self._enter(CallState.CLOSED)
@@ -266,6 +282,7 @@ class Call:
             self._error.__cause__ = error
             self._enter(CallState.FAILED)
         finally:
+            self._tools.stop()
             self._over.set()
             self._incoming.set()
 
@@ -367,6 +384,7 @@ class Call:
                 if self._last_event:
                     self.stats.events_missed += event.sequence - self._last_event - 1
                 self._last_event = event.sequence
+                self._tools.follow(event, self.started)
             case Moved():
                 self.target = self.target.moved_to(event.endpoint, event.tls_server_name)
                 self._emit(event)

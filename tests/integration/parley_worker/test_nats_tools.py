@@ -68,6 +68,7 @@ async def serving(
     try:
         await client.subscribe(f"parley.tools.{name}", queue="servers", cb=answer)
         await client.flush()
+        await client.flush()  # the first ping may pass the subscription
         yield client
     finally:
         await client.close()

@@ -84,6 +84,7 @@ async def nats_tool(folder: Path, name: str, reply: bytes) -> AsyncIterator[Nats
     client = await server.connect()
     await client.subscribe(f"parley.tools.{name}", queue="servers", cb=respond)
     await client.flush()
+    await client.flush()  # the first ping may pass the subscription
     try:
         yield server
     finally:
