@@ -11,6 +11,7 @@ import secrets
 import signal
 import sys
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -26,7 +27,7 @@ from parley_worker.codec.control_pb import Endpoint
 from parley_worker.config import Address, Settings
 from parley_worker.core.admission import Admission, WorkerState
 from parley_worker.core.agent import ToolRouteKind
-from parley_worker.core.model import LimitsConfig, SessionConfig, SessionReport
+from parley_worker.core.model import LimitsConfig, Secret, SessionConfig, SessionReport
 from parley_worker.runtime.deps import RunnerDeps
 from parley_worker.runtime.drain import END_SECONDS, Drain
 from parley_worker.runtime.pacer import Pacer
@@ -40,10 +41,11 @@ from parley_worker.telemetry.lag import LagProbe
 from parley_worker.telemetry.metrics import CONTENT_TYPE, Metrics
 from parley_worker.transport import control_server, grpc_base, media_server
 from parley_worker.transport.admin_http import AdminServer
+from parley_worker.transport.media_websocket import TelephonyServer, TelephonySettings
 from parley_worker.transport.nats_bus import BusSettings, NatsBus, NullBus
 from parley_worker.transport.nats_connection import ConnectionSettings
 from parley_worker.transport.nats_tools import NatsTools
-from parley_worker.transport.tls import CertificateFiles
+from parley_worker.transport.tls import CertificateFiles, TlsContext
 from parley_worker.transport.tool_ports import ToolService
 from parley_worker.transport.webhook import Webhooks
 
@@ -56,16 +58,16 @@ GC_THRESHOLDS = (50_000, 50, 50)
 class WorkerApp:
     """One worker in the running event loop: `async with WorkerApp(settings) as app: ...`.
 
-    Inside, `media_address`, `control_address` and `admin_address` are what it listens on (with the ports that
-    port 0 became) and `instance` is the id of this process. Leaving the block ends live sessions at once;
-    `drain.begin(seconds)` and then `drain.done.wait()` let them go on before.
+    Inside, `media_address`, `control_address`, `admin_address` and `telephony_address` (empty for none) are
+    what it listens on (with the ports that port 0 became) and `instance` is the id of this process. Leaving
+    the block ends live sessions at once; `drain.begin(seconds)` and then `drain.done.wait()` let them go on.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings.validated()
         self.instance = uuid.uuid4().hex
         self.metrics = Metrics(__version__)
-        self.media_address = self.control_address = self.admin_address = ""
+        self.media_address = self.control_address = self.admin_address = self.telephony_address = ""
         self.endpoint = Endpoint("")
         self._health: list[grpc_base.Health] = []
 
@@ -144,6 +146,9 @@ class WorkerApp:
         guard = control_server.OnlyOperator(settings.control_client_name)
         self._control_server = grpc_base.new_server([guard] if settings.control_tls_dir else [])
         self._media_server = grpc_base.new_server()
+        self._telephony = TelephonyServer(
+            self.registry, metrics, TelephonySettings(auth_token=Secret(settings.twilio_auth_token))
+        )
 
     def _tool_services(self, clock: SystemClock) -> ToolServices:
         settings = self.settings
@@ -198,6 +203,7 @@ class WorkerApp:
             Address(host, settings.advertised_port or media_port).grpc,
             (settings.tls_server_name or host) if secure else "",
         )
+        self.endpoint = replace(self.endpoint, telephony=await self._listen_telephony(host))
         self.shards.listen(self.endpoint)
         control_port = grpc_base.listen(
             self._control_server,
@@ -212,8 +218,21 @@ class WorkerApp:
         await self._set_health(True)
         self.registry.become(WorkerState.READY)
 
+    async def _listen_telephony(self, host: str) -> str:
+        """Serve telephony where it was asked for; the URL that it is told, or nothing."""
+        settings = self.settings
+        address = settings.telephony_address
+        if address is None:
+            return ""
+        tls = TlsContext(settings.media_tls_dir) if settings.media_tls_dir else None
+        port = await self._telephony.start(address.host, address.port, tls)
+        self.telephony_address = address.with_port(port)
+        told = Address(settings.telephony_advertised_host or host, settings.telephony_advertised_port or port)
+        return f"{'wss' if tls else 'ws'}://{told.grpc}/twilio"
+
     async def _stop(self) -> None:
         self.registry.become(WorkerState.STOPPED)
+        await self._telephony.stop()
         await asyncio.gather(self._control_server.stop(SERVER_GRACE), self._media_server.stop(SERVER_GRACE))
         await self.bus.close(self.settings.flush_timeout)
         await self._admin.stop()
@@ -230,6 +249,7 @@ class WorkerApp:
                 "control": self.control_address,
                 "admin": self.admin_address,
                 "endpoint": self.endpoint.address,
+                "telephony": self.endpoint.telephony,
                 "instance": self.instance,
             }
         )

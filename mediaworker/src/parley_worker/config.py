@@ -194,6 +194,9 @@ class Settings:
     telephony_address: Address | None = _var(
         _host_port, "where telephony media streams attach, with the media service's TLS; empty: nowhere", None
     )
+    twilio_auth_token: str = _var(
+        _text, "Twilio's auth token; when set, its streams must carry its signature", "", secret=True
+    )
     telephony_advertised_host: str = _var(
         _text, "host that telephony is told; the one that callers are told when empty", ""
     )
@@ -340,7 +343,9 @@ class Settings:
         for f in fields(self):
             value = getattr(self, f.name)
             text = "" if value is None else str(value)
-            shown[f.name] = redact_url(text) if f.name == "nats_url" else text
+            if f.metadata["secret"]:
+                text = redact_url(text) if f.name == "nats_url" else "***" if text else ""
+            shown[f.name] = text
         return shown
 
 

@@ -1,4 +1,4 @@
-"""One caller's stream: its bounded queue of responses and the writer that empties it."""
+"""One caller's stream: its bounded queue of messages and the writer that empties it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from parley.media.v1 import media_pb2 as pb
 
 from parley_worker.codec import media_pb
-from parley_worker.core.effects import ToLeg
+from parley_worker.core.effects import Mark, ToLeg
 from parley_worker.core.events import LegRefusal, Status
 from parley_worker.core.media_path import OutFrame
+
+Message = TypeVar("Message")
+Message_contra = TypeVar("Message_contra", contravariant=True)
 
 SLOW_READER = LegRefusal(
     Status.RESOURCE_EXHAUSTED,
@@ -36,26 +39,43 @@ class LegBounds:
     """Seconds for what is queued at the end."""
 
 
-class Stream(Protocol):
-    """The writing half of a gRPC stream."""
+class Stream(Protocol[Message_contra]):
+    """The writing half of a caller's connection."""
 
-    async def write(self, message: pb.ConverseResponse) -> None: ...
+    async def write(self, message: Message_contra, /) -> None: ...
+
+
+class Wire(Protocol[Message]):
+    """How messages for a caller are written."""
+
+    def write(self, message: ToLeg) -> Message | None:
+        """A message; None for what this kind of caller is not told."""
+
+    def write_audio(self, frame: OutFrame) -> Message:
+        """A frame of agent audio."""
+
+    def number(self, message: Message, sequence: int) -> None:
+        """Give audio its number, from 1, the moment it leaves."""
+
+    def size(self, message: Message) -> int:
+        """Bytes that the message takes, about."""
 
 
 @dataclass(slots=True)
-class _Queued:
-    message: pb.ConverseResponse
+class _Queued(Generic[Message]):
+    message: Message
     size: int
-    audio: bool
+    frame: OutFrame | None = None
+    mark: bool = False
 
 
-class Leg:
+class LegQueue(Generic[Message]):
     """See LegPort. `on_slow` is called once when the queue overflows, `on_room` when audio has room again."""
 
-    def __init__(self, bounds: LegBounds, worker_instance_id: str) -> None:
+    def __init__(self, bounds: LegBounds, wire: Wire[Message]) -> None:
         self._bounds = bounds
-        self._instance = worker_instance_id
-        self._queue: deque[_Queued] = deque()
+        self._wire = wire
+        self._queue: deque[_Queued[Message]] = deque()
         self._bytes = 0
         self._audio_bytes = 0
         self._frames = 0
@@ -69,11 +89,14 @@ class Leg:
 
     def send(self, message: ToLeg) -> None:
         """See LegPort."""
-        self._put(media_pb.write(message, self._instance), audio=False)
+        written = self._wire.write(message)
+        if written is not None:
+            self._put(_Queued(written, self._wire.size(written), mark=isinstance(message, Mark)))
 
     def send_audio(self, frame: OutFrame) -> None:
         """See LegPort."""
-        self._put(media_pb.write_audio(frame, 0), audio=True)
+        written = self._wire.write_audio(frame)
+        self._put(_Queued(written, self._wire.size(written), frame))
 
     def audio_room(self) -> int:
         """See LegPort."""
@@ -81,32 +104,31 @@ class Leg:
 
     def drop_audio(self) -> dict[tuple[str, int], int]:
         """See LegPort."""
-        kept: deque[_Queued] = deque()
+        kept: deque[_Queued[Message]] = deque()
         forgotten: dict[tuple[str, int], int] = {}
         for queued in self._queue:
-            if queued.audio:
-                audio = queued.message.audio
-                forgotten.setdefault((audio.item_id, audio.content_index), audio.position_ms)
+            frame = queued.frame
+            if frame is not None:
+                forgotten.setdefault((frame.item_id, frame.content_index), int(frame.position_ms))
                 self._audio_bytes -= queued.size
-            elif not queued.message.HasField("mark"):
+            elif not queued.mark:
                 kept.append(queued)
                 continue
             self._bytes -= queued.size
         self._queue = kept
         return forgotten
 
-    def _put(self, message: pb.ConverseResponse, *, audio: bool) -> None:
+    def _put(self, queued: _Queued[Message]) -> None:
         if self.closing.is_set():
             return
-        size = message.ByteSize()
-        if self._slow(size):
+        if self._slow(queued.size):
             self.finish(SLOW_READER)
             self.on_slow()
             return
-        self._queue.append(_Queued(message, size, audio))
-        self._bytes += size
-        if audio:
-            self._audio_bytes += size
+        self._queue.append(queued)
+        self._bytes += queued.size
+        if queued.frame is not None:
+            self._audio_bytes += queued.size
         self._wake.set()
 
     def _slow(self, size: int) -> bool:
@@ -123,19 +145,19 @@ class Leg:
         self.closing.set()
         self._wake.set()
 
-    async def drain(self, stream: Stream) -> None:
+    async def drain(self, stream: Stream[Message]) -> None:
         """Write what is queued until the leg is finished and the queue is empty."""
         while True:
             while self._queue and self.refusal is not SLOW_READER:
                 head = self._queue.popleft()
-                if head.audio:
+                if head.frame is not None:
                     self._frames += 1
-                    head.message.audio.sequence = self._frames
+                    self._wire.number(head.message, self._frames)
                 self._writing_since = self._loop.time()
                 await stream.write(head.message)
                 self._writing_since = None
                 self._bytes -= head.size
-                if head.audio:
+                if head.frame is not None:
                     full = self._audio_bytes >= self._bounds.audio_bytes
                     self._audio_bytes -= head.size
                     if full or self._audio_bytes == 0:
@@ -144,3 +166,33 @@ class Leg:
                 return
             self._wake.clear()
             await self._wake.wait()
+
+
+class GrpcWire:
+    """Messages of parley.media.v1."""
+
+    def __init__(self, worker_instance_id: str) -> None:
+        self._instance = worker_instance_id
+
+    def write(self, message: ToLeg) -> pb.ConverseResponse | None:
+        """See Wire."""
+        return media_pb.write(message, self._instance)
+
+    def write_audio(self, frame: OutFrame) -> pb.ConverseResponse:
+        """See Wire."""
+        return media_pb.write_audio(frame, 0)
+
+    def number(self, message: pb.ConverseResponse, sequence: int) -> None:
+        """See Wire."""
+        message.audio.sequence = sequence
+
+    def size(self, message: pb.ConverseResponse) -> int:
+        """See Wire."""
+        return message.ByteSize()
+
+
+class Leg(LegQueue[pb.ConverseResponse]):
+    """The leg of a gRPC caller."""
+
+    def __init__(self, bounds: LegBounds, worker_instance_id: str) -> None:
+        super().__init__(bounds, GrpcWire(worker_instance_id))

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import hashlib
 import logging
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -15,8 +13,9 @@ from parley.media.v1 import media_pb2 as pb
 from parley.media.v1 import media_pb2_grpc
 
 from parley_worker.codec import media_pb
-from parley_worker.core.events import CredentialKind, LegRefusal, Status
+from parley_worker.core.events import LegRefusal, Status
 from parley_worker.telemetry.metrics import Metrics
+from parley_worker.transport.attaching import attach, find_session
 from parley_worker.transport.leg import Leg, LegBounds
 from parley_worker.transport.ports import SessionDirectory, SessionPort
 
@@ -63,17 +62,11 @@ class MediaServer(media_pb2_grpc.MediaServiceServicer):
         start = await self._read_start(context)
         if isinstance(start, LegRefusal):
             return start
-        session = self._find(start)
+        session = find_session(self._directory, start)
         if isinstance(session, LegRefusal):
             return session
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._settings.ready_timeout):
-                await session.wait_ready()
-        request = replace(start.request, credential_sha256=_digest(start))
         leg = Leg(self._settings.leg, self._settings.worker_instance_id)
-        leg.on_slow = lambda: session.leg_lost(leg, "slow-reader")
-        leg.on_room = lambda: session.leg_room(leg)
-        refusal = session.attach(request, leg)
+        refusal = await attach(session, start, leg, self._settings.ready_timeout)
         return refusal or await self._carry(context, session, leg)
 
     async def _read_start(self, context: Context) -> media_pb.StartMessage | LegRefusal:
@@ -87,23 +80,6 @@ class MediaServer(media_pb2_grpc.MediaServiceServicer):
             text = "the stream was closed before start"
             return LegRefusal(Status.INVALID_ARGUMENT, "start-missing", text, "message")
         return media_pb.read_start(first)
-
-    def _find(self, start: media_pb.StartMessage) -> SessionPort | LegRefusal:
-        digest = _digest(start)
-        match start.request.credential:
-            case CredentialKind.TICKET:
-                found = self._directory.find_by_ticket(digest)
-                reason, name = "ticket-unknown", "start.ticket"
-                text = "no session of this worker has this ticket"
-            case CredentialKind.RESUME:
-                found = self._directory.find_by_resume(digest)
-                reason, name = "resume-token-unknown", "start.resume_token"
-                text = "no session of this worker has this resume token: use the one of the last Started"
-            case CredentialKind.NONE:
-                found = self._directory.find_by_uid(start.request.session_uid)
-                reason, name = "session-unknown", "start.session_uid"
-                text = "no session of this worker has this uid and asks for no ticket"
-        return found or LegRefusal(Status.UNAUTHENTICATED, reason, text, name)
 
     async def _carry(self, context: Context, session: SessionPort, leg: Leg) -> LegRefusal | None:
         writer = asyncio.create_task(leg.drain(context), name="leg writer")
@@ -142,10 +118,6 @@ class MediaServer(media_pb2_grpc.MediaServiceServicer):
                 leg.finish(refusal)
                 session.leg_lost(leg, "protocol-error")
                 return
-
-
-def _digest(start: media_pb.StartMessage) -> bytes:
-    return hashlib.sha256(start.credential.encode()).digest()
 
 
 def add_to_server(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import ssl
 from pathlib import Path
 
 import grpc
@@ -38,6 +39,10 @@ class CertificateFiles:
             require_client_authentication=self._mutual,
         )
 
+    def changed(self) -> bool:
+        """True once for each replacement by files that can be used."""
+        return self._fetch() is not None
+
     def _look(self) -> Stamp:
         stats = [os.stat(path) for path in self._paths]
         return tuple((s.st_mtime_ns, s.st_ino, s.st_size) for s in stats)
@@ -66,6 +71,34 @@ class CertificateFiles:
         self._current = files
         log.info("certificates in %s were replaced", self._paths[0].parent)
         return self._configuration(files)
+
+
+class TlsContext:
+    """An `ssl.SSLContext` of `tls.crt` and `tls.key` in one directory, for servers that gRPC does not run.
+
+    The files are looked at before each handshake; ones that cannot be used leave the certificate as it was.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._files = CertificateFiles(directory, mutual=False)
+        self._directory = directory
+        self._current = self._load()
+        self.context = self._load()
+        self.context.sni_callback = self._before_handshake
+
+    def _load(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(self._directory / "tls.crt", self._directory / "tls.key")
+        return context
+
+    def _before_handshake(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
+        if self._files.changed():
+            try:
+                self._current = self._load()
+            except (OSError, ssl.SSLError) as error:
+                log.warning("certificates in %s are kept: %s", self._directory, error)
+        connection.context = self._current
 
 
 def check_pair(key: bytes, certificate: bytes) -> None:

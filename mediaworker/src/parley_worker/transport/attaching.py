@@ -1,0 +1,49 @@
+"""From a caller's Start to its session, whatever the stream is made of."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from dataclasses import replace
+from typing import Any
+
+from parley_worker.codec.media_pb import StartMessage
+from parley_worker.core.events import CredentialKind, LegRefusal, Status
+from parley_worker.transport.leg import LegQueue
+from parley_worker.transport.ports import SessionDirectory, SessionPort
+
+
+def find_session(directory: SessionDirectory, start: StartMessage) -> SessionPort | LegRefusal:
+    """The session that the credential belongs to, or that needs none."""
+    digest = _digest(start)
+    match start.request.credential:
+        case CredentialKind.TICKET:
+            found = directory.find_by_ticket(digest)
+            reason, name = "ticket-unknown", "start.ticket"
+            text = "no session of this worker has this ticket"
+        case CredentialKind.RESUME:
+            found = directory.find_by_resume(digest)
+            reason, name = "resume-token-unknown", "start.resume_token"
+            text = "no session of this worker has this resume token: use the one of the last Started"
+        case CredentialKind.NONE:
+            found = directory.find_by_uid(start.request.session_uid)
+            reason, name = "session-unknown", "start.session_uid"
+            text = "no session of this worker has this uid and asks for no ticket"
+    return found or LegRefusal(Status.UNAUTHENTICATED, reason, text, name)
+
+
+async def attach(
+    session: SessionPort, start: StartMessage, leg: LegQueue[Any], ready_timeout: float
+) -> LegRefusal | None:
+    """Give the leg to the session, `ready_timeout` seconds from now at the latest; or why it is not taken."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(ready_timeout):
+            await session.wait_ready()
+    leg.on_slow = lambda: session.leg_lost(leg, "slow-reader")
+    leg.on_room = lambda: session.leg_room(leg)
+    return session.attach(replace(start.request, credential_sha256=_digest(start)), leg)
+
+
+def _digest(start: StartMessage) -> bytes:
+    return hashlib.sha256(start.credential.encode()).digest()
