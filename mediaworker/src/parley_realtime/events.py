@@ -77,7 +77,8 @@ class MediaUnit(Protocol):
     A unit with the attribute `own_clock = True` gets each chunk the moment it arrives (faster than real
     time); every other unit gets 20 ms frames paced in real time. A unit with an attribute `media_format` (an
     `AudioFormat` or `SampleFormat`) gets that format, whatever the source has; other units get what
-    `SendMediaParameters.encoding` asks for, or the source's own.
+    `SendMediaParameters.encoding` asks for, or their attribute `default_encoding`, or the source's own. A
+    unit may have a method `media_stopped(source)`: it is called when it is attached no more.
     """
 
     def media_started(

@@ -112,10 +112,14 @@ def encoding_name(samples: SampleFormat) -> str:
 
 
 def wanted_format(unit: object, encoding: str | None, given: SampleFormat) -> SampleFormat:
-    """The unit's own format, else the encoding asked for, else what the source has. ValueError: no way."""
+    """The unit's own format, else what is asked for, else its `default_encoding`, else the source's.
+
+    ValueError: the encoding cannot be had.
+    """
     own = getattr(unit, "media_format", None)
     samples = own.samples if isinstance(own, AudioFormat) else own
     if not isinstance(samples, SampleFormat):
+        encoding = encoding or getattr(unit, "default_encoding", None)
         return unit_format(encoding) if encoding else given
     if encoding and unit_format(encoding) != samples:
         raise ValueError(

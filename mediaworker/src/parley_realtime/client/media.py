@@ -137,8 +137,10 @@ class MediaHub:
 
     def detach(self, unit: MediaUnit, now: float) -> None:
         """Stop; what was not yet handed over is forgotten. A unit that is not attached is ignored."""
+        gone = [a for a in self._attached if a.unit is unit]
         self._attached = [a for a in self._attached if a.unit is not unit]
         self._hush(now)
+        self._tell_stopped(gone)
 
     def _hush(self, now: float) -> None:
         """Streams that reach no unit any more are silent from now on."""
@@ -148,7 +150,14 @@ class MediaHub:
                 sound.cut(now)
 
     def detach_all(self) -> None:
-        self._attached = []
+        gone, self._attached = self._attached, []
+        self._tell_stopped(gone)
+
+    def _tell_stopped(self, gone: list[_Attachment]) -> None:
+        for attachment in gone:
+            stopped = getattr(attachment.unit, "media_stopped", None)
+            if callable(stopped):
+                self._tell(attachment, partial(stopped, self._source))
 
     def response_created(self, response_id: str) -> None:
         self._active[response_id] = None

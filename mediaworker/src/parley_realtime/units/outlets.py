@@ -26,7 +26,7 @@ class Outlets:
     """The units that hear one source. One that raises is detached; the others go on."""
 
     def __init__(self, source: MediaSource, audio: SampleFormat) -> None:
-        self._source, self._audio = source, audio
+        self._source, self.audio = source, audio
         self._outlets: list[_Outlet] = []
 
     def __len__(self) -> int:
@@ -40,9 +40,9 @@ class Outlets:
             parameters = SendMediaParameters(**parameters)
         if id(unit) == id(self._source):
             raise ValueError("a media unit cannot be sent to itself")
-        samples = wanted_format(unit, parameters.encoding if parameters else None, self._audio)
+        samples = wanted_format(unit, parameters.encoding if parameters else None, self.audio)
         self.detach(unit)
-        outlet = _Outlet(unit, converter(self._audio, samples) if samples != self._audio else None)
+        outlet = _Outlet(unit, converter(self.audio, samples) if samples != self.audio else None)
         self._outlets.append(outlet)
         tag = parameters.tag if parameters else None
         custom = parameters.custom_parameters if parameters else {}
@@ -54,7 +54,12 @@ class Outlets:
 
     def detach(self, unit: MediaUnit) -> None:
         """A unit that is not attached is ignored."""
+        gone = [outlet for outlet in self._outlets if outlet.unit is unit]
         self._outlets = [outlet for outlet in self._outlets if outlet.unit is not unit]
+        for outlet in gone:
+            stopped = getattr(unit, "media_stopped", None)
+            if callable(stopped):
+                self._tell(outlet, partial(stopped, self._source))
 
     def send(self, payload: bytes) -> None:
         """Whole samples in the source's format."""
