@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+from aiohttp import web
+from cutting_proxy import How, cutting
 from media_calls import Caller, Worker, calling, start, worker
 from nats.aio.msg import Msg
 from nats_server import NatsServer
@@ -19,7 +22,7 @@ from parley_local.config import LocalProviderConfig
 from parley_local.server import serve
 from parley_worker.core.agent import ToolRoute, ToolRouteKind
 from parley_worker.core.model import SessionConfig, SessionState
-from webhook_server import hang, result, webhook_server
+from webhook_server import Hit, hang, result, webhook_server
 
 LOCAL = LocalProviderConfig(port=0, brain="tool_brain:ToolBrain", audio_speed=0)
 NATS, WEBHOOK, CALLER = ToolRouteKind.NATS, ToolRouteKind.WEBHOOK, ToolRouteKind.CALLER
@@ -307,3 +310,39 @@ async def test_beta_sessions_call_functions_too() -> None:
             said = await caller.expect_event("response.audio_transcript.done")
         assert json.loads(said.event_json)["transcript"] == "results: sum=7"
         assert results(host, config) == {"sum": ""}
+
+
+@pytest.mark.parametrize(("how", "in_the_gap"), [("reset", False), ("end", False), ("reset", True)])
+async def test_a_lost_provider_runs_no_call_twice_and_loses_no_result(how: How, in_the_gap: bool) -> None:
+    go = asyncio.Event()
+
+    async def slowly(hit: Hit) -> web.StreamResponse:
+        await go.wait()
+        return web.json_response("done once")
+
+    async with (
+        webhook_server(slowly) as hook,
+        serve(LOCAL) as local,
+        cutting(local.url) as proxy,
+        worker() as host,
+    ):
+        route = ToolRoute("pay", WEBHOOK, url=hook.url, timeout=30)
+        config = host.admit(proxy.url, session=session(["pay"]), tools=(route,))
+        async with calling(host, start(config)) as caller:
+            await caller.expect("started")
+            await write(caller, "use pay(1)")
+            await hook.expect()
+            await caller.expect_event("response.done")
+            proxy.links[-1].cut(how)
+            if in_the_gap:
+                go.set()
+            async with asyncio.timeout(25):
+                while "provider_reconnected" not in host.facts(config):  # noqa: ASYNC110 - records tell nobody
+                    await asyncio.sleep(0.01)
+            go.set()
+            assert await answer(caller) == 'results: pay="done once"'
+            await write(caller, "and now")
+            assert await answer(caller, 2) == "you said: and now"
+        assert len(hook.hits) == 1
+        assert results(host, config) == {"pay": ""}
+        assert len(answers(caller)) == 2
