@@ -27,8 +27,9 @@ RECOVERY_NAMES = frozenset(event.value for event in RecoveryEvents)
 class Reconnecting:
     """The conversation moves to a new WebSocket; `attempt` counts from 1, `delay` is seconds until it.
 
-    `reason` says what was wrong with the old one, `word` is its error's `reason`. `cut_items` are messages of the agent that were half made
-    when it was lost: whoever knows how much of them was heard should truncate them now.
+    `reason` says what was wrong with the old one, `word` is its error's `reason`. `cut_items` are messages of
+    the agent that were half made when it was lost: whoever knows how much of them was heard should truncate
+    them now.
     """
 
     cause: Cause

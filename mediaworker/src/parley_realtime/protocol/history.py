@@ -80,9 +80,13 @@ class Item:
     @property
     def wordless(self) -> bool:
         """A message in which nothing is left to be told."""
-        return self.kind == "message" and not any(
-            p.words.strip() or p.kind == "input_image" or (p.kind == "input_audio" and p.text is None)
-            for p in self.parts
+        return (
+            self.kind == "message"
+            and not self.too_big
+            and not any(
+                p.words.strip() or p.kind == "input_image" or (p.kind == "input_audio" and p.text is None)
+                for p in self.parts
+            )
         )
 
     def awaits_words(self) -> bool:
