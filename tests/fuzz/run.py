@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 CORPUS = ROOT / "tests" / "fuzz" / "corpus"
 BUILD = ROOT / "build" / "fuzz"
-MAX_INPUT = 4096
+MAX_INPUT = 8192
 RSS_MB = 2048
 SLOWEST_S = 10
 INSTRUMENTED = ["parley_realtime", "parley_local", "parley_worker", "recorded_session", "fuzz_targets"]

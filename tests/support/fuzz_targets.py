@@ -24,7 +24,12 @@ from parley_realtime.protocol.ga import GA
 from parley_realtime.protocol.refusals import ErrorDetail
 from parley_realtime.protocol.shape import ClientType
 from parley_realtime.redaction import redact
-from parley_worker.codec import control_pb, events_pb, media_pb
+from parley_realtime.units.raw_media import ReceivedStreams
+from parley_worker.codec import control_pb, events_pb, media_pb, scenario_json
+from parley_worker.codec.media_json import CallerAudio
+from parley_worker.codec.media_pb import StartMessage
+from parley_worker.codec.raw_media_json import RawMediaDialect
+from parley_worker.codec.twilio_json import TwilioDialect
 from parley_worker.core import effects as fx
 from parley_worker.core import events as ev
 from parley_worker.core.events import LegRefusal
@@ -164,6 +169,53 @@ def operator_event(data: bytes) -> None:
     assert isinstance(event["type"], str)
 
 
+def media_streams(data: bytes) -> None:
+    """Frames of telephony: Twilio's and raw media, each line a frame, the first until a start is taken."""
+    for make in (TwilioDialect, RawMediaDialect):
+        dialect = make("ticket")
+        begun: object = None
+        for line in lines(data):
+            if not isinstance(begun, StartMessage):
+                begun = dialect.begin(line)
+                if isinstance(begun, LegRefusal):
+                    assert begun.reason
+                    break
+                continue
+            read = dialect.read(line)
+            if isinstance(read, LegRefusal):
+                assert read.field
+                break
+            if isinstance(read, CallerAudio):
+                assert len(read.payload) <= len(line)
+        last = dialect.last()
+        assert last is None or json.dumps(last)
+
+
+def received_media(data: bytes) -> None:
+    """What a media WebSocket sends to our client's unit: a stream's audio is bounded, whatever is claimed."""
+    streams = ReceivedStreams()
+    now = 100.0
+    for line in lines(data):
+        streams.take(line, now)
+        for due in streams.due(now):
+            assert due.tag is not None
+        now += 0.02
+    assert streams.invalid <= MAX_LINES
+
+
+def scenario_frame(data: bytes) -> None:
+    """A frame of a scenario's process."""
+    try:
+        frame = json.loads(data)
+    except (ValueError, RecursionError):
+        return
+    if isinstance(frame, dict):
+        try:
+            scenario_json.command_of(frame)
+        except scenario_json.BadFrame:
+            return
+
+
 def chat_answer(data: bytes) -> None:
     """What a chat service answered."""
     try:
@@ -193,6 +245,9 @@ TARGETS: dict[str, Target] = {
         worker_session,
         caller_message,
         operator_event,
+        media_streams,
+        received_media,
+        scenario_frame,
         chat_answer,
         recorded,
     )

@@ -198,7 +198,7 @@ def _call(name: str, message: Msg, headers: Mapping[str, str], deadline: float |
         session_uid=unquote(headers.get("Parley-Session-Uid", "")),
         namespace=unquote(headers.get("Parley-Namespace", "")),
         session=unquote(headers.get("Parley-Session", "")),
-        attempt=int(attempt) if attempt.isdigit() else 0,
+        attempt=int(attempt) if attempt.isdecimal() and len(attempt) <= 9 else 0,
         deadline_unix=deadline,
     )
 
@@ -213,4 +213,4 @@ def _deadline(headers: Mapping[str, str]) -> float | None:
 def _seconds(headers: Mapping[str, str]) -> float:
     """How long the worker waits, whatever the clocks say."""
     text = headers.get("Parley-Timeout-Ms", "")
-    return int(text) / 1000 if text.isdigit() else DEFAULT_SECONDS
+    return int(text) / 1000 if text.isdecimal() and len(text) <= 9 else DEFAULT_SECONDS

@@ -13,7 +13,7 @@ CORPUS = Path(__file__).parents[2] / "fuzz" / "corpus"
 INPUTS = sorted(path for folder in CORPUS.iterdir() for path in folder.iterdir())
 GROWTH_MB = 200
 CPU_SECONDS = 2.0
-LARGEST = 4096
+LARGEST = 8192
 
 
 @pytest.mark.parametrize("path", INPUTS, ids=lambda path: f"{path.parent.name}-{path.name}")
@@ -43,6 +43,9 @@ def test_a_target_can_fail(target: str, monkeypatch: pytest.MonkeyPatch) -> None
         "worker_session": "WorkerCore",
         "caller_message": "media_pb",
         "operator_event": "control_pb",
+        "media_streams": "TwilioDialect",
+        "received_media": "ReceivedStreams",
+        "scenario_frame": "scenario_json",
         "chat_answer": "parse_answer",
         "recorded": "parse",
     }

@@ -18,6 +18,7 @@ from parley_worker.core.records import EventRecord
 
 EVENTS_STREAM, JOURNAL_STREAM = "PARLEY_EVENTS", "PARLEY_JOURNAL"
 EVENTS_SUBJECTS, JOURNAL_SUBJECTS = "parley.events.>", "parley.journal.>"
+MAX_DIGITS = 18
 
 
 class RecordError(ValueError):
@@ -43,7 +44,7 @@ def msg_id(record: EventRecord) -> str:
 def parse_journal_id(text: str) -> tuple[int, int] | None:
     """Attempt and sequence in a journal message's id; None when it is none."""
     parts = text.rsplit(".", 2)
-    if len(parts) != 3 or not parts[1].isdigit() or not parts[2].isdigit():
+    if len(parts) != 3 or not all(part.isdecimal() and len(part) <= MAX_DIGITS for part in parts[1:]):
         return None
     return int(parts[1]), int(parts[2])
 

@@ -93,10 +93,9 @@ class TwilioDialect:
                     return None
                 return media_json.caller_audio(media)
             case "mark":
-                name, _, epoch = text_of(section(frame, "mark"), "name").rpartition(".")
-                return (
-                    ev.MarkPlayed(name, int(epoch)) if name and epoch.isascii() and epoch.isdigit() else None
-                )
+                name, _, number = text_of(section(frame, "mark"), "name").rpartition(".")
+                epoch = media_json.whole({"epoch": number}, "epoch")
+                return ev.MarkPlayed(name, epoch) if name and epoch is not None else None
             case "dtmf":
                 digit = text_of(section(frame, "dtmf"), "digit")
                 if digit not in ev.DTMF_DIGITS:

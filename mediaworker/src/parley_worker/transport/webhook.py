@@ -253,7 +253,7 @@ def _retry_after(value: str | None, wall: float) -> float | None:
     """Seconds or a date; None for none, and for what cannot be read."""
     if value is None:
         return None
-    if value.strip().isdigit():
+    if value.strip().isdecimal():
         return float(value.strip()[:9])
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - wall)
