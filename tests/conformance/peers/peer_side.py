@@ -20,7 +20,7 @@ from typing import Any
 RATE = 24000
 FRAME_MS = 20
 FRAME_BYTES = RATE * FRAME_MS // 1000 * 2
-QUIET_S = 1.0
+QUIET_S = 0.8
 STEP_S = 40.0
 
 
