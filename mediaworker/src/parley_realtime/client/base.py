@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self
 from parley_realtime.client.connection import Connection, ConnectionState
 from parley_realtime.client.dispatch import Dispatcher
 from parley_realtime.client.lifeline import Lifeline
+from parley_realtime.client.line_fill import LineFill
 from parley_realtime.client.listeners import Listeners, RealtimeEvent
 from parley_realtime.client.media import MediaHub
 from parley_realtime.client.pacing import Done
@@ -64,6 +65,7 @@ class BaseRealtimeAPIClient:
             lambda error: self._complain("a media unit is detached, it raised", error),
         )
         self._timer: asyncio.TimerHandle | None = None
+        self._fill: LineFill | None = None
         self._scenario_error: ScenarioError | None = None
 
     def _make_connection(self, parameters: RealtimeAPIClientParameters) -> Connection | Lifeline:
@@ -180,6 +182,8 @@ class BaseRealtimeAPIClient:
     def push_media(self, payload: bytes) -> None:
         """Caller audio in the input format, whole samples. Never waits; see `media_buffer_ms`."""
         self._connection.put_audio(payload)
+        if self._fill is not None:
+            self._fill.pushed_at = self._connection.now()
 
     # -- the client as a media unit of another client --------------------------------------------------------
 
@@ -194,14 +198,23 @@ class BaseRealtimeAPIClient:
         """See MediaUnit."""
 
     def media(self, source: MediaSource, chunk: MediaChunk) -> None:
-        """See MediaUnit: what the other client says is heard by this one's provider."""
-        self.push_media(chunk.payload)
+        """See MediaUnit: what the other one says is heard by this client's provider, its silence too."""
+        if self._fill is None:
+            self._fill = LineFill(self._p.input_format.samples, self._connection.put_audio)
+        self._connection.put_audio(chunk.payload)
+        self._fill.came(len(chunk.payload))
 
     def media_done(self, source: MediaSource, *, response_id: str, item_id: str, content_index: int) -> None:
         """See MediaUnit."""
 
     def media_cleared(self, source: MediaSource) -> None:
         """See MediaUnit."""
+
+    def media_stopped(self, source: MediaSource) -> None:
+        """See MediaUnit."""
+        if self._fill is not None:
+            self._fill.stop()
+            self._fill = None
 
     # -- events to the provider ------------------------------------------------------------------------------
 
@@ -279,6 +292,8 @@ class BaseRealtimeAPIClient:
         if self._timer is not None:
             self._timer.cancel()
         self._media.detach_all()
+        if self._fill is not None:
+            self._fill.stop()
         if outcome is not None and outcome is not self._scenario_error:
             self._report(outcome)
         self._dispatcher.end(forget=outcome is None or outcome is self._scenario_error)
