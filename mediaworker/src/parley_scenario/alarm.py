@@ -16,6 +16,9 @@ from typing import Any
 AGAIN_SECONDS = 0.5
 """Code that swallows the first alarm gets another one so much later, and is not asked a third time."""
 
+MAX_POSTPONED = 3
+"""How often a process that waited for a CPU meanwhile is given the whole time once more."""
+
 
 class HandlerTimeout(BaseException):
     """Code held the event loop for too long. Not an Exception: `except Exception` shall not swallow it."""
@@ -27,12 +30,12 @@ class Alarm:
     def __init__(self, seconds: float, stubborn: Callable[[FrameType | None], None]) -> None:
         self._seconds = seconds
         self._stubborn = stubborn
-        self._rung, self._starved = False, 0.0
+        self._rung, self._postponed, self._starved = False, 0, 0.0
         signal.signal(signal.SIGALRM, self._ring)
 
     def arm(self) -> None:
         """Code begins to run."""
-        self._rung, self._starved = False, starved_seconds()
+        self._rung, self._postponed, self._starved = False, 0, starved_seconds()
         signal.setitimer(signal.ITIMER_REAL, self._seconds, AGAIN_SECONDS)
 
     def disarm(self) -> None:
@@ -40,8 +43,8 @@ class Alarm:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _ring(self, number: int, frame: FrameType | None) -> None:
-        if starved_seconds() - self._starved > self._seconds / 4:
-            self._starved = starved_seconds()
+        if self._postponed < MAX_POSTPONED and starved_seconds() - self._starved > self._seconds / 4:
+            self._postponed, self._starved = self._postponed + 1, starved_seconds()
             signal.setitimer(signal.ITIMER_REAL, self._seconds, AGAIN_SECONDS)
             return
         if self._rung:
@@ -70,8 +73,6 @@ class GuardedSelector(selectors.DefaultSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, Any]]:
         """See the base class."""
-        if timeout is not None and timeout <= 0:
-            return super().select(timeout)
         self._alarm.disarm()
         events = super().select(timeout)
         self._alarm.arm()

@@ -102,7 +102,7 @@ def check_event(event: object, known: Collection[str], owner: str) -> str:
     """The event's name. UnknownEvent names the nearest one."""
     if isinstance(event, str) and event in known:
         return str(event)
-    tails = {name.rsplit(".", 1)[-1]: name for name in known}
+    tails = {name.rsplit(".", 1)[-1]: str(name) for name in known}
     close = difflib.get_close_matches(str(event).rsplit(".", 1)[-1], tails, n=1, cutoff=0.4)
     hint = f"did you mean {tails[close[0]]!r}?" if close else f"use one of {', '.join(sorted(tails))}"
     raise UnknownEvent(f"{owner} has no event {str(event)!r}: {hint}")

@@ -54,11 +54,14 @@ class Handlers:
 
 
 async def call(handler: object, arguments: tuple[object, ...], timeout: float, what: str) -> Any:
-    """Call a function of the user, sync or async, `timeout` seconds at most."""
+    """Call a function of the user, sync or async, `timeout` seconds at most.
+
+    A task or a future that a sync one returns (`lambda event: ctx.say("Hello.")`) is not waited for.
+    """
     if not callable(handler):
         raise ScenarioMistake(f"{what} is a {type(handler).__name__}: register a function")
     result = handler(*arguments)
-    if not inspect.isawaitable(result):
+    if not inspect.iscoroutine(result):
         return result
     try:
         async with asyncio.timeout(timeout) as limit:

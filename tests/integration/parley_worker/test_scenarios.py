@@ -10,7 +10,7 @@ from media_calls import Worker, calling, start, worker
 from parley.media.v1 import media_pb2 as pb
 from parley_local.config import LocalProviderConfig
 from parley_local.server import serve
-from parley_worker.core.agent import ScenarioConfig, ScenarioLimits
+from parley_worker.core.agent import ScenarioConfig
 from parley_worker.core.model import SessionConfig, SessionReport, SessionState
 
 LOCAL = LocalProviderConfig(port=0)
@@ -29,6 +29,12 @@ def admit(host: Worker, url: str, scenario: ScenarioConfig, **changes: Any) -> S
 
 def logged(host: Worker, config: SessionConfig) -> list[str]:
     return [str(r.fields["text"]) for r in host.of(config, "journal") if r.type == "scenario_log"]
+
+
+async def until_logged(host: Worker, config: SessionConfig, text: str) -> None:
+    async with asyncio.timeout(20):
+        while text not in logged(host, config):  # noqa: ASYNC110 - records have no event to wait for
+            await asyncio.sleep(0.02)
 
 
 async def over(host: Worker, config: SessionConfig) -> SessionReport:
@@ -56,8 +62,7 @@ async def test_a_scenario_greets_hears_keys_and_ends_the_call() -> None:
         config = admit(host, local.url, source(code, parameters={"language": "en"}))
         async with calling(host, start(config)) as caller:
             await caller.expect("started")
-            while "said heard" not in logged(host, config):
-                await asyncio.sleep(0.05)
+            await until_logged(host, config, "said heard")
             for digit in "42":
                 await caller.send(dtmf=pb.Dtmf(digit=digit, duration_ms=100))
             ended = await caller.expect("ended")
