@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import e2e_desk
 import pytest
 from parley_operator.api.v1alpha1 import parse_agent_spec, parse_pool_spec, parse_session_spec
 
@@ -257,3 +258,31 @@ def test_the_status_holds_where_telephony_attaches(call: Call) -> None:
     )
     assert code == 200, answer
     assert answer["status"] == patch["status"]
+
+
+CORE = {
+    "ConfigMap": "/api/v1/namespaces/default/configmaps",
+    "Service": "/api/v1/namespaces/default/services",
+    "Pod": "/api/v1/namespaces/default/pods",
+    "NetworkPolicy": "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies",
+}
+
+
+def test_the_desk_of_the_end_to_end_tests_is_accepted(call: Call) -> None:
+    provider = {"type": "custom", "apiVersion": "ga", "url": "ws://p:8765/v1/realtime", "model": "m"}
+    template = {"spec": {"containers": [{"name": "worker", "resources": {}}]}}
+    for kind, spec in (
+        ("VoiceWorkerPool", e2e_desk.pool_rules(template, ["p:8765"])),
+        ("VoiceAgent", {"provider": provider, **e2e_desk.behaviour()}),
+        ("VoiceSession", e2e_desk.session_spec()),
+        ("VoiceSession", {"agentRef": {"name": "echo"}, **e2e_desk.scenario_spec("123456")}),
+    ):
+        code, made = create(call, kind, f"desk-{kind.lower()}-{len(spec)}", spec)
+        assert code == 201, made
+        PARSERS[kind](made["spec"])
+    source = e2e_desk.config_map("codes", **{"codes.py": e2e_desk.SCENARIO})
+    for body in (*e2e_desk.provider("image:1"), source):
+        path = f"{CORE[body['kind']]}?dryRun=All&fieldValidation=Strict"
+        code, made = call("POST", path, body)
+        assert code == 201, made
+    compile(e2e_desk.SCENARIO, "codes.py", "exec")

@@ -151,7 +151,7 @@ class SessionEvent(_message.Message):
 
     @_builtins.property
     def ended(self) -> Global___Ended:
-        """The session is over. The last event of every session."""
+        """The session is over. The last event of every session, but for what became of its recording."""
 
     @_builtins.property
     def provider_reconnecting(self) -> Global___ProviderReconnecting:
@@ -984,7 +984,7 @@ Global___ScenarioLogged: _TypeAlias = ScenarioLogged  # noqa: Y015
 
 @_typing.final
 class RecordingFinished(_message.Message):
-    """RecordingFinished: the recording can be played."""
+    """RecordingFinished: the recording can be played. May come after Ended."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1014,7 +1014,7 @@ Global___RecordingFinished: _TypeAlias = RecordingFinished  # noqa: Y015
 
 @_typing.final
 class RecordingFailed(_message.Message):
-    """RecordingFailed: the recording is lost, or kept in part."""
+    """RecordingFailed: the recording is lost, or kept in part. May come after Ended."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1102,7 +1102,7 @@ class LineSaid(_message.Message):
 
     RULE_FIELD_NUMBER: _builtins.int
     rule: _builtins.str
-    """Which rule: `greeting`, `idle`, `farewell` or `goodbye`."""
+    """Which rule: `greeting`, `idle`, `farewell`, `goodbye`, or `scenario` for a line of the scenario's own."""
     def __init__(
         self,
         *,
