@@ -52,6 +52,7 @@ class TwilioCall:
         self._chunk = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._news = asyncio.Event()
+        self._sounded = 0.0
         self.socket: ClientConnection
 
     async def __aenter__(self) -> Self:
@@ -106,6 +107,11 @@ class TwilioCall:
     def speaking(self) -> bool:
         return bool(self._speech)
 
+    @property
+    def quiet_for(self) -> float:
+        """Seconds since audio came or was played."""
+        return asyncio.get_running_loop().time() - self._sounded
+
     async def press(self, digit: str) -> None:
         await self.send("dtmf", dtmf={"track": "inbound_track", "digit": digit})
 
@@ -144,6 +150,7 @@ class TwilioCall:
                 case "media":
                     payload = base64.b64decode(frame["media"]["payload"], validate=True)
                     self._buffer.extend(payload[at : at + 160] for at in range(0, len(payload), 160))
+                    self._sounded = asyncio.get_running_loop().time()
                     self._note("media", len(payload) / 8)
                 case "mark":
                     self._buffer.append(frame["mark"]["name"])
@@ -190,6 +197,7 @@ class TwilioCall:
                 piece = self._buffer.popleft()
                 assert isinstance(piece, bytes)
                 self.heard += piece
+                self._sounded = loop.time()
                 self._news.set()
             due = max(due + FRAME_SECONDS, loop.time() - 0.1)
             await asyncio.sleep(max(0.0, due - loop.time()))
