@@ -271,13 +271,14 @@ CORE = {
 def test_the_desk_of_the_end_to_end_tests_is_accepted(call: Call) -> None:
     provider = {"type": "custom", "apiVersion": "ga", "url": "ws://p:8765/v1/realtime", "model": "m"}
     template = {"spec": {"containers": [{"name": "worker", "resources": {}}]}}
-    for kind, spec in (
+    wanted: list[tuple[str, dict[str, Any]]] = [
         ("VoiceWorkerPool", e2e_desk.pool_rules(template, ["p:8765"])),
         ("VoiceAgent", {"provider": provider, **e2e_desk.behaviour()}),
         ("VoiceSession", e2e_desk.session_spec()),
         ("VoiceSession", {"agentRef": {"name": "echo"}, **e2e_desk.scenario_spec("123456")}),
-    ):
-        code, made = create(call, kind, f"desk-{kind.lower()}-{len(spec)}", spec)
+    ]
+    for number, (kind, spec) in enumerate(wanted):
+        code, made = create(call, kind, f"desk-{number}", spec)
         assert code == 201, made
         PARSERS[kind](made["spec"])
     source = e2e_desk.config_map("codes", **{"codes.py": e2e_desk.SCENARIO})
