@@ -64,6 +64,9 @@ class FolderSink:
     """
 
     def __init__(self, directory: Path, name: str, executor: Executor) -> None:
+        """ValueError: the directory leads elsewhere than it says."""
+        if ".." in directory.parts or not directory.is_absolute():
+            raise ValueError(f"recording folder {str(directory)!r}: give an absolute path without '..'")
         self._path = directory / name
         self._part = self._path.with_name(self._path.name + ".part")
         self._root = directory

@@ -213,6 +213,7 @@ class Measure(Enum):
     PROVIDER_ERROR = "provider_error"
     FIRST_AUDIO = "first_audio"
     BARGE_IN = "barge_in"
+    RECORDING = "recording"
     RECONNECTED = "reconnected"
     """Seconds without a WebSocket; the word is its cause."""
     RESTORE_REFUSED = "restore_refused"

@@ -447,9 +447,11 @@ class Session:
         match kind:
             case UnitEventKind.RECORDING_FINISHED:
                 size, length = event.size, event.duration_ms
-                return [note("recording_finished", now, url=event.url, duration_ms=length, bytes=size)]
+                done = note("recording_finished", now, url=event.url, duration_ms=length, bytes=size)
+                return [done, Observe(Measure.RECORDING, 1, "finished")]
             case UnitEventKind.RECORDING_FAILED:
-                return [note("recording_failed", now, url=event.url, message=event.message)]
+                failed = note("recording_failed", now, url=event.url, message=event.message)
+                return [failed, Observe(Measure.RECORDING, 1, "failed")]
         if self.state is S.ENDED:
             return []
         match kind:

@@ -508,6 +508,8 @@ class SessionRunner:
                 metrics.first_audio(effect.value)
             case fx.Measure.BARGE_IN:
                 metrics.barge_in(self._deps.clock.monotonic() - effect.value)
+            case fx.Measure.RECORDING:
+                metrics.recording(effect.word)
             case fx.Measure.RECONNECTED:
                 metrics.provider_reconnected(effect.word, effect.value)
             case fx.Measure.RESTORE_REFUSED:

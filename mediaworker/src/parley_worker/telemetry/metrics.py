@@ -130,6 +130,9 @@ class Metrics:
             buckets=_LATENCY,
             registry=r,
         )
+        self._recordings = Counter(
+            p + "recordings_total", "Recordings that are over, by outcome.", ["outcome"], registry=r
+        )
         published = Counter(
             p + "events_published_total", "Records acknowledged by NATS.", ["kind"], registry=r
         )
@@ -221,6 +224,10 @@ class Metrics:
 
     def frame_lateness(self, seconds: float) -> None:
         self._lateness.observe(seconds)
+
+    def recording(self, outcome: str) -> None:
+        """`outcome` is `finished` or `failed`."""
+        self._recordings.labels(outcome).inc()
 
     def first_audio(self, seconds: float) -> None:
         self._first_audio.observe(seconds)
