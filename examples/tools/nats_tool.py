@@ -2,7 +2,8 @@
 
     python examples/tools/nats_tool.py nats://127.0.0.1:4222
 
-The agent names it so (see session.yaml):
+It waits two minutes for NATS, so it may be started before `parley run --nats-port 4222`. The agent names it
+so (see session.yaml):
 
     tools:
       - type: function
@@ -17,7 +18,7 @@ import sys
 
 from parley_client.tools import ToolCall, ToolError, serve_tool
 
-TEMPERATURES = {"graz": 21, "oslo": 12, "lagos": 31}
+TEMPERATURES = {"graz": 21, "london": 14, "paris": 18}
 
 
 async def get_weather(call: ToolCall) -> dict[str, object]:
@@ -31,7 +32,9 @@ async def get_weather(call: ToolCall) -> dict[str, object]:
 
 async def main(url: str) -> None:
     ready = asyncio.Event()
-    serving = asyncio.create_task(serve_tool(url, "get_weather", get_weather, ready=ready))
+    serving = asyncio.create_task(
+        serve_tool(url, "get_weather", get_weather, connect_timeout=120, ready=ready)
+    )
     waiting = asyncio.create_task(ready.wait())
     await asyncio.wait([serving, waiting], return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()

@@ -19,7 +19,7 @@ import pytest
 from embedded_stack import manifests, tones_stack
 from media_calls import worker
 from media_server_double import DoubleLeg, media_server
-from nats_server import NatsServer
+from nats_server import NatsServer, free_port
 from parley_client import (
     Call,
     ConnectError,
@@ -391,9 +391,10 @@ async def test_the_examples_serve_one_conversation_together(tmp_path: Path) -> N
     key = (
         next(line for line in text.splitlines() if "signingKey" in line).split("signingKey: ")[1].strip("} ")
     )
+    brain, port = f"script:{tmp_path / 'brain.yaml'}", free_port()
     async with (
-        tones_stack(tmp_path / "run", brain=f"script:{tmp_path / 'brain.yaml'}") as stack,
-        program("nats_tool", stack.nats_url) as serving_weather,
+        tones_stack(tmp_path / "run", brain=brain, nats_port=port) as stack,
+        program("nats_tool", f"nats://127.0.0.1:{port}") as serving_weather,
         program("webhook", "0", PARLEY_TOOL_KEY=key) as serving_orders,
     ):
         assert serving_weather == "serving get_weather"

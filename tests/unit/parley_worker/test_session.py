@@ -313,19 +313,6 @@ def test_tool_results_are_answered_once_all_are_there() -> None:
     assert types == ["session_configured", "tool_call", "tool_call", "tool_result", "tool_result"]
 
 
-def test_a_tool_that_never_answers_holds_the_others_ten_seconds() -> None:
-    driver = Driver().ready()
-    driver.attach()
-    for call in ("c1", "c2"):
-        item = {"type": "function_call", "call_id": call, "name": "f", "arguments": "{}"}
-        driver.provider("response.output_item.done", response_id="r", item=item)
-    assert sent(driver.said(ev.ToolOutput("c1", "1")), "response.create") == []
-    assert sent(driver.until(driver.now + 9.9), "response.create") == []
-    assert len(sent(driver.until(driver.now + 0.2), "response.create")) == 1
-    quiet = driver.said(ev.ToolOutput("c2", "2", no_response=True))
-    assert sent(quiet, "response.create") == []
-
-
 def test_missed_events_come_again_within_bounds() -> None:
     driver = Driver().ready()
     for n in range(600):

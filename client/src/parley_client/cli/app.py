@@ -146,6 +146,13 @@ def run(
         list[str] | None,
         typer.Option(help="Host that scenarios may play from and call, beside this machine's; repeatable."),
     ] = None,
+    nats_port: Annotated[
+        int, typer.Option(help="Port of NATS on 127.0.0.1, for tools; 0: any free one.", min=0, max=65535)
+    ] = 0,
+    scenario_path: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder with modules of scenarios, beside the file's and this one; repeatable."),
+    ] = None,
     keep: KeepOption = False,
     run_dir: DirectoryOption = None,
     as_json: JsonOption = False,
@@ -180,6 +187,8 @@ def run(
             run_directory=run_dir,
             volumes=volumes,
             allowed_hosts=tuple(allow_host or ()),
+            scenario_paths=(*(scenario_path or ()), file.parent),
+            nats_port=nats_port,
         )
         async with EmbeddedStack(options, output.step) as stack:
             result = await run_session(stack, manifests, audio, out, output, conversation)

@@ -58,6 +58,8 @@ class StackOptions:
         volumes: the folder below which volumes of the cluster stand (a recording to `/recordings` goes to
             `<volumes>/recordings`); the current directory when not given.
         allowed_hosts: hosts, beside this machine's, that players and requests of scenarios may use.
+        nats_port: where NATS listens on 127.0.0.1, for tools that were started before; 0 for any free port.
+        scenario_paths: folders, beside the current one, with modules that entry points of scenarios name.
         ready_timeout: seconds for each part to become ready.
         session_timeout: seconds for the session to become Ready.
     """
@@ -71,6 +73,8 @@ class StackOptions:
     run_directory: Path | None = None
     volumes: Path | None = None
     allowed_hosts: tuple[str, ...] = ()
+    nats_port: int = 0
+    scenario_paths: tuple[Path, ...] = ()
     ready_timeout: float = 60.0
     session_timeout: float = 30.0
 
@@ -232,7 +236,8 @@ class EmbeddedStack:
     async def _start_nats(self, program: str) -> None:
         data, ports = self.run_directory / "nats", self.run_directory / "ports"
         ports.mkdir(exist_ok=True)
-        arguments = ["-a", "127.0.0.1", "-p", "-1", "-js", "-sd", str(data), "--ports_file_dir", str(ports)]
+        port = str(self.options.nats_port or -1)
+        arguments = ["-a", "127.0.0.1", "-p", port, "-js", "-sd", str(data), "--ports_file_dir", str(ports)]
         child = await self._start(ChildSpec("nats-server", [program, *arguments], json_ready=False))
 
         async def read_ports() -> str:
@@ -274,6 +279,7 @@ class EmbeddedStack:
             "DRAIN_TIMEOUT": "1",
             "FLUSH_TIMEOUT": "3",
             "LOG_FORMAT": "plain",
+            "SCENARIO_PATHS": ":".join(self._scenario_paths()),
         }
         spec = ChildSpec(
             "media worker",
@@ -284,6 +290,12 @@ class EmbeddedStack:
         )
         self._worker = await self._start(spec)
         self.admin_address = str(self._worker.ready["admin"])
+
+    def _scenario_paths(self) -> list[str]:
+        paths = [path.absolute() for path in (*self.options.scenario_paths, Path())]
+        if missing := [path for path in paths if not path.is_dir()]:
+            raise UsageError(f"scenario path {missing[0]}: there is no such folder")
+        return [str(path) for path in dict.fromkeys(paths)]
 
     def _worker_target(self) -> WorkerTarget:
         from parley_operator.clock import SystemClock

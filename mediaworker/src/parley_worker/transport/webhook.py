@@ -48,7 +48,6 @@ log = logging.getLogger(__name__)
 CONNECT_SECONDS = 5.0
 KEY_PREFIX = "whsec_"
 MAX_ERROR_BYTES = 16 * 1024
-MAX_CONNECTIONS = 256
 _CONNECTION_ERRORS = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError, OSError)
 
 
@@ -66,7 +65,8 @@ class _Again(Exception):
 
 
 class Webhooks:
-    """The webhook route. One connection pool serves every session; `close()` ends it."""
+    """The webhook route. One connection pool serves every session; `close()` ends it. Whoever calls bounds how
+    many run."""
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class Webhooks:
 
     def _session(self) -> aiohttp.ClientSession:
         if self._http is None:
-            connector = aiohttp.TCPConnector(limit=MAX_CONNECTIONS, socket_factory=self._socket)
+            connector = aiohttp.TCPConnector(limit=0, socket_factory=self._socket)
             self._http = aiohttp.ClientSession(
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
