@@ -188,7 +188,7 @@ async def talking(
         model="local",
         base_url=url,
         observer=talker.observe,
-        recovery=replace(recovery, on_recovery=talker.recovered, random=talker.random.random),
+        recovery=replace(recovery, on_recovery=talker.recovered, random=lambda: talker.random.random()),
         **changes,
     )
     kind = RealtimeAPIClient if shape == "ga" else beta.RealtimeAPIClient
