@@ -87,8 +87,8 @@ class ProtocolCore:
         return ServerEvent(kind, self.shape.names.get(kind, self.shape.unknown_name), payload)
 
     def _audio(self, kind: str, payload: Event) -> Incoming:
-        delta, index = payload.get("delta"), payload.get("content_index", 0)
-        response_id, item_id = payload.get("response_id", ""), payload.get("item_id", "")
+        delta, index = payload.get("delta"), _given(payload, "content_index", 0)
+        response_id, item_id = _given(payload, "response_id", ""), _given(payload, "item_id", "")
         if not isinstance(delta, str):
             return _malformed(f"{kind} whose delta is not a string")
         if not _is_id(response_id) or not _is_id(item_id) or not isinstance(index, int):
@@ -136,6 +136,12 @@ def encode_append(audio: bytes | bytearray | memoryview) -> bytes:
 
 def _malformed(what: str) -> Malformed:
     return Malformed(ProtocolError(f"the provider sent {what}"))
+
+
+def _given(payload: Event, field: str, default: object) -> Any:
+    """The field's value; some providers write null where a field is not used."""
+    value = payload.get(field)
+    return default if value is None else value
 
 
 def _is_id(value: object) -> bool:
