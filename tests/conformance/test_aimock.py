@@ -13,6 +13,7 @@ from typing import Any
 
 import aimock_server
 import pytest
+from parley_local import LocalProviderConfig, serve
 from parley_realtime import (
     AuthenticationError,
     BetaShapeDisabled,
@@ -170,6 +171,24 @@ async def test_the_documented_example(aimock: str) -> None:
     said, wrong = await asyncio.wait_for(process.communicate(), 30)
     assert (process.returncode, wrong.decode()) == (0, "")
     assert said.decode() == "Hello! How can I help you today?"
+
+
+async def test_the_local_provider_thinks_with_its_chat_completions(aimock: str) -> None:
+    """Our client, our provider, and the chat service of others behind it: words, a call and its result."""
+    config = LocalProviderConfig(
+        port=0, brain="chat", chat_url=f"{aimock}/v1", chat_model="gpt-4o", chat_key=aimock_server.API_KEY
+    )
+    async with serve(config) as provider, conversation(f"http://127.0.0.1:{provider.port}") as talk:
+        talk.say("hello there")
+        response = await talk.answer()
+        assert response["output"][0]["content"][0]["text"] == "Hello! How can I help you today?"
+        talk.say("what is the weather?")
+        (call,) = (await talk.answer())["output"]
+        assert (call["name"], json.loads(call["arguments"])) == ("get_weather", {"city": "Paris"})
+        result = {"type": "function_call_output", "call_id": call["call_id"], "output": '{"degrees": 18}'}
+        talk.client.conversation_item_create({"item": result})
+        response = await talk.answer()
+        assert response["output"][0]["content"][0]["text"] == "It is 18 degrees in Paris."
 
 
 async def test_the_beta_refusal(aimock: str) -> None:
