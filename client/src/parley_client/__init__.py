@@ -42,6 +42,7 @@ from .events import (
     Reconnecting,
     Started,
     Transcript,
+    Transfer,
     transcript_of,
 )
 from .formats import AudioFormat, Encoding
@@ -88,6 +89,7 @@ __all__ = [
     "Target",
     "TlsError",
     "Transcript",
+    "Transfer",
     "UsageError",
     "WavRecorder",
     "connect",

@@ -20,6 +20,7 @@ from .events import (
     Mark,
     Moved,
     Started,
+    Transfer,
 )
 from .formats import AudioFormat, Encoding
 
@@ -101,6 +102,8 @@ def event_from_pb(response: pb.ConverseResponse) -> Event | None:
             return Draining(response.draining.deadline_time.ToNanoseconds() / 1e9)
         case "moved":
             return Moved(response.moved.endpoint, response.moved.tls_server_name, response.moved.attempt)
+        case "transfer":
+            return Transfer(response.transfer.target, response.transfer.note)
         case "ended":
             return Ended(response.ended.reason, response.ended.message)
         case "started":

@@ -24,6 +24,7 @@ from .events import (
     Moved,
     Reconnecting,
     Transcript,
+    Transfer,
     transcript_of,
 )
 from .formats import PCM16_24K, AudioFormat
@@ -215,7 +216,7 @@ def _tell(listener: Listener, event: Event, transcripts: list[Transcript]) -> No
         if words.final:
             transcripts.append(words)
         listener.transcript(words)
-    elif isinstance(event, Clear | Draining | Moved | Reconnecting | ConversationEvent):
+    elif isinstance(event, Clear | Draining | Moved | Transfer | Reconnecting | ConversationEvent):
         listener.happened(event)
 
 

@@ -105,6 +105,16 @@ class Moved:
 
 
 @dataclass(frozen=True, slots=True)
+class Transfer:
+    """The agent asks whoever connects the caller, such as a telephony gateway, to move the call."""
+
+    target: str
+    """Where to, such as a telephone number or a SIP address."""
+    note: str
+    """For whoever takes the call."""
+
+
+@dataclass(frozen=True, slots=True)
 class Reconnecting:
     """The stream was cut; the call tries to resume."""
 
@@ -120,7 +130,18 @@ class Ended:
     message: str
 
 
-Event = Started | AgentAudio | Clear | Mark | ConversationEvent | Draining | Moved | Reconnecting | Ended
+Event = (
+    Started
+    | AgentAudio
+    | Clear
+    | Mark
+    | ConversationEvent
+    | Draining
+    | Moved
+    | Transfer
+    | Reconnecting
+    | Ended
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,16 @@ from rich.spinner import Spinner
 from rich.text import Text
 
 from parley_client.audio import SILENT_DB
-from parley_client.events import Clear, ConversationEvent, Draining, Event, Moved, Reconnecting, Transcript
+from parley_client.events import (
+    Clear,
+    ConversationEvent,
+    Draining,
+    Event,
+    Moved,
+    Reconnecting,
+    Transcript,
+    Transfer,
+)
 from parley_client.session_events import SessionEvent
 
 WHO: Final = {"user": "caller", "assistant": "agent"}
@@ -79,6 +88,8 @@ def describe(event: Event) -> str:
             return "the worker is draining"
         case Moved():
             return f"the session moved to {event.endpoint}"
+        case Transfer():
+            return f"the agent asks for a transfer to {event.target}"
         case Reconnecting():
             return f"the stream was cut, resuming ({event.cause})"
         case ConversationEvent() if event.type == "error":
