@@ -56,7 +56,7 @@ def _tables() -> Iterator[Table]:
     head = ("VoxEngine", "ours", "in", "meaning", "proof")
     rows = (*catalogue.PARAMETERS, *catalogue.MEDIA_PARAMETERS)
     yield "Parameters", head, [_parameter(row) for row in rows]
-    head = ("VoxEngine's name", "provider's type", "payload", "meaning", "proof")
+    head = ("VoxEngine", "ours", "provider's type", "payload", "meaning", "proof")
     for shape, title in (("ga", "GA"), ("beta", "Beta")):
         events = [_event(shape, row) for row in catalogue.rows(shape)]
         yield f"{title} events: {len(events)}", head, events
@@ -90,7 +90,9 @@ def _event(shape: str, row: catalogue.EventRow) -> tuple[str, ...]:
     wire = ", ".join(f"`{kind}`" for kind in row.types(shape)) or "the client's own"
     payload = f"`payloads.{shape}.{row.name}`"
     proof = proofs.OWN_EVENTS.get(row.name) or proofs.EVENT.format(shape=shape, name=row.name)
-    return f"`{row.name}`", wire, payload, row.meaning, proof
+    theirs, ours = ("OpenAI", "") if shape == "ga" else ("OpenAI.Beta", "beta.")
+    names = (f"`{theirs}.RealtimeAPIEvents.{row.name}`", f"`{ours}RealtimeAPIEvents.{row.name}`")
+    return *names, wire, payload, row.meaning, proof
 
 
 def _media_events(shape: str) -> Iterator[tuple[str, ...]]:
@@ -187,7 +189,8 @@ def _unnamed() -> Iterator[str]:
     named |= {row[0].strip("`").partition("(")[0] for row in proofs.EXTENSIONS}
     for shape, client in CLIENTS.items():
         for name in dir(client):
-            if not name.startswith("_") and name not in named | proofs.INSIDE:
+            inside = name.startswith(("_", "media")) or name in proofs.INSIDE
+            if not inside and name not in named:
                 yield f"{shape}: the method {name} is in no table"
     for field in dataclasses.fields(parley_realtime.RealtimeAPIClientParameters):
         if field.name not in named:

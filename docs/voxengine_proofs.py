@@ -198,6 +198,7 @@ EXTENSIONS: tuple[tuple[str, str, str], ...] = (
         "Outlive a lost WebSocket and the provider's time limit.",
         f"{_PARAMETERS}test_recovery",
     ),
+    ("`RecoveryEvents`", "What listeners are told of it.", f"{_PARAMETERS}test_recovery"),
     ("`clear_on_speech`", "Whether barge-in clears by itself.", f"{_PARAMETERS}test_clear_on_speech"),
     ("`sync_handler_timeout`", "The second of a callback.", f"{_PARAMETERS}test_handler_limits"),
     (
@@ -268,8 +269,5 @@ EXTENSIONS: tuple[tuple[str, str, str], ...] = (
     ),
 )
 
-INSIDE = {
-    *("media_format", "media_started", "media", "media_done", "media_cleared"),
-    *("shape", "opened", "received", "audio", "ending", "closed", "recovery", "socket_closed"),
-}
-"""Public methods of a client that are no part of its surface: a client is a media unit, too."""
+INSIDE = {"shape", "opened", "received", "audio", "ending", "closed", "recovery", "socket_closed"}
+"""Public methods of a client that are no part of its surface; those of a media unit begin with `media`."""

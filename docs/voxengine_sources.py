@@ -49,7 +49,8 @@ def listening(shape: str) -> str:
         text += f"from parley_realtime.names import {prefix}RealtimeAPIEvents as RealtimeAPIEvents\n"
     else:
         text += "from parley_realtime.names import Events, RealtimeAPIEvents\n"
-    text += f"from parley_realtime.payloads import {shape} as p\n\n"
+    text += f"from parley_realtime.payloads import {shape} as p\n"
+    text += "from parley_realtime.recovery import RecoveryEvents\n\n"
     text += "AnyData = Mapping[str, object]\n"
     text += '"""What `event.data` of whatever event is."""\n\n\n'
     text += f'class {title}Listening(BaseRealtimeAPIClient):\n    """See BaseRealtimeAPIClient."""\n'
@@ -70,4 +71,5 @@ def _overloads(shape: str) -> Iterator[tuple[str, str]]:
         yield f"Literal[RealtimeAPIEvents.{row.name}]", f"p.Data[{data}]"
     for media in catalogue.MEDIA_EVENTS:
         yield f"Literal[Events.{media.name}]", f"p.{media.data}"
-    yield "RealtimeAPIEvents | Events", "AnyData"
+    yield "RecoveryEvents", "p.Data[p.Unknown]"
+    yield "RealtimeAPIEvents | Events | RecoveryEvents", "AnyData"

@@ -13,6 +13,7 @@ from parley_realtime.client.listeners import RealtimeEvent
 from parley_realtime.names import BetaEvents as Events
 from parley_realtime.names import BetaRealtimeAPIEvents as RealtimeAPIEvents
 from parley_realtime.payloads import beta as p
+from parley_realtime.recovery import RecoveryEvents
 
 AnyData = Mapping[str, object]
 """What `event.data` of whatever event is."""
@@ -257,7 +258,14 @@ class BetaListening(BaseRealtimeAPIClient):
 
     @overload
     def add_event_listener(
-        self, event: RealtimeAPIEvents | Events, callback: Callable[[RealtimeEvent[Self, AnyData]], object]
+        self, event: RecoveryEvents, callback: Callable[[RealtimeEvent[Self, p.Data[p.Unknown]]], object]
+    ) -> None: ...
+
+    @overload
+    def add_event_listener(
+        self,
+        event: RealtimeAPIEvents | Events | RecoveryEvents,
+        callback: Callable[[RealtimeEvent[Self, AnyData]], object],
     ) -> None: ...
 
     def add_event_listener(self, event: Any, callback: Any) -> None:

@@ -12,6 +12,7 @@ from parley_realtime.client.base import BaseRealtimeAPIClient
 from parley_realtime.client.listeners import RealtimeEvent
 from parley_realtime.names import Events, RealtimeAPIEvents
 from parley_realtime.payloads import ga as p
+from parley_realtime.recovery import RecoveryEvents
 
 AnyData = Mapping[str, object]
 """What `event.data` of whatever event is."""
@@ -345,7 +346,14 @@ class GAListening(BaseRealtimeAPIClient):
 
     @overload
     def add_event_listener(
-        self, event: RealtimeAPIEvents | Events, callback: Callable[[RealtimeEvent[Self, AnyData]], object]
+        self, event: RecoveryEvents, callback: Callable[[RealtimeEvent[Self, p.Data[p.Unknown]]], object]
+    ) -> None: ...
+
+    @overload
+    def add_event_listener(
+        self,
+        event: RealtimeAPIEvents | Events | RecoveryEvents,
+        callback: Callable[[RealtimeEvent[Self, AnyData]], object],
     ) -> None: ...
 
     def add_event_listener(self, event: Any, callback: Any) -> None:

@@ -1,0 +1,68 @@
+"""The guard of docs/voxengine.md: an empty cell, a test that is gone or speaks of something else, a gap."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+PROOF = "tests/unit/repo/test_voxengine_page.py::test_a_table_without_a_fault[session_update]"
+
+
+@pytest.fixture
+def page(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    spec = importlib.util.spec_from_file_location("voxengine_page", ROOT / "docs" / "voxengine_page.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    for name in ("voxengine_page", "voxengine_proofs"):
+        sys.modules.pop(name, None)
+
+
+def table(*cells: str) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
+    return [("Events", ("VoxEngine", "meaning", "proof"), [cells])]
+
+
+@pytest.mark.parametrize("name", ["session_update"])
+def test_a_table_without_a_fault(page: ModuleType, name: str) -> None:
+    tables = table(f"`{name}`", "Something.", PROOF)
+    assert list(page._empty_cells(tables)) == []
+    assert list(page._unproved(tables)) == []
+
+
+@pytest.mark.parametrize("cells", [("`a`", "", PROOF), ("`a`", " ", PROOF), ("`a`", "x", ""), ("`a`", "x")])
+def test_an_empty_cell(page: ModuleType, cells: tuple[str, ...]) -> None:
+    assert list(page._empty_cells(table(*cells)))
+
+
+@pytest.mark.parametrize(
+    "proof",
+    [
+        PROOF.replace("session_update", "session_updated"),
+        PROOF.replace("test_a_table", "test_no_table"),
+        "tests/unit/repo/test_gone.py::test_gone",
+    ],
+)
+def test_a_test_that_is_gone(page: ModuleType, proof: str) -> None:
+    (fault,) = page._unproved([*table("`session_update`", "x", PROOF), *table("`a`", "x", proof)])
+    assert "the proof of `a` is no test" in fault
+
+
+def test_a_test_that_speaks_of_something_else(page: ModuleType) -> None:
+    (fault,) = page._unproved(table("`session_create`", "x", PROOF))
+    assert "does not mention `session_create`" in fault
+
+
+def test_what_no_table_names(page: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(page._unnamed()) == []
+    client = type("Client", (page.CLIENTS["ga"],), {"brand_new": lambda self: None})
+    monkeypatch.setitem(page.CLIENTS, "ga", client)
+    assert list(page._unnamed()) == ["ga: the method brand_new is in no table"]
