@@ -6,9 +6,10 @@ import json
 from typing import Any
 
 import pytest
+from parley_worker.codec.events_pb import encode
 from parley_worker.core import effects as fx
 from parley_worker.core import events as ev
-from parley_worker.core.agent import ToolRoute, ToolRouteKind
+from parley_worker.core.agent import Behaviour, ToolRoute, ToolRouteKind
 from parley_worker.core.model import EndReason
 from parley_worker.core.tool_routing import ToolCode, ToolProblem
 from parley_worker.core.tools import MAX_CALLS, MAX_OPEN_CALLS
@@ -375,3 +376,28 @@ def test_halves_of_surrogate_pairs_do_not_pass() -> None:
     driver = talking()
     started = running(call(driver, "slow", "c\ud800", arguments='{"a": "\ud800"}'))
     assert started[0].arguments == '{"a": "?"}'
+
+
+def test_a_result_too_large_for_the_journal_is_cut_there_and_nowhere_else() -> None:
+    driver = talking((ToolRoute("f", ToolRouteKind.NATS, max_output_bytes=1 << 20),))
+    call(driver, "f")
+    whole = '"' * 1_000_000
+    assert outputs(driver.feed(ev.ToolReturned("c1", whole))) == {"c1": whole}
+    item = {"type": "function_call_output", "id": "i1", "call_id": "c1", "output": whole}
+    driver.provider("conversation.item.done", item=item)
+    records = [e.record for e in driver.effects if isinstance(e, fx.Publish) and e.record.kind == "journal"]
+    assert all(len(encode(record, "w", "i").payload) < 1 << 20 for record in records)
+    assert str(results(driver)[0]["output"]).endswith("... [1000000 bytes in all]")
+    (done,) = [fields for type_, fields in driver.journal() if type_ == "item_done"]
+    kept = json.loads(str(done["item_json"]))
+    assert (kept["id"], kept["call_id"]) == ("i1", "c1")
+    assert kept["parley_omitted_bytes"] > 1_000_000
+
+
+def test_a_function_of_the_sessions_own_is_led_nowhere_else() -> None:
+    routes = (ToolRoute("hang_up", ToolRouteKind.NATS),)
+    driver = Driver(tools=routes, behaviour=Behaviour(hang_up_tool=True)).ready()
+    driver.attach()
+    effects = call(driver, "hang_up")
+    assert running(effects) == []
+    assert list(outputs(effects)) == ["c1"]

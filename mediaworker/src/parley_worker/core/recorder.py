@@ -15,6 +15,11 @@ from parley_worker.core.effects import ConversationEvent, Publish
 from parley_worker.core.model import SessionKey
 from parley_worker.core.records import EventRecord
 
+MAX_FIELD_BYTES = 700_000
+"""Of one field of a journal record as JSON: NATS takes messages of 1 MiB unless told otherwise."""
+_SURELY_CARRIED = MAX_FIELD_BYTES // 6
+"""Characters: none takes more than 6 bytes in JSON."""
+
 
 class Recorder:
     """Makes events and journal records, each without gaps from 1. With `privacy` there is no journal.
@@ -40,11 +45,11 @@ class Recorder:
         return Publish(EventRecord("event", self._key, self._events, self.unix(now), type_, fields))
 
     def journal(self, type_: str, now: float, **fields: object) -> list[Publish]:
-        """A piece of content; nothing under privacy."""
+        """A piece of content; nothing under privacy. A field too large for a NATS message is cut short."""
         if self._privacy:
             return []
         self.journal_last += 1
-        fields = {name: well_formed(value) for name, value in fields.items()}
+        fields = {name: _carried(name, well_formed(value)) for name, value in fields.items()}
         return [Publish(EventRecord("journal", self._key, self.journal_last, self.unix(now), type_, fields))]
 
 
@@ -79,6 +84,20 @@ class Replay:
     def since(self, sequence: int) -> list[ConversationEvent]:
         """What is still kept after `sequence`."""
         return [event for event, _ in self._kept if event.sequence > sequence]
+
+
+def _carried(name: str, value: object) -> object:
+    """A field as a record can carry it: of JSON that is too long the identity, of text the beginning."""
+    if not isinstance(value, str) or len(value) <= _SURELY_CARRIED:
+        return value
+    if len(json.dumps(value, ensure_ascii=False).encode()) <= MAX_FIELD_BYTES:
+        return value
+    size = len(value.encode())
+    if not name.endswith("_json"):
+        return f"{value[:_SURELY_CARRIED]}... [{size} bytes in all]"
+    whole = json.loads(value)
+    kept = {key: whole[key] for key in ("id", "type", "role", "call_id", "name") if key in whole}
+    return to_json({**kept, "parley_omitted_bytes": size})
 
 
 _TOOL_CREDENTIALS = frozenset({"authorization", "headers"})

@@ -61,8 +61,8 @@ class ToolRoutes:
     def __init__(
         self, routes: Iterable[ToolRoute], session: Mapping[str, Any], own: Iterable[str] = ()
     ) -> None:
-        """`own` names functions that the session itself offers and answers."""
-        self._routes = {**{name: ToolRoute(name) for name in own}, **{route.name: route for route in routes}}
+        """`own` names functions that the session itself offers and answers: no route leads elsewhere."""
+        self._routes = {**{route.name: route for route in routes}, **{name: ToolRoute(name) for name in own}}
         self._offered: set[str] = set()
         self._once: dict[str, None] = {}
         self.offer(session)
