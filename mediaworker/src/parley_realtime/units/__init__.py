@@ -1,6 +1,7 @@
 """Media units: what a client's audio can be sent to, and what can be sent to a client."""
 
 from parley_realtime.units.links import send_media_between, stop_media_between
+from parley_realtime.units.mixer import Mixer
 from parley_realtime.units.player import Player, PlayerEvent, PlayerEvents
 from parley_realtime.units.recorder import Recorded, RecorderUnit, Recording
 from parley_realtime.units.sources import PlayerAccess, PlayerError
@@ -9,6 +10,7 @@ from parley_realtime.units.websocket_media import WebSocketEvent, WebSocketEvent
 
 __all__ = [
     "FolderSink",
+    "Mixer",
     "Player",
     "PlayerAccess",
     "PlayerError",

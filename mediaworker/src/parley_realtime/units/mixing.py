@@ -68,6 +68,7 @@ class Feed:
     def media(self, source: MediaSource, chunk: MediaChunk) -> None:
         """See MediaUnit."""
         samples = decode(chunk.payload, self.media_format.encoding)
+        self._done = False
         self._chunks.append(samples)
         self._size += len(samples)
         while self._size > FEED_MS * self.media_format.rate // 1000 and len(self._chunks) > 1:
