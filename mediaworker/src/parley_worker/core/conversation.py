@@ -36,7 +36,7 @@ RESPONSE_SILENCE_SECONDS = 30.0
 """A response of which nothing comes for so long does not count as an answer being made."""
 SPEECH_SECONDS = 300.0
 """A turn of the caller that is never said to be over counts for so long."""
-ASKED_SECONDS = 60.0
+ASKED_SECONDS = 45.0
 """A request for a response that the provider never takes up is forgotten after so long."""
 REPLY_SECONDS = 2.0
 """How long a provider that answers by itself may take to begin, after the caller's speech."""
