@@ -14,6 +14,7 @@ import hashlib
 import hmac
 import json
 import logging
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -46,6 +47,8 @@ SIGNATURE = "X-Twilio-Signature"
 MAX_FRAME = 96 * 1024
 QUEUED_FRAMES = 64
 MAX_REASON = 120
+SEND_BUFFER = 16 * 1024
+"""The system's, for each connection: about a second of audio, so that who does not read is noticed."""
 FRAMES_BEFORE_START = 4
 _CLOSE_CODES = {
     Status.UNAVAILABLE: 1013,
@@ -93,6 +96,7 @@ class TelephonyServer:
             compression=None,
             max_size=MAX_FRAME,
             max_queue=QUEUED_FRAMES,
+            write_limit=SEND_BUFFER // 4,
             open_timeout=s.start_timeout,
             ping_interval=s.ping_interval,
             ping_timeout=s.ping_timeout,
@@ -100,6 +104,8 @@ class TelephonyServer:
             server_header=None,
             logger=_quiet,
         )
+        for listening in self._server.sockets:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         number: int = next(iter(self._server.sockets)).getsockname()[1]
         return number
 
@@ -111,16 +117,16 @@ class TelephonyServer:
 
     # The handshake
 
-    def _check(self, socket: ServerConnection, request: Request) -> Response | None:
+    def _check(self, connection: ServerConnection, request: Request) -> Response | None:
         found = _dialect(request.path)
         if found is None:
-            return socket.respond(HTTPStatus.NOT_FOUND, "streams attach at /twilio and /media\n")
+            return connection.respond(HTTPStatus.NOT_FOUND, "streams attach at /twilio and /media\n")
         if found[0] == SIGNED and not self._signed(request):
             self._metrics.leg_error(Status.PERMISSION_DENIED.value)
-            return socket.respond(HTTPStatus.FORBIDDEN, f"{SIGNATURE} is missing or does not fit\n")
+            return connection.respond(HTTPStatus.FORBIDDEN, f"{SIGNATURE} is missing or does not fit\n")
         if self._unattached >= self._settings.unattached:
             self._metrics.leg_error(Status.RESOURCE_EXHAUSTED.value)
-            return socket.respond(HTTPStatus.SERVICE_UNAVAILABLE, "too many streams wait to attach\n")
+            return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "too many streams wait to attach\n")
         return None
 
     def _signed(self, request: Request) -> bool:
@@ -133,30 +139,30 @@ class TelephonyServer:
 
     # One connection
 
-    async def _handle(self, socket: ServerConnection) -> None:
-        assert socket.request is not None
-        found = _dialect(socket.request.path)
+    async def _handle(self, connection: ServerConnection) -> None:
+        assert connection.request is not None
+        found = _dialect(connection.request.path)
         assert found is not None
         dialect = DIALECTS[found[0]](found[1])
         try:
-            refusal = await self._converse(socket, dialect)
+            refusal = await self._converse(connection, dialect)
         except ConnectionClosed:
             return
         if refusal is not None:
             self._metrics.leg_error(refusal.status.value)
             code = 1003 if refusal is _BINARY else _CLOSE_CODES.get(refusal.status, 1008)
-            await socket.close(code, _fitting(f"{refusal.reason}: {refusal.message}"))
+            await connection.close(code, _fitting(f"{refusal.reason}: {refusal.message}"))
             return
         last = dialect.last()
         if last is not None:
             with contextlib.suppress(ConnectionClosed):
-                await socket.send(json.dumps(last))
-        await socket.close(1000, "the session is over")
+                await connection.send(json.dumps(last))
+        await connection.close(1000, "the session is over")
 
-    async def _converse(self, socket: ServerConnection, dialect: Dialect) -> LegRefusal | None:
+    async def _converse(self, connection: ServerConnection, dialect: Dialect) -> LegRefusal | None:
         self._unattached += 1
         try:
-            start = await self._read_start(socket, dialect)
+            start = await self._read_start(connection, dialect)
             if isinstance(start, LegRefusal):
                 return start
             session = find_session(self._directory, start)
@@ -166,14 +172,14 @@ class TelephonyServer:
             refusal = await attach(session, start, leg, self._settings.ready_timeout)
         finally:
             self._unattached -= 1
-        return refusal or await self._carry(socket, dialect, session, leg)
+        return refusal or await self._carry(connection, dialect, session, leg)
 
-    async def _read_start(self, socket: ServerConnection, dialect: Dialect) -> StartMessage | LegRefusal:
+    async def _read_start(self, connection: ServerConnection, dialect: Dialect) -> StartMessage | LegRefusal:
         waited = self._settings.start_timeout
         try:
             async with asyncio.timeout(waited):
                 for _ in range(FRAMES_BEFORE_START):
-                    text = await socket.recv()
+                    text = await connection.recv()
                     if not isinstance(text, str):
                         return _BINARY
                     start = dialect.begin(text)
@@ -186,10 +192,10 @@ class TelephonyServer:
         return LegRefusal(Status.INVALID_ARGUMENT, "start-missing", text, "event")
 
     async def _carry(
-        self, socket: ServerConnection, dialect: Dialect, session: SessionPort, leg: LegQueue[Frame]
+        self, connection: ServerConnection, dialect: Dialect, session: SessionPort, leg: LegQueue[Frame]
     ) -> LegRefusal | None:
-        writer = asyncio.create_task(leg.drain(_Out(socket)), name="telephony writer")
-        reader = asyncio.create_task(self._read(socket, dialect, session, leg), name="telephony reader")
+        writer = asyncio.create_task(leg.drain(_Out(connection)), name="telephony writer")
+        reader = asyncio.create_task(self._read(connection, dialect, session, leg), name="telephony reader")
         closing = asyncio.create_task(leg.closing.wait(), name="telephony end")
         tasks = (writer, reader, closing)
         try:
@@ -207,11 +213,11 @@ class TelephonyServer:
         return leg.refusal
 
     async def _read(
-        self, socket: ServerConnection, dialect: Dialect, session: SessionPort, leg: LegQueue[Frame]
+        self, connection: ServerConnection, dialect: Dialect, session: SessionPort, leg: LegQueue[Frame]
     ) -> None:
         while True:
             try:
-                text = await socket.recv()
+                text = await connection.recv()
             except ConnectionClosed as exc:
                 said = dialect.closed(exc.rcvd.code if exc.rcvd else None)
                 if said is not None:
@@ -234,11 +240,11 @@ class TelephonyServer:
 class _Out:
     """The writing half of a connection."""
 
-    def __init__(self, socket: ServerConnection) -> None:
-        self._socket = socket
+    def __init__(self, connection: ServerConnection) -> None:
+        self._connection = connection
 
     async def write(self, message: Frame, /) -> None:
-        await self._socket.send(json.dumps(message, separators=(",", ":")))
+        await self._connection.send(json.dumps(message, separators=(",", ":")))
 
 
 def signature(token: str, url: str) -> bytes:
