@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import ssl
 from collections.abc import AsyncIterator
@@ -22,6 +23,7 @@ from provider_script import ScriptedProvider, Socket, scripted
 from twilio_side import TwilioCall
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
+from worker_process import control, worker_process
 
 LOCAL = Address("127.0.0.1", 0)
 TONE = encode((np.sin(np.arange(8000) * 2 * np.pi * 440 / 8000) * 8000).astype(np.int16), Encoding.G711_ULAW)
@@ -261,3 +263,27 @@ async def test_streams_over_tls_follow_a_replaced_certificate(tmp_path: Path) ->
                 serials.append(tls.getpeercert()["serialNumber"])
             authority.issue("worker").write(tmp_path)
         assert serials[0] != serials[1]
+
+
+async def test_a_worker_process_tells_where_telephony_attaches_and_serves_it_over_tls(tmp_path: Path) -> None:
+    async def provider(socket: Socket) -> None:
+        await socket.greet()
+        await socket.expect_audio(160)
+        await socket.say(bytes(9600), "resp_1", "item_1")
+
+    authority = TestAuthority()
+    authority.issue("worker").write(tmp_path)
+    settings = {"telephony_address": "127.0.0.1:0", "media_tls_dir": str(tmp_path)}
+    async with scripted(provider) as script, worker_process(**settings) as process:
+        async with control(process.ready["control"], process.instance) as operator:
+            request = operator.request(script.url, ticket_sha256=hashlib.sha256(b"a-ticket").digest())
+            told = (await operator.admit(request)).admitted.telephony_endpoint
+        assert told == process.ready["telephony"]
+        assert told.startswith("wss://127.0.0.1:")
+        trust = ssl.create_default_context(cadata=authority.pem.decode())
+        async with TwilioCall(told, parameters={"ticket": "a-ticket"}, tls=trust) as phone:
+            await phone.until(lambda: len(phone.of("played")) >= 2)
+            assert len(phone.heard) == 1600
+        process.process.terminate()
+        assert await process.wait() == 0
+        assert b"a-ticket" not in process.log
