@@ -19,6 +19,8 @@ from parley_realtime import (
     RealtimeAPIEvents,
     RealtimeError,
     RealtimeEvent,
+    ScenarioError,
+    TraceEntry,
     beta,
     create_realtime_api_client,
 )
@@ -94,6 +96,122 @@ class TestSilence:
             ),
             (Events.WebSocketMediaEnded, {"tag": "caller", "media_info": {"duration": 100}}),
         ]
+
+
+class TestStatistics:
+    async def test_latencies_and_counts_of_a_conversation(self) -> None:
+        """Beside what was sent and received: how long the answer took, and who interrupted whom."""
+        done = asyncio.Event()
+        async with ScriptedProvider() as provider:
+            client = await create_realtime_api_client(parameters(provider, ping_interval=0.05))
+            client.add_event_listener(RealtimeAPIEvents.RateLimitsUpdated, lambda _: done.set())
+            line = await provider.accepted()
+            client.response_create()
+            await line.expect("response.create")
+            await line.send({"type": "response.created", "response": {"id": "resp_1"}})
+            await line.audio(b"\1\2" * PCM16.rate)
+            usage = {"input_tokens": 12, "output_tokens": 34}
+            response = {"id": "resp_1", "status": "completed", "usage": usage}
+            await line.send({"type": "response.done", "response": response})
+            await line.send(
+                {"type": "input_audio_buffer.speech_started", "item_id": "i", "audio_start_ms": 0}
+            )
+            await line.send({"type": "input_audio_buffer.speech_stopped", "item_id": "i", "audio_end_ms": 9})
+            await line.audio(b"\1\2" * FRAME, "resp_2")
+            await line.send({"type": "error", "error": {"message": "x"}})
+            while not client.statistics.ping:
+                await asyncio.sleep(0.02)
+                await line.send({"type": "rate_limits.updated", "rate_limits": []})
+            await asyncio.wait_for(done.wait(), 15)
+            client.close()
+            await ended(client)
+        statistics = client.statistics
+        assert statistics.connect.count == 1
+        assert statistics.first_audio_after_create.count == 1
+        assert statistics.first_audio_after_speech.count == 1
+        assert 0 < statistics.ping.least <= statistics.ping.most < 5000
+        assert (statistics.responses_created, statistics.responses_completed) == (1, 1)
+        assert statistics.interruptions == 1, "a second of audio had come and not been played"
+        assert (statistics.input_tokens, statistics.output_tokens) == (12, 34)
+        assert statistics.errors_received == 1
+        assert statistics.audio_bytes_received == (PCM16.rate + FRAME) * 2
+
+
+class TestTraceSink:
+    async def test_a_function_gets_every_frame(self) -> None:
+        entries: list[TraceEntry] = []
+        async with ScriptedProvider() as provider:
+            client = await create_realtime_api_client(parameters(provider, trace=entries.append))
+            line = await provider.accepted()
+            client.push_media(b"\1\2" * FRAME)
+            await line.heard(FRAME * 2)
+            await line.audio(b"\3\4" * FRAME)
+            await line.send_raw("{broken")
+            await ended(client)
+        seen = [(entry.direction, entry.frame["type"]) for entry in entries]
+        assert ("sent", "input_audio_buffer.append") in seen
+        assert [kind for direction, kind in seen if direction == "received"] == [
+            "session.created",
+            "audio delta",
+            "malformed",
+        ]
+        assert entries[-1].frame["bytes"] == len("{broken")
+        assert sorted(entry.at for entry in entries) == [entry.at for entry in entries]
+
+
+class TestReentrancy:
+    async def test_a_listener_may_call_everything(self) -> None:
+        """Methods, listeners of its own event and of others, media: and nothing waits for itself."""
+        order: list[str] = []
+        unit = RecordingUnit(own_clock=True)
+        done = asyncio.Event()
+
+        async def first(event: RealtimeEvent[RealtimeAPIClient, Any]) -> None:
+            client = event.client
+            order.append("first")
+            client.remove_event_listener(RealtimeAPIEvents.SessionUpdated, first)
+            client.add_event_listener(RealtimeAPIEvents.SessionUpdated, lambda _: order.append("added"))
+            client.add_event_listener(RealtimeAPIEvents.ResponseDone, lambda _: done.set())
+            client.session_update({"session": {"instructions": "x"}})
+            await asyncio.sleep(0)
+            client.response_create()
+            client.send_media_to(unit)
+            client.clear_media_buffer()
+            client.push_media(b"\1\2" * FRAME)
+
+        async with ScriptedProvider() as provider:
+            client = await create_realtime_api_client(parameters(provider))
+            client.add_event_listener(RealtimeAPIEvents.SessionUpdated, first)
+            line = await provider.accepted()
+            await line.send({"type": "session.updated", "session": {}})
+            await line.expect("session.update")
+            await line.expect("response.create")
+            await line.heard(FRAME * 2)
+            await line.send({"type": "session.updated", "session": {}})
+            await line.send({"type": "response.done", "response": {"id": "r"}})
+            await asyncio.wait_for(done.wait(), 15)
+            client.close()
+            await ended(client)
+        assert order == ["first", "added"]
+        assert unit.names() == ["started", "cleared"]
+
+    async def test_a_listener_that_waits_for_another_event_waits_in_vain(self) -> None:
+        other = asyncio.Event()
+
+        async def waits(_: object) -> None:
+            await other.wait()
+
+        async with ScriptedProvider() as provider:
+            client = await create_realtime_api_client(parameters(provider, handler_timeout=0.2))
+            client.add_event_listener(RealtimeAPIEvents.SessionUpdated, waits)
+            client.add_event_listener(RealtimeAPIEvents.ResponseDone, lambda _: other.set())
+            line = await provider.accepted()
+            await line.send({"type": "session.updated", "session": {}})
+            await line.send({"type": "response.done", "response": {"id": "r"}})
+            error = await ended(client)
+        assert isinstance(error, ScenarioError)
+        assert "waits of OpenAI.RealtimeAPI.SessionUpdated did not end within 0.2 s" in str(error)
+        assert not other.is_set()
 
 
 class TestDiagnostics:

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import traceback
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from typing import Any
 
 import parley_realtime
@@ -20,6 +21,7 @@ from parley_realtime import (
     WebSocketCloseEvent,
     beta,
 )
+from parley_realtime.recovery import RecoveryParameters, RecoveryRecord
 from scripted_provider import Line, ScriptedProvider
 
 CANARY = "Tschirikowspatz"
@@ -91,12 +93,14 @@ def all_text(error: BaseException) -> str:
     return "".join(traceback.format_exception(error)) + repr(vars(error))
 
 
+@pytest.mark.parametrize("recovers", [False, True], ids=["", "recovery"])
 @pytest.mark.parametrize("shape", APIS)
 @pytest.mark.parametrize("way", WAYS)
-async def test_no_word_leaves(shape: str, way: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_no_word_leaves(shape: str, way: str, recovers: bool, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "parley_realtime")
     closes: list[WebSocketCloseEvent] = []
     told: list[ScenarioError] = []
+    records: list[RecoveryRecord] = []
 
     def repeats(event: Any) -> None:
         raise LookupError(event.data["payload"]["rate_limits"][0]["name"])
@@ -116,6 +120,7 @@ async def test_no_word_leaves(shape: str, way: str, caplog: pytest.LogCaptureFix
                 max_frame_bytes=10_000,
                 on_web_socket_close=closes.append,
                 on_scenario_error=told.append,
+                recovery=RecoveryParameters(on_recovery=records.append) if recovers else None,
             )
         )
         client.add_event_listener(APIS[shape].RealtimeAPIEvents.RateLimitsUpdated, repeats)
@@ -124,6 +129,7 @@ async def test_no_word_leaves(shape: str, way: str, caplog: pytest.LogCaptureFix
     assert isinstance(error, RealtimeError)
     assert isinstance(error, ScenarioError) == (way == "raising listener")
     seen = [all_text(error), *map(repr, closes), *map(all_text, told), str(client.statistics), caplog.text]
+    seen += [str(asdict(record)) for record in records]
     assert [text for text in seen if CANARY in text] == []
     assert len(closes) == 1
 
