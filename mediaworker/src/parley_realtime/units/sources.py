@@ -27,6 +27,7 @@ FORMATS = ("WAV", "WAVEX", "OGG", "MP3", "FLAC")
 MAX_REDIRECTS = 3
 MAX_CHANNELS = 8
 BLOCK_SECONDS = 0.5
+MIN_LOOP_SECONDS = 0.02
 
 
 class PlayerError(Exception):
@@ -195,8 +196,8 @@ class Decoder:
             self._left -= len(frames)
             self._round += len(frames)
             if len(frames) == 0 and self._loop and self._left > 0:
-                if not self._round:
-                    raise PlayerError("the source holds no audio")
+                if self._round < self._file.samplerate * MIN_LOOP_SECONDS:
+                    raise PlayerError("the source holds less than 20 ms of audio: it cannot be looped")
                 self._round = 0
                 self._file.seek(0)
                 return np.zeros(0, np.int16)
