@@ -170,6 +170,11 @@ class Host:
 
     async def _start(self) -> None:
         boot = self._boot
+        missing = ", ".join(boot.get("unconfined", ()))
+        if missing and boot.get("strict"):
+            raise ScenarioMistake(
+                f"this kernel has no {missing}, source cannot be confined: use an entry point of the image"
+            )
         if boot.get("entry_point"):
             main = load_entry(boot["entry_point"])
         else:
