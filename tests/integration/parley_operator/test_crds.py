@@ -140,6 +140,7 @@ CHANGES = {
     "scenario": {"entryPoint": "shop.calls:main"},
     "recording": {"volume": {"path": "/recordings"}},
     "recovery": {"webSocket": "Fail"},
+    "trace": True,
 }
 
 

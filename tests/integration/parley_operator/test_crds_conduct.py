@@ -76,6 +76,7 @@ SESSION: dict[str, Any] = {
     "scenario": {"parameters": {"queue": "sales"}},
     "recording": {"format": "opus", "s3": {**STORE, "endpoint": "http://minio:9000", "region": "eu-1"}},
     "recovery": {"policy": "Fail", "webSocket": "Restore", "keepPrivate": True, "rotateAfter": "55m"},
+    "trace": True,
 }
 POOL: dict[str, Any] = {
     "scenarios": {"allowSource": True, "entryPoints": ["shop.*", "survey:main"]},
@@ -181,6 +182,12 @@ def session(**spec: Any) -> dict[str, Any]:
             "VoiceSession",
             session(privacy=True, recording={"volume": {"path": "/r"}}),
             "spec.recording",
+            "cannot be given together with privacy",
+        ),
+        (
+            "VoiceSession",
+            session(privacy=True, trace=True),
+            "spec.trace",
             "cannot be given together with privacy",
         ),
         (

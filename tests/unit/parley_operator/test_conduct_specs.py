@@ -222,6 +222,12 @@ def test_a_private_session_is_not_recorded() -> None:
         session(privacy=True, recording={"volume": {"path": "/r"}})
 
 
+def test_a_private_session_is_not_traced() -> None:
+    assert session(trace=True).trace
+    with pytest.raises(FieldError, match=r"^spec\.trace: cannot be given together with privacy"):
+        session(privacy=True, trace=True)
+
+
 def test_recovery() -> None:
     assert session().recovery == RecoverySpec()
     given = {"policy": "Fail", "webSocket": "Fail", "keepPrivate": True, "rotateAfter": "55m"}

@@ -295,6 +295,7 @@ def test_a_worker_is_told_everything() -> None:
     spec = {
         "recording": {"format": "opus", "s3": {**STORE, "region": "eu"}},
         "recovery": {"webSocket": "Fail", "rotateAfter": "55m"},
+        "trace": True,
     }
     found = plan(agent, spec)
     config = admitted(found)
@@ -326,6 +327,7 @@ def test_a_worker_is_told_everything() -> None:
         ["m.example"],
         ["/media"],
     )
+    assert config.trace
     assert "hidden" not in repr(found)
 
 
@@ -335,6 +337,7 @@ def test_a_plain_session_tells_nothing_more_than_before() -> None:
         assert not config.HasField(name)
     assert not config.tools
     assert config.recovery.restore
+    assert not config.trace
     assert admitted(plan({"speaksFirst": True})).greet
     assert Conduct().recovery.restore
 

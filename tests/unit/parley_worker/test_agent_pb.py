@@ -222,6 +222,10 @@ def test_more_refusals_that_need_two_fields() -> None:
         config.privacy = True
         config.recording.directory = "/r"
 
+    def traced(config: pb.SessionConfig) -> None:
+        config.privacy = True
+        config.trace = True
+
     def half(config: pb.SessionConfig) -> None:
         config.recording.s3.url = "s3://calls"
         config.recording.s3.access_key_id = "hidden"
@@ -242,6 +246,7 @@ def test_more_refusals_that_need_two_fields() -> None:
 
     assert "config.tools[1].name is 't': give each name once" in refuse(twice)
     assert "config.recording is given together with config.privacy" in refuse(private)
+    assert "config.trace is given together with config.privacy" in refuse(traced)
     said = refuse(half)
     assert "config.recording.s3 is 'half a credential'" in said
     assert "hidden" not in said

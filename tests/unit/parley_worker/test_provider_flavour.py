@@ -42,6 +42,7 @@ def parameters(kind: str, url: str, version: str) -> RealtimeAPIClientParameters
             on_audio_done=mock.Mock(),
             on_recovery=mock.Mock(),
             quiet=mock.Mock(),
+            on_trace=mock.Mock(),
         )
     made = beta if version == "beta" else ga
     found = made.call_args.args[0]

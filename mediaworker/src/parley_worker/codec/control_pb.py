@@ -96,6 +96,8 @@ def session_config(request: pb.AdmitRequest, defaults: LimitsConfig) -> SessionC
         config.provider_audio,
         f"one of {', '.join(PROVIDER_AUDIO)}, or empty",
     )
+    if config.trace and config.privacy:
+        raise InvalidRequest("config.trace is given together with config.privacy: give one of them")
     has_scenario = config.HasField("scenario")
     return SessionConfig(
         key=session_key(request.session),
@@ -114,6 +116,7 @@ def session_config(request: pb.AdmitRequest, defaults: LimitsConfig) -> SessionC
         else None,
         recovery=agent_pb.recovery(config.recovery) if config.HasField("recovery") else RecoveryConfig(),
         media_access=agent_pb.media_access(config.media_access),
+        trace=config.trace,
     )
 
 

@@ -229,6 +229,14 @@ class RestoreRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class ProviderTraced:
+    """A frame to or from the provider, as JSON without secrets and audio. `direction`: `sent`, `received`."""
+
+    direction: str
+    frame_json: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class LegAttached:
     """A leg that passed `Session.check_attach`. `resume_token` is new and random."""
 
@@ -359,6 +367,7 @@ Event = (
     | ProviderReconnecting
     | ProviderReconnected
     | RestoreRefused
+    | ProviderTraced
     | LegAttached
     | LegLost
     | LegSaid

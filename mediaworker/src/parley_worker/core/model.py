@@ -83,6 +83,7 @@ class SessionConfig:
     recording: RecordingConfig | None = None
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
     media_access: MediaAccess = field(default_factory=MediaAccess)
+    trace: bool = False
 
 
 class SessionState(Enum):

@@ -209,6 +209,8 @@ class Session:
                 return [*self._health.on_reconnected(event, now), StateChanged(self.state)]
             case ev.RestoreRefused():
                 return self._health.on_refused(event, now)
+            case ev.ProviderTraced(direction, frame_json):
+                return [*self._recorder.journal("trace", now, direction=direction, frame_json=frame_json)]
             case ev.LegAttached():
                 return self._on_attached(event, now)
             case ev.LegLost(cause):

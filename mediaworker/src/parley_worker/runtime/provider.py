@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import json
 import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from parley_realtime import RealtimeAPIClient, RealtimeAPIClientParameters, RealtimeError, beta, recovery
-from parley_realtime.events import MediaChunk, MediaSource
+from parley_realtime.client.trace import TraceEntry
+from parley_realtime.events import AUDIO_DELTA_TYPES, MediaChunk, MediaSource
 from parley_realtime.formats import AudioFormat
 from parley_realtime.protocol.urls import ProviderFlavour
 from parley_realtime.recovery import RecoveryParameters, RecoveryRecord
@@ -23,6 +25,9 @@ _FORMAT_NAMES = {"pcm16": "pcm16", "g711_ulaw": "pcmu", "g711_alaw": "pcma"}
 # A custom provider's host tells.
 _FLAVOURS = {"openai": ProviderFlavour.OPENAI, "azure": ProviderFlavour.AZURE}
 
+MAX_TRACE_CHARACTERS = 64 * 1024
+_AUDIO_FRAMES = frozenset({"input_audio_buffer.append", "audio delta"}) | AUDIO_DELTA_TYPES
+
 PING_SECONDS = 5.0
 """A provider that answers no ping is found out within twice as long."""
 
@@ -30,6 +35,7 @@ OnRecovery = Callable[[ProviderReconnecting | ProviderReconnected | RestoreRefus
 OnEvent = Callable[[Mapping[str, Any]], None]
 OnAudio = Callable[[bytes, str, str, int], None]
 OnAudioDone = Callable[[str, str, int], None]
+OnTrace = Callable[[str, str], None]
 
 
 class _Unit:
@@ -103,6 +109,7 @@ def open_provider(
     on_audio_done: OnAudioDone,
     on_recovery: OnRecovery,
     quiet: Callable[[], bool],
+    on_trace: OnTrace,
 ) -> Provider:
     """A client for this session, not connected yet. ValueError names the field that cannot work."""
     provider = config.provider
@@ -117,6 +124,7 @@ def open_provider(
         observer=on_event,
         clear_on_speech=False,
         privacy=config.privacy,
+        trace=functools.partial(_trace, on_trace) if config.trace else None,
         allow_address=may_be_reached,
         connect_timeout=connect_timeout,
         close_timeout=close_timeout,
@@ -128,6 +136,17 @@ def open_provider(
     )
     kind = beta.RealtimeAPIClient if provider.api_version == "beta" else RealtimeAPIClient
     return Provider(kind(parameters), _Unit(on_audio, on_audio_done))
+
+
+def _trace(on_trace: OnTrace, entry: TraceEntry) -> None:
+    """Direction and JSON of a frame; audio says nothing but that it came, fifty times a second."""
+    kind = entry.frame.get("type")
+    if kind in _AUDIO_FRAMES:
+        return
+    text = json.dumps(entry.frame, separators=(",", ":"))
+    if len(text) > MAX_TRACE_CHARACTERS:
+        text = json.dumps({"type": kind, "omitted_characters": len(text)}, separators=(",", ":"))
+    on_trace(entry.direction, text)
 
 
 def _recovery(

@@ -178,6 +178,7 @@ class SessionRunner:
                 on_audio_done=self._on_audio_done,
                 on_recovery=self._feed,
                 quiet=lambda: self._session.quiet(self._deps.clock.monotonic()),
+                on_trace=lambda direction, text: self._feed(ev.ProviderTraced(direction, text)),
             )
         except ValueError as exc:
             self._feed(ev.TerminateRequested(EndReason.INVALID_SPEC, f"provider: {exc}"))

@@ -96,6 +96,7 @@ class SessionSpec:
     scenario: ScenarioSpec | None = None
     recording: RecordingSpec | None = None
     recovery: RecoverySpec = field(default_factory=RecoverySpec)
+    trace: bool = False
     ttl_after_finished: float | None = None
 
 
@@ -221,9 +222,12 @@ def parse_session_spec(value: object) -> SessionSpec:
         scenario=parse_scenario(fields, partial=True),
         recording=parse_recording(fields, privacy=privacy),
         recovery=parse_recovery(fields.child("recovery")),
+        trace=fields.flag("trace"),
         ttl_after_finished=None if ttl < 0 else float(ttl),
     )
     refuse_routes(found.session, "spec.session")
+    if found.trace and privacy:
+        raise FieldError("spec.trace", "cannot be given together with privacy; leave one of them out")
     for part in (audio, pool, access, fields):
         part.finish()
     return found

@@ -81,6 +81,7 @@ class Conduct:
     recording: RecordingTarget | None = None
     recovery: RecoverySpec = field(default_factory=RecoverySpec)
     media: Places = field(default_factory=Places)
+    trace: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +134,7 @@ def plan_conduct(
     target = _scenario(scenario, namespace, given, _scenario_path(spec))
     if isinstance(target, Problem):
         return target
-    return Conduct(agent.behaviour, tools, target, recording, spec.recovery, pool.media)
+    return Conduct(agent.behaviour, tools, target, recording, spec.recovery, pool.media, spec.trace)
 
 
 def _agent_path(spec: SessionSpec) -> str:

@@ -25,6 +25,7 @@ def fill_config(config: pb.SessionConfig, conduct: Conduct) -> None:
         config.scenario.CopyFrom(_scenario(conduct.scenario))
     if conduct.recording is not None:
         config.recording.CopyFrom(_recording(conduct.recording))
+    config.trace = conduct.trace
     config.recovery.CopyFrom(_recovery(conduct.recovery))
     if conduct.media.hosts or conduct.media.directories:
         config.media_access.hosts.extend(conduct.media.hosts)

@@ -252,6 +252,7 @@ class SessionConfig(_message.Message):
     RECORDING_FIELD_NUMBER: _builtins.int
     RECOVERY_FIELD_NUMBER: _builtins.int
     MEDIA_ACCESS_FIELD_NUMBER: _builtins.int
+    TRACE_FIELD_NUMBER: _builtins.int
     session_json: _builtins.str
     """The Realtime session object (JSON, of the provider's protocol shape). Audio formats in it are ignored."""
     greet: _builtins.bool
@@ -262,6 +263,8 @@ class SessionConfig(_message.Message):
     """Format towards the provider: "pcm16" (24 kHz), "g711_ulaw" or "g711_alaw"; empty for pcm16. Callers that use
     the same G.711 format are passed through untouched, without the delay of resampling.
     """
+    trace: _builtins.bool
+    """True: frames between worker and provider are written to the journal. Refused together with privacy."""
     @_builtins.property
     def provider(self) -> Global___Provider:
         """The speech-to-speech service."""
@@ -314,10 +317,11 @@ class SessionConfig(_message.Message):
         recording: Global___Recording | None = ...,
         recovery: Global___Recovery | None = ...,
         media_access: Global___MediaAccess | None = ...,
+        trace: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "behaviour", b"behaviour", "limits", b"limits", "media_access", b"media_access", "provider", b"provider", "recording", b"recording", "recovery", b"recovery", "scenario", b"scenario"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "behaviour", b"behaviour", "greet", b"greet", "limits", b"limits", "media_access", b"media_access", "privacy", b"privacy", "provider", b"provider", "provider_audio", b"provider_audio", "recording", b"recording", "recovery", b"recovery", "scenario", b"scenario", "session_json", b"session_json", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "behaviour", b"behaviour", "greet", b"greet", "limits", b"limits", "media_access", b"media_access", "privacy", b"privacy", "provider", b"provider", "provider_audio", b"provider_audio", "recording", b"recording", "recovery", b"recovery", "scenario", b"scenario", "session_json", b"session_json", "tools", b"tools", "trace", b"trace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1214,7 +1214,7 @@ class JournalEntry(_message.Message):
 
     @_builtins.property
     def trace(self) -> Global___Trace:
-        """A frame between the worker and the provider, where tracing is on."""
+        """A frame between the worker and the provider, where the session is traced."""
 
     def __init__(
         self,
@@ -1537,7 +1537,7 @@ class Trace(_message.Message):
     direction: _builtins.str
     """`sent` or `received`."""
     frame_json: _builtins.str
-    """The frame as JSON, without secrets and audio."""
+    """The frame as JSON, without secrets; frames of audio are left out, and of one above 64 KiB all but its type."""
     def __init__(
         self,
         *,
