@@ -214,7 +214,7 @@ async def test_other_paths_and_missing_starts() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("parley_worker.app.TelephonySettings", _quick)
         async with worker(telephony_address=LOCAL) as host:
-            for path in ("/", "/twilio/a/b", "/metrics"):
+            for path in ("/", "/twilio/a/b", "/metrics", "/twiliox"):
                 with pytest.raises(InvalidStatus) as refused:
                     await connect(url(host).removesuffix("/twilio") + path)
                 assert refused.value.response.status_code == 404
@@ -242,8 +242,10 @@ async def test_with_an_auth_token_only_signed_streams_are_taken() -> None:
                 async with call(host, config, headers=headers):
                     pass
             assert refused.value.response.status_code == 403
-        good = {"X-Twilio-Signature": signature("a-token", public).decode()}
-        async with call(host, config, headers=good):
+        through = public.replace("/twilio", "/w/10.0.0.7/twilio")
+        good = {"X-Twilio-Signature": signature("a-token", through).decode()}
+        ticket = {"ticket": f"ticket-{config.key.uid}"}
+        async with TwilioCall(through.replace("wss", "ws"), parameters=ticket, headers=good):
             await host.state(config, SessionState.ACTIVE)
         assert "a-token" not in repr(host.app.settings) + repr(host.app.settings.shown())
 

@@ -253,11 +253,15 @@ def signature(token: str, url: str) -> bytes:
 
 
 def _dialect(path: str) -> tuple[str, str] | None:
-    """The kind of stream and the ticket of a path; None for another path."""
-    parts = urlsplit(path).path.strip("/").split("/")
-    if parts[0] not in DIALECTS or len(parts) > 2:
-        return None
-    return parts[0], unquote(parts[1]) if len(parts) == 2 else ""
+    """The kind of stream and the ticket of a path; None for another path.
+
+    What stands before the kind is a gateway's own: it may keep the path that it was called with.
+    """
+    before, _, last = urlsplit(path).path.strip("/").rpartition("/")
+    if last in DIALECTS:
+        return last, ""
+    kind = before.rpartition("/")[2]
+    return (kind, unquote(last)) if kind in DIALECTS else None
 
 
 def _fitting(reason: str) -> str:
