@@ -227,3 +227,19 @@ async def test_a_killed_worker_leaves_a_file_that_plays(tmp_path: Path) -> None:
     assert len(samples) * 4 + 44 == part.stat().st_size
     assert lengths(samples[:, 0], CALLER) > 0.5
     assert lengths(samples[:, 1], AGENT) > 0.5
+
+
+async def test_a_worker_that_is_told_to_go_finishes_its_recordings(tmp_path: Path) -> None:
+    async with scripted(friendly) as provider, worker_process(drain_timeout="0") as process:
+        async with control(process.ready["control"], process.instance) as operator:
+            recording = control_pb2.Recording(format="opus", directory=str(tmp_path))
+            await operator.admit(operator.request(provider.url, recording=recording))
+        first = pb.Start(session_uid="uid-1", input_format=PCM24, output_format=PCM24)
+        async with calling(process.ready["media"], first) as caller:
+            await caller.expect("started")
+            await speak(caller, 0.5)
+            process.process.terminate()
+            assert await process.wait() == 0
+    (whole,) = files(tmp_path, "*.opus")
+    assert not files(tmp_path, "*.part")
+    assert len(read(whole)) > RATE * 0.4
