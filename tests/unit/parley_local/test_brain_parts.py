@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from local_session import Harness
 from parley_local.brains import BrainError, caller_turns, load_brain, word_for_word
 from parley_local.brains.script import ScriptBrain, ScriptError
@@ -83,6 +84,27 @@ async def test_a_brain_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         with pytest.raises(ValueError, match=words):
             load_brain(name)
+
+
+async def test_the_documented_brain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "local-provider.md").read_text()
+    example = next(part for part in page.split("```python\n")[1:] if part.startswith("# mine.py"))
+    (tmp_path / "documented_brain.py").write_text(example.split("```", 1)[0])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    brain = load_brain("documented_brain:Clock")
+    assert await brain.reply(BrainRequest("", ())) == (Say("Ask me for the time."),)
+    asked = (Utterance("user", "what time is it?"),)
+    assert await brain.reply(BrainRequest("", asked, ("clock",))) == (Say("One moment."), Call("clock", {}))
+    with pytest.raises(BrainError, match="no tool 'clock'"):
+        await brain.reply(BrainRequest("", asked))
+
+
+async def test_the_documented_script() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "local-provider.md").read_text()
+    scripts = [part.split("```", 1)[0] for part in page.split("```yaml\n")[1:]]
+    assert len(scripts) == 2
+    for text in scripts:
+        ScriptBrain.parse(yaml.safe_load(text))
 
 
 async def test_a_script_emits_events_calls_mcp_tools_and_fails() -> None:

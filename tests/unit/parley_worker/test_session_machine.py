@@ -260,4 +260,4 @@ class WorkerMachine(RuleBasedStateMachine):
 
 
 TestWorker = WorkerMachine.TestCase
-TestWorker.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestWorker.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
