@@ -183,9 +183,10 @@ async def talking(
     """A connected, configured talker."""
     talker = Talker(seed)
     session = changes.pop("session", GA if shape == "ga" else BETA)
+    update = changes.pop("update", "session.update")
     parameters = RealtimeAPIClientParameters(
         api_key="k",
-        model="local",
+        model=None if changes.get("type") == "transcription" else "local",
         base_url=url,
         observer=talker.observe,
         recovery=replace(recovery, on_recovery=talker.recovered, random=lambda: talker.random.random()),
@@ -194,8 +195,8 @@ async def talking(
     kind = RealtimeAPIClient if shape == "ga" else beta.RealtimeAPIClient
     talker.client = kind(parameters)
     async with talker.client:
-        talker.send({"type": "session.update", "session": session})
+        talker.send({"type": update, "session": session})
         await talker.until(
-            lambda: any(event["type"] == "session.updated" for event in talker.events), "session.updated"
+            lambda: any(event["type"] == update + "d" for event in talker.events), "session.updated"
         )
         yield talker

@@ -279,3 +279,43 @@ async def test_without_recovery_a_lost_socket_is_the_end() -> None:
             assert isinstance(outcome, UnavailableError)
             await talker.until(lambda: talker.moves == 1, "the other client's new socket")
         assert len(held.sessions) == 3
+
+
+@pytest.mark.parametrize("shape", ["ga", "beta"])
+async def test_a_transcription_goes_on_over_a_cut_in_the_middle_of_a_sentence(shape: str) -> None:
+    turns = GA["audio"]["input"]
+    session: dict[str, Any] = {"type": "transcription", "audio": {"input": turns}}
+    update = "session.update"
+    if shape == "beta":
+        update = "transcription_session.update"
+        session = {
+            "input_audio_transcription": turns["transcription"],
+            "turn_detection": turns["turn_detection"],
+        }
+    async with recalling() as (local, held), cutting(local.url) as proxy:
+        talk = talking(
+            proxy.url,
+            1,
+            replace(QUICK, rotate_after=0.4),
+            shape,
+            session=session,
+            update=update,
+            type="transcription",
+        )
+        async with talk as talker:
+            told = []
+            for _ in range(3):
+                talker.on("input_audio_buffer.speech_started", proxy.cut)
+                told.append((await talker.speak(pace=0.001)).removeprefix("heard "))
+                await talker.until(lambda: len(transcripts(talker)) == len(told), "the transcript")
+            await talker.until(
+                lambda: any(r.cause == "rotation" for r in records(talker, Reconnected)), "a rotation"
+            )
+            assert transcripts(talker) == told
+            assert not [event for event in talker.events if event["type"] == "error"]
+        assert len(held.sessions) >= 5
+
+
+def transcripts(talker: Talker) -> list[str]:
+    kind = "conversation.item.input_audio_transcription.completed"
+    return [event["transcript"] for event in talker.events if event["type"] == kind]

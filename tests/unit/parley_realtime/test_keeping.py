@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from parley_realtime.events import BETA_NAMES, GA_NAMES
 from parley_realtime.formats import PCM16, PCMU
 from parley_realtime.protocol.alignment import Alignment
 from parley_realtime.protocol.history import merged
@@ -426,3 +427,45 @@ def test_waits_grow_at_random_up_to_their_cap() -> None:
         RecoveryParameters(attempts=0)
     with pytest.raises(ValueError, match=r"recovery\.rotate_after must not be below 0, got -1"):
         RecoveryParameters(rotate_after=-1)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+NAMES = st.sampled_from(
+    "item response session error item_id response_id content_index audio_end_ms delta audio_start_ms "
+    "previous_item_id transcript arguments text id content role type output status call_id name "
+    "conversation_id event_id audio input turn_detection".split()
+)
+BODY = st.recursive(
+    JSON | st.sampled_from(["i1", "a1", "r1", "message", "input_audio", "audio", 10**400, float("inf"), -1]),
+    lambda inner: st.dictionaries(NAMES, inner, max_size=6) | st.lists(inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(sorted({*GA_NAMES, *BETA_NAMES})), st.dictionaries(NAMES, BODY, max_size=6)
+        ),
+        max_size=12,
+    )
+)
+def test_no_event_of_a_provider_breaks_what_is_kept(events: list[tuple[str, dict[str, Any]]]) -> None:
+    kept = Kept()
+    kept.user("i1")
+    kept.answer("r1", "a1", "some words")
+    for kind, fields in events:
+        kept.keeper.server({**fields, "type": kind}, 1.0)
+        assert kept.keeper.settled in (True, False)
+    kept.keeper.lost(b"", "x")
+    plan = kept.keeper.plan()
+    if isinstance(plan, RestorePlan):
+        kept.keeper.carried(plan, rotation=False)
+        check = RestoreCheck(plan)
+        for kind, fields in events:
+            check.server({**fields, "type": kind})

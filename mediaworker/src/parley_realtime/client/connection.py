@@ -86,10 +86,9 @@ class Connection:
         statistics: Statistics,
         sink: Sink,
         *,
-        media_buffer_ms: int | None = None,
         on_audio_taken: Callable[[bytes], None] | None = None,
     ) -> None:
-        """`media_buffer_ms` widens the bound of the parameters; `on_audio_taken` gets what is sent."""
+        """`on_audio_taken` gets caller audio when it is taken off the queue to be sent."""
         self._p = parameters
         self._secrets = parameters.secrets()
         self._core = core
@@ -97,7 +96,7 @@ class Connection:
         self._sink = sink
         self._state = ConnectionState.NEW
         self._queue = SendQueue(
-            parameters.input_format, media_buffer_ms or parameters.media_buffer_ms, parameters.outgoing_events
+            parameters.input_format, parameters.media_buffer_ms, parameters.outgoing_events
         )
         self._on_audio_taken = on_audio_taken
         self._outcome: Outcome = None
@@ -121,6 +120,11 @@ class Connection:
     def queued_audio_bytes(self) -> int:
         """Caller audio that was not sent yet."""
         return self._queue.audio_bytes
+
+    def put_again(self, audio: bytes) -> None:
+        """Queue caller audio that an earlier connection had: none of it is dropped for its length."""
+        self._queue.widen(len(audio))
+        self.put_audio(audio)
 
     def take_unsent_audio(self) -> bytes:
         """Caller audio that was not sent, off the queue."""

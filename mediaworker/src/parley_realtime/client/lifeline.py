@@ -29,6 +29,7 @@ from parley_realtime.protocol.core import ProtocolCore, ServerEvent
 from parley_realtime.protocol.keeper import ConversationKeeper
 from parley_realtime.protocol.outstanding import CONFIRMED
 from parley_realtime.protocol.restore import Refusal, RestorePlan
+from parley_realtime.protocol.shape import ClientType
 from parley_realtime.protocol.vigil import GiveUp, Vigil
 from parley_realtime.recovery import (
     Cause,
@@ -96,6 +97,7 @@ class Lifeline:
         self._vigil = Vigil(recovery.progress_timeout, recovery.response_timeout)
         self._keeper = ConversationKeeper(
             ga=self._template.shape.label == "ga",
+            answers=parameters.type is ClientType.REALTIME,
             audio=parameters.input_format,
             outward=parameters.output_format,
             replay_ms=recovery.replay_ms + parameters.media_buffer_ms,
@@ -267,7 +269,6 @@ class Lifeline:
             self._core(),
             self._statistics,
             self,
-            media_buffer_ms=self._r.replay_ms + 2 * parameters.media_buffer_ms,
         )
         self._leaving.add(line)
         return line
@@ -437,7 +438,7 @@ class Lifeline:
         self._report(Reconnected(self.socket_id, cause, gap, len(plan.creates), forgotten))
         for each in again:
             if isinstance(each, bytes):
-                line.connection.put_audio(each)
+                line.connection.put_again(each)
             else:
                 self._put(_named(each))
 

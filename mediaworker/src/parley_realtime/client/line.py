@@ -48,8 +48,6 @@ class Line:
         core: ProtocolCore,
         statistics: Statistics,
         owner: LineOwner,
-        *,
-        media_buffer_ms: int,
     ) -> None:
         self._owner = owner
         self._check: RestoreCheck | None = None
@@ -63,7 +61,6 @@ class Line:
             core,
             statistics,
             self,
-            media_buffer_ms=media_buffer_ms,
             on_audio_taken=lambda audio: owner.audio_taken(self, audio),
         )
 

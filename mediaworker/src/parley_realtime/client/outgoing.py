@@ -104,6 +104,10 @@ class SendQueue:
         self.audio_bytes -= size
         return Outgoing(encode_append(audio), audio)
 
+    def widen(self, size: int) -> None:
+        """Let so many bytes of audio more wait: what is sent again comes faster than a provider reads."""
+        self._max_audio += size
+
     def take_audio(self) -> bytes:
         """All audio that waits, in order; the queue holds none of it any more."""
         audio = b"".join(bytes(entry.data) for entry in self._entries if isinstance(entry, _Audio))

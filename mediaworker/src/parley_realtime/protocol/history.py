@@ -19,6 +19,7 @@ from parley_realtime.protocol.alignment import Alignment
 Payload = Mapping[str, Any]
 MAX_ITEMS = 1000
 MAX_TEXT_BYTES = 4 * 1024 * 1024
+MAX_MS = 2**31 - 1
 MAX_HELD_BYTES = 1024 * 1024
 MAX_ITEM_BYTES = 2 * 1024 * 1024
 _OWN_FIELDS = frozenset({"id", "object", "type", "status", "role", "content", "previous_item_id"})
@@ -221,7 +222,7 @@ class ConversationHistory:
             return
         part = item.parts[index]
         if part.alignment is not None:
-            end = max(0, audio_end_ms)
+            end = min(max(0, audio_end_ms), MAX_MS)
             part.truncated_ms = end if part.truncated_ms is None else min(end, part.truncated_ms)
             self._changed(item)
 

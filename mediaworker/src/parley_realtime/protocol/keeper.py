@@ -30,6 +30,7 @@ REJOINED_MS = 2_000
 """How much of the newest audio a rotation sends again: speech may have begun unnoticed in it."""
 MAX_ASKED_IN_ROW = 8
 """A question that costs so many connections in a row, and gets no answer, is not asked again."""
+MAX_MS = 2**31 - 1
 _MAX_TURNS = 64
 _ITEM_EVENTS = frozenset({"conversation.item.added", "conversation.item.created", "conversation.item.done"})
 _AT_ONCE = frozenset({"conversation.item.truncate", "conversation.item.delete"})
@@ -50,12 +51,13 @@ class _Turn:
 
 
 class ConversationKeeper:
-    """See the module."""
+    """See the module. `answers`: the provider gives responses; without, it only transcribes."""
 
     def __init__(
         self,
         *,
         ga: bool,
+        answers: bool = True,
         audio: AudioFormat,
         outward: AudioFormat,
         replay_ms: int,
@@ -67,6 +69,7 @@ class ConversationKeeper:
         self.outstanding = Outstanding(limit)
         self.tape = InputTape(audio, replay_ms, quiet_ms)
         self._ga = ga
+        self._answers = answers
         self._outward = outward
         self._turns: OrderedDict[str, _Turn] = OrderedDict()
         self._owed = False
@@ -99,7 +102,7 @@ class ConversationKeeper:
     @property
     def _answers_turns(self) -> bool:
         turns = self._turn_detection
-        return turns is not None and turns.get("create_response") is not False
+        return self._answers and turns is not None and turns.get("create_response") is not False
 
     @property
     def transcribes(self) -> bool:
@@ -152,7 +155,7 @@ class ConversationKeeper:
         if kind in _ITEM_EVENTS:
             item = payload.get("item")
             item_id = item.get("id") if isinstance(item, Mapping) else None
-            return item_id in self._restored or item_id in self._replacing
+            return isinstance(item_id, str) and (item_id in self._restored or item_id in self._replacing)
         if kind == "conversation.item.deleted":
             item_id = str(payload.get("item_id"))
             if self._replacing.get(item_id, 0) > 0:
@@ -168,7 +171,7 @@ class ConversationKeeper:
     def _follow_turns(self, kind: object, payload: Payload, confirmed: Sent | None) -> None:
         item_id = str(payload.get("item_id"))
         match kind:
-            case "session.updated" | "session.created":
+            case "session.updated" | "session.created" | "transcription_session.updated":
                 self.tape.speaking = self._turn_detection is None or self.speaking
             case "input_audio_buffer.speech_started":
                 self._turns[item_id] = _Turn(self.tape.position(_ms(payload, "audio_start_ms")))
@@ -398,4 +401,4 @@ def _deleted(item_id: str, event_id: str) -> Event:
 
 def _ms(payload: Payload, name: str) -> float:
     value = payload.get(name)
-    return float(value) if isinstance(value, int | float) and value > 0 else 0.0
+    return float(min(value, MAX_MS)) if isinstance(value, int | float) and value > 0 else 0.0

@@ -190,7 +190,9 @@ class Outstanding:
             answer.finished += 1
             answer.calls += item.get("type") == "function_call"
         elif kind in ("response.output_audio.done", "response.audio.done"):
-            answer.sounding.pop((str(payload.get("item_id")), payload.get("content_index") or 0), None)
+            index = payload.get("content_index")
+            key = (str(payload.get("item_id")), index if isinstance(index, int) else 0)
+            answer.sounding.pop(key, None)
 
 
 def _object(fields: Payload, name: str) -> Payload:
