@@ -14,10 +14,10 @@ HOST_PORT = 18480
 PYTHON = "/opt/parley/bin/python"
 NATIVE = {
     "operator": "grpc, cryptography.x509, yaml",
-    "worker": "grpc, cryptography.x509, numpy, soxr, uvloop",
+    "worker": "grpc, cryptography.x509, numpy, obstore, soundfile, soxr, uvloop",
 }
-OPERATOR_ONLY = {"kopf", "aiohttp"}
-WORKER_ONLY = {"nats-py", "numpy", "soxr", "uvloop", "websockets"}
+OPERATOR_ONLY = {"kopf"}
+WORKER_ONLY = {"nats-py", "numpy", "obstore", "soundfile", "soxr", "uvloop", "websockets"}
 NEITHER = {
     "pip",
     "setuptools",
