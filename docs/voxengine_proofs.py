@@ -79,6 +79,11 @@ RULES: tuple[tuple[str, str, str], ...] = (
         f"{_CONNECTION}TestEvents::test_who_comes_from_a_factory_misses_nothing",
     ),
     (
+        "An event has `client` and `data.payload`, the raw server event",
+        '`event.client` and `event.data["payload"]`, a dict whose keys and types editors know',
+        "tests/unit/parley_realtime/test_typing.py::test_handlers_are_typed",
+    ),
+    (
         "What is no function is an error when it is called",
         "taken at registration, ends the scenario at dispatch",
         f"{_METHODS}test_add_event_listener_no_function",
