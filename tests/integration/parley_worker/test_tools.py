@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from nats_server import NatsServer
 from parley.media.v1 import media_pb2 as pb
 from parley_local.config import LocalProviderConfig
 from parley_local.server import serve
-from parley_worker.core.agent import ToolRoute, ToolRouteKind
+from parley_worker.core.agent import ScenarioConfig, ToolRoute, ToolRouteKind
 from parley_worker.core.model import SessionConfig, SessionState
 from webhook_server import Hit, hang, result, webhook_server
 
@@ -48,9 +48,7 @@ def answers(caller: Caller) -> list[str]:
 
 
 async def answer(caller: Caller, count: int = 1) -> str:
-    async with asyncio.timeout(25):
-        while len(answers(caller)) < count:  # noqa: ASYNC110 - of an answer's events one is awaited
-            await asyncio.sleep(0.01)
+    await until(lambda: len(answers(caller)) >= count)
     return answers(caller)[count - 1]
 
 
@@ -95,11 +93,16 @@ async def nats_tool(folder: Path, name: str, reply: bytes) -> AsyncIterator[Nats
         await server.stop()
 
 
-async def connected(host: Worker) -> None:
-    async with asyncio.timeout(20):
-        assert host.app._nats_tools is not None
-        while not host.app._nats_tools.connected:  # noqa: ASYNC110 - its task tells nobody
+async def until(test: Callable[[], bool]) -> None:
+    async with asyncio.timeout(25):
+        while not test():  # noqa: ASYNC110 - records and connections tell nobody
             await asyncio.sleep(0.01)
+
+
+async def connected(host: Worker) -> None:
+    tools = host.app._nats_tools
+    assert tools is not None
+    await until(lambda: tools.connected)
 
 
 async def test_parallel_calls_of_every_route_are_answered_together(tmp_path: Path) -> None:
@@ -336,9 +339,7 @@ async def test_a_lost_provider_runs_no_call_twice_and_loses_no_result(how: How, 
             proxy.links[-1].cut(how)
             if in_the_gap:
                 go.set()
-            async with asyncio.timeout(25):
-                while "provider_reconnected" not in host.facts(config):  # noqa: ASYNC110 - records tell nobody
-                    await asyncio.sleep(0.01)
+            await until(lambda: "provider_reconnected" in host.facts(config))
             go.set()
             assert await answer(caller) == 'results: pay="done once"'
             await write(caller, "and now")
@@ -346,3 +347,41 @@ async def test_a_lost_provider_runs_no_call_twice_and_loses_no_result(how: How, 
         assert len(hook.hits) == 1
         assert results(host, config) == {"pay": ""}
         assert len(answers(caller)) == 2
+
+
+SCENARIO = """
+import asyncio
+
+async def main(ctx):
+    @ctx.tool("add")
+    def add(arguments):
+        return {"sum": int(arguments["n"]) + 1}
+
+    @ctx.tool("broken")
+    async def broken(arguments):
+        raise KeyError("a secret")
+
+    @ctx.tool("stuck")
+    async def stuck(arguments):
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ctx.log.info("given up")
+"""
+
+
+async def test_a_scenario_answers_its_functions() -> None:
+    names = ("add", "broken", "stuck", "missing")
+    tools = tuple(ToolRoute(name, ToolRouteKind.SCENARIO, timeout=1.0) for name in names)
+    async with serve(LOCAL) as local, worker() as host:
+        scenario = ScenarioConfig(source=SCENARIO)
+        config = host.admit(local.url, session=session(names), tools=tools, scenario=scenario)
+        async with calling(host, start(config)) as caller:
+            await caller.expect("started")
+            await write(caller, "use add(41) broken(1) stuck(2) missing(3)")
+            said = await answer(caller)
+            assert 'add={"sum": 42}' in said
+            assert codes(said) == {"broken": "failed", "stuck": "timeout", "missing": "failed"}
+            assert "secret" not in said
+            await until(lambda: any(r.fields.get("text") == "given up" for r in host.records))
+        assert metric(host, "scenario", "ok") == 1
