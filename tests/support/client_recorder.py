@@ -20,6 +20,7 @@ from parley_realtime import (
     MediaChunk,
     MediaSource,
     RealtimeAPIClientParameters,
+    RealtimeError,
     RealtimeEvent,
     beta,
     create_realtime_api_client,
@@ -53,6 +54,7 @@ class Listener:
     audio: dict[str, int] = field(default_factory=dict)
     trace: list[TraceEntry] = field(default_factory=list)
     own_clock: bool = True
+    error: RealtimeError | None = None
     dispatched: asyncio.Event = field(default_factory=asyncio.Event)
 
     def listen(self, client: Any) -> None:
@@ -165,7 +167,7 @@ class PlayedBack:
     close_reason = ""
 
     def __init__(self, recording: Recording) -> None:
-        self._frames = [
+        self.frames = [
             wire_text(recording, step.frame).encode()
             for step in recording.steps
             if step.direction == "received"
@@ -176,9 +178,9 @@ class PlayedBack:
 
     async def recv(self, decode: bool | None = None) -> bytes:
         await asyncio.sleep(0)
-        if self._frames:
-            return self._frames.pop(0)
-        raise ConnectionClosedOK(Close(1000, ""), Close(1000, ""))
+        if self.frames:
+            return self.frames.pop(0)
+        raise ConnectionClosedOK(Close(1000, ""), Close(1000, ""), True)
 
     async def send(self, data: str | bytes, text: bool | None = None) -> None:
         self.sent.append(data)
@@ -196,6 +198,7 @@ async def play_back(recording: Recording) -> Listener:
     kind = ClientType.TRANSCRIPTION if "transcription" in recording.title else ClientType.REALTIME
     async with connected(listener, "ws://recorded.test", kind) as client:
         await client.wait_closed()
+        listener.error = client.error
     return listener
 
 
