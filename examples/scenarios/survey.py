@@ -42,9 +42,8 @@ async def survey(ctx: Context, answers: asyncio.Queue[str]) -> None:
             if answer:
                 break
         given.append(answer or "none")
-    ctx.log.info("answers:", ", ".join(given))
     await ctx.say("Thank you, goodbye.")
-    ctx.terminate("the survey is complete")
+    ctx.terminate(f"answers: {', '.join(given)}")
 
 
 async def next_answer(answers: asyncio.Queue[str], seconds: float) -> str:
