@@ -33,14 +33,14 @@ def test_sources_are_summed_and_never_wrap_around() -> None:
     bus = MixBus(PCM8)
     one, two = bus.add("one"), bus.add("two")
     for value in (1000, 30_000):
-        give(one, value, 40)
-        give(two, value, 40)
-    assert heard(bus.background(40)) == [2000] * 320
-    assert heard(bus.background(40)) == [32767] * 320
+        give(one, value, 100)
+        give(two, value, 100)
+    assert heard(bus.background(100)) == [2000] * 800
+    assert heard(bus.background(100)) == [32767] * 800
     assert bus.background(20) is None
 
 
-def test_a_feed_is_heard_when_it_has_gathered_enough() -> None:
+def test_a_feed_is_heard_when_it_has_gathered_enough_and_gathers_anew_when_it_ran_dry() -> None:
     bus = MixBus(PCM8)
     feed = bus.add("one")
     give(feed, 5, PREBUFFER_MS - 1)
@@ -48,10 +48,26 @@ def test_a_feed_is_heard_when_it_has_gathered_enough() -> None:
     assert bus.background(20) is None
     give(feed, 5, 1)
     assert bus.sounding
-    assert heard(bus.background(20)) == [5] * 160
-    assert heard(bus.background(20)) == [5] * 160
+    for _ in range(PREBUFFER_MS // 20):
+        assert heard(bus.background(20)) == [5] * 160
+    give(feed, 6, 19)
+    assert bus.background(20) is None
     give(feed, 6, 20)
     assert bus.background(20) is None
+    give(feed, 6, PREBUFFER_MS - 39)
+    assert heard(bus.background(20)) == [6] * 160
+
+
+def test_lumps_of_a_converter_leave_no_gap() -> None:
+    """24 to 8 kHz: two frames give nothing, the third what all three held."""
+    bus = MixBus(PCM8)
+    feed, out = bus.add("one"), []
+    for n in range(60):
+        if n % 3 == 2:
+            give(feed, 5, 60)
+        out += heard(bus.background(20)) if bus.sounding else [0] * 160
+    first = out.index(5)
+    assert set(out[first:]) == {5}
 
 
 def test_the_last_bit_is_heard_without_more_to_come() -> None:
@@ -91,7 +107,7 @@ def test_a_frame_alone_passes_untouched() -> None:
 
 def test_in_g711_the_sum_is_near_the_truth() -> None:
     bus = MixBus(ULAW, duck=False)
-    give(bus.add("music"), 4000, 40)
+    give(bus.add("music"), 4000, 100)
     mixed = heard(bus.over(encode(np.full(160, 2000, np.int16), Encoding.G711_ULAW)), ULAW)
     assert all(abs(value - 6000) < 300 for value in mixed)
 

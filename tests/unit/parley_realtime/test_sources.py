@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from parley_realtime.units.sources import Decoder, PlayerAccess, PlayerError, checked_path, checked_url
-from sound_files import FORMATS, sound_file
+from sound_files import FORMATS, share_of_tone, sound_file
 
 RATE = 24_000
 FILES = {kind: sound_file(kind, seconds=0.2, rate=16_000, channels=1) for kind in FORMATS if kind != "opus"}
@@ -34,6 +35,15 @@ def decoded(data: bytes, *, loop: bool = False, access: PlayerAccess = ACCESS) -
 @pytest.mark.parametrize("kind", FORMATS)
 def test_each_format_has_its_length(kind: str) -> None:
     assert RATE * 0.19 < decoded(FILES[kind]) < RATE * 0.3
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_blocks_join_without_a_seam(kind: str) -> None:
+    decoder, blocks = Decoder(sound_file(kind, seconds=2.0), RATE, PlayerAccess(), False, 1.0), []
+    while (block := decoder.block()) is not None:
+        blocks.append(block)
+    assert len(blocks) > 3
+    assert share_of_tone(np.concatenate(blocks)[: RATE * 2], RATE) > 0.999
 
 
 def test_a_loop_ends_where_the_bound_is() -> None:

@@ -13,8 +13,10 @@ from parley_realtime.events import MediaChunk, MediaSource
 
 FEED_MS = 300
 """What one source may be ahead; beyond it its oldest audio is left out."""
-PREBUFFER_MS = 40
-"""What a feed gathers before it is heard, so that the beats of two clocks do not show."""
+PREBUFFER_MS = 100
+"""What a feed gathers before it is heard: clocks differ, and conversion gives its audio in lumps of 40 ms."""
+FRAME_MS = 20
+"""With less than this a source that goes on is not heard, but gathers anew."""
 DUCKED = 0.25
 """How loud other sources are while somebody speaks over them (12 dB down)."""
 
@@ -36,14 +38,18 @@ class Feed:
     @property
     def sounding(self) -> bool:
         """True when it has something to be heard now."""
-        need = 1 if self._flowing or self._done else PREBUFFER_MS * self.media_format.rate // 1000
-        return self._size >= need
+        if self._done:
+            return self._size > 0
+        need = FRAME_MS if self._flowing else PREBUFFER_MS
+        return self._size >= need * self.media_format.rate // 1000
 
     def take(self, count: int) -> Samples:
         """The next `count` samples; fewer when there are no more."""
-        if count <= 0 or not self.sounding:
+        if count <= 0:
             return np.zeros(0, np.int16)
-        self._flowing = True
+        self._flowing = self.sounding
+        if not self._flowing:
+            return np.zeros(0, np.int16)
         taken: list[Samples] = []
         while count > 0 and self._chunks:
             head = self._chunks.popleft()
@@ -53,8 +59,6 @@ class Feed:
             taken.append(head)
             count -= len(head)
             self._size -= len(head)
-        if not self._chunks:
-            self._flowing = False
         return np.concatenate(taken)
 
     # MediaUnit

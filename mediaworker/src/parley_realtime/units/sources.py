@@ -152,17 +152,27 @@ def _resolver(access: PlayerAccess) -> Any:
     return Resolver()
 
 
+def _open(file: io.BytesIO | str) -> Any:
+    """A sound file that is read on and on. RuntimeError, TypeError: it is none."""
+    import soundfile
+
+    class Sequential(soundfile.SoundFile):  # type: ignore[misc]
+        def seekable(self) -> bool:
+            """Else the library seeks after each read, to where it is: MP3 loses its bit reservoir by that."""
+            return False
+
+    return Sequential(file)
+
+
 class Decoder:
     """A source as blocks of mono PCM16 at `rate`. Made and used in threads, one call at a time."""
 
     def __init__(
         self, data: bytes | Path, rate: int, access: PlayerAccess, loop: bool, volume: float
     ) -> None:
-        import soundfile
-
         self._loop, self._volume = loop, volume
         try:
-            self._file = soundfile.SoundFile(io.BytesIO(data) if isinstance(data, bytes) else str(data))
+            self._file = _open(io.BytesIO(data) if isinstance(data, bytes) else str(data))
         except (RuntimeError, TypeError):
             raise PlayerError("the source is no WAV, Ogg, MP3 or FLAC audio") from None
         try:
