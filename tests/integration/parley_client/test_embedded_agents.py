@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from embedded_stack import manifests, tones_stack
 from nats_reader import events_of, journal_of
-from parley_client import Call, MissingProgram, connect, paced_silence
+from parley_client import Call, MissingProgram, connect, paced_silence, resolve_address
 from parley_client.embedded.programs import find_program
+from parley_client.embedded.serve import serve_session
+from parley_client.session_events import SessionEvent
 
 try:
     find_program("nats-server")
@@ -82,6 +86,48 @@ async def test_a_session_greets_is_recorded_and_traced(tmp_path: Path) -> None:
     assert ("received", "response.done") in traced
     assert not [kind for _, kind in traced if "audio.delta" in kind or kind == "input_audio_buffer.append"]
     assert "sk-hidden-key" not in "".join(record.text for record in (*events, *journal))
+
+
+@dataclass
+class Shown:
+    """A presenter that remembers."""
+
+    facts: dict[str, object] = field(default_factory=dict)
+    events: list[str] = field(default_factory=list)
+
+    def heading(self, text: str) -> None:
+        """Nothing to remember."""
+
+    def note(self, text: str, **facts: object) -> None:
+        self.facts.update(facts)
+
+    def session_event(self, event: SessionEvent) -> None:
+        self.events.append(event.type)
+
+
+async def test_a_session_that_is_served_waits_for_callers_from_outside(tmp_path: Path) -> None:
+    shown = Shown()
+    async with tones_stack(tmp_path / "run") as stack, asyncio.timeout(60):
+        serving = asyncio.create_task(serve_session(stack, manifests(), cast("Any", shown)))
+        while "ticket_file" not in shown.facts:
+            assert not serving.done(), serving.result()
+            await asyncio.sleep(0.05)
+        ticket, ca = Path(str(shown.facts["ticket_file"])), Path(str(shown.facts["ca_file"]))
+        assert (await asyncio.to_thread(ticket.stat)).st_mode & 0o777 == 0o600
+        target = resolve_address(
+            str(shown.facts["address"]),
+            await asyncio.to_thread(ticket.read_text),
+            ca_pem=await asyncio.to_thread(ca.read_text),
+            tls_server_name=str(shown.facts["tls_server_name"]),
+        )
+        async with connect(target):
+            pass
+        served = await serving
+    assert served.reason == "CallerHangup"
+    assert str(shown.facts["nats"]).startswith("nats://127.0.0.1:")
+    assert str(shown.facts["telephony"]).endswith("/twilio")
+    assert shown.events[-1] == "ended"
+    assert "leg-attached" in shown.events
 
 
 async def silence(call: Call) -> None:

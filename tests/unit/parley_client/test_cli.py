@@ -80,6 +80,7 @@ def test_version(cli: CliRunner) -> None:
         (["events", "x", "--uid", "u", "--nats", "nats://me:hunter2@127.0.0.1:1"], 4, "cannot be reached"),
         (["run", "-f", "no.yaml", "--audio", "a", "--out", "b"], 2, "no.yaml: No such file"),
         (["run", "-f", "x", "--audio", "a", "--out", "b", "--local-provider", "maybe"], 2, "maybe"),
+        (["run", "-f", "x", "--audio", "a"], 2, "--audio and --out belong together"),
         (["demo", "--format", "mp3"], 2, "mp3"),
     ],
 )

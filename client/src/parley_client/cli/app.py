@@ -119,14 +119,15 @@ def demo(
 @app.command(
     epilog="[bold]Examples[/]\n\n  parley run -f session.yaml --audio question.wav --out answer.wav\n\n"
     "  OPENAI_API_KEY=... parley run -f openai.yaml --audio question.wav --out answer.wav\n\n"
+    "  parley run -f session.yaml      (others call: programs by gRPC, telephony by its stream)\n\n"
     "A Secret in the file may say stringData: {apiKey: $(OPENAI_API_KEY)}: the variable's value is put in."
 )
 def run(
     file: Annotated[
         Path, typer.Option("-f", "--file", help="YAML with a VoiceSession and what it refers to.")
     ],
-    audio: Annotated[Path, typer.Option(help="WAV to speak, any rate.")],
-    out: Annotated[Path, typer.Option(help="WAV to record the answer in.")],
+    audio: Annotated[Path | None, typer.Option(help="WAV to speak, any rate. None: others call.")] = None,
+    out: Annotated[Path | None, typer.Option(help="WAV to record the answer in.")] = None,
     session: Annotated[str, typer.Option(help="Which VoiceSession, when the file has several.")] = "",
     local_provider: Annotated[
         str,
@@ -160,7 +161,8 @@ def run(
     """Run your session from a YAML file on this machine, without a cluster.
 
     The words and files are those of a cluster. Where the provider's URL is on loopback and nobody listens
-    there, the local provider is started and answers in its place.
+    there, the local provider is started and answers in its place. Without --audio the session waits for
+    callers and telephony streams from outside, until it has ended.
     """
     output = make_output(as_json=as_json)
 
@@ -171,12 +173,16 @@ def run(
         check_packages()
         from parley_client.embedded.demo import run_session
         from parley_client.embedded.manifests import read_manifests
+        from parley_client.embedded.serve import serve_session
         from parley_client.embedded.stack import EmbeddedStack, StackOptions
 
         if local_provider not in ("auto", "always", "never"):
             raise UsageError(f"--local-provider {local_provider!r}: auto, always or never")
+        if (audio is None) != (out is None):
+            raise UsageError("--audio and --out belong together: give both, or none to let others call")
         manifests = read_manifests(file, session)
-        await asyncio.to_thread(read_wav, audio, 8000)  # a bad file is refused before anything is started
+        if audio is not None:
+            await asyncio.to_thread(read_wav, audio, 8000)  # refused before anything is started
         conversation = ConversationOptions(
             format=AudioFormat.parse(format), answer_timeout=answer_timeout, linger=linger
         )
@@ -191,10 +197,18 @@ def run(
             nats_port=nats_port,
         )
         async with EmbeddedStack(options, output.step) as stack:
-            result = await run_session(stack, manifests, audio, out, output, conversation)
+            if audio is None or out is None:
+                served = await serve_session(stack, manifests, output)
+            else:
+                result = await run_session(stack, manifests, audio, out, output, conversation)
             if keep or run_dir:
                 output.note(f"state and logs: {stack.run_directory}")
-        return cluster.report(output, result.outcome)
+        if audio is not None:
+            return cluster.report(output, result.outcome)
+        good = served.reason in GOOD_ENDS
+        words = f"The session ended with {served.reason or 'no reason'}: {served.message}".rstrip(": ")
+        output.result(words, good=good, end_reason=served.reason)
+        return Exit.OK if good else Exit.FAILED
 
     execute(output, work)
 

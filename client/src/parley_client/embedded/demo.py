@@ -80,12 +80,8 @@ async def run_session(
     options: ConversationOptions | None = None,
 ) -> RunResult:
     """Run one session of the stack: the WAV in, the answer recorded, events and metrics at the end."""
-    presenter.note(f"NATS at {stack.nats_url}: events, and tools on parley.tools.<name>", nats=stack.nats_url)
     target = await stack.guard(stack.open_session(manifests))
-    if stack.telephony_endpoint:
-        presenter.note(f"telephony streams at {stack.telephony_endpoint}", telephony=stack.telephony_endpoint)
-    if stack.recordings:
-        presenter.note(f"recordings in {stack.recordings}", recordings=str(stack.recordings))
+    announce(stack, presenter)
 
     async def talk() -> RunResult:
         presenter.heading("The conversation")
@@ -99,6 +95,15 @@ async def run_session(
         return result
 
     return await stack.guard(talk())
+
+
+def announce(stack: EmbeddedStack, presenter: Presenter) -> None:
+    """Say where the session's surroundings are."""
+    presenter.note(f"NATS at {stack.nats_url}: events, and tools on parley.tools.<name>", nats=stack.nats_url)
+    if stack.telephony_endpoint:
+        presenter.note(f"telephony streams at {stack.telephony_endpoint}", telephony=stack.telephony_endpoint)
+    if stack.recordings:
+        presenter.note(f"recordings in {stack.recordings}", recordings=str(stack.recordings))
 
 
 async def run_demo(
