@@ -49,7 +49,7 @@ def understood(recording: Recording, frames: list[str]) -> list[Incoming]:
     return incoming
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     shape=st.sampled_from(["ga", "beta"]),
     frames=st.lists(
@@ -81,8 +81,12 @@ def test_any_frames(shape: str, frames: list[Any]) -> None:
     for one in incoming:
         if isinstance(one, AudioDelta):
             audio[one.chunk.item_id] = audio.get(one.chunk.item_id, 0) + len(one.chunk.payload)
-    assert {item: size for item, size in listener.audio.items() if size} == {
-        item: size for item, size in audio.items() if size
-    }
+    heard = {item: size for item, size in listener.audio.items() if size}
+    sent = {item: size for item, size in audio.items() if size}
+    if shape == "beta" and any(name.endswith("SpeechStarted") for name in names):
+        # The beta shape cuts what runs when the caller speaks: late audio of it is dropped.
+        assert all(size <= sent[item] for item, size in heard.items())
+    else:
+        assert heard == sent
     broken = isinstance(incoming[-1], Malformed)
     assert isinstance(listener.error, ProtocolError if broken else UnavailableError)
