@@ -98,6 +98,15 @@ class TestMeter:
         self.meter.received(SPEAKS, 2.5)
         assert self.statistics.interruptions == 0
 
+    def test_a_response_that_a_lost_connection_cut_is_not_interrupted_for_ever(self) -> None:
+        self.meter.sent("response.create", 0.5)
+        self.meter.received(BEGUN, 1.0)
+        self.meter.lost()
+        self.meter.received(SPEAKS, 2.0)
+        assert self.statistics.interruptions == 0
+        self.meter.audio(0.5, 2.5)
+        assert self.statistics.first_audio_after_create.last == 2000, "the gap is part of the wait"
+
     def test_errors(self) -> None:
         self.meter.received(event("error", error={}), 1.0)
         assert self.statistics.errors_received == 1

@@ -10,6 +10,7 @@ from typing import Any, assert_type
 from parley_realtime import Events, RealtimeAPIClient, RealtimeAPIEvents, RealtimeEvent, beta
 from parley_realtime.payloads import beta as b
 from parley_realtime.payloads import ga as p
+from parley_realtime.recovery import RecoveryEvents
 
 Done = RealtimeEvent[RealtimeAPIClient, p.Data[p.ResponseDone]]
 
@@ -43,6 +44,7 @@ def scenario(client: RealtimeAPIClient) -> None:
         RealtimeAPIEvents.ResponseDone, lambda e: print(e.data["payload"]["response"]["output"][0])
     )
     client.add_event_listener(RealtimeAPIEvents.Unknown, lambda e: print(e.data["payload"]["whatever"]))
+    client.add_event_listener(RecoveryEvents.Reconnected, lambda e: print(e.data["payload"]["items"]))
     for name in RealtimeAPIEvents:
         client.add_event_listener(name, on_anything)
 

@@ -304,6 +304,7 @@ class BaseRealtimeAPIClient:
     def recovery(self, record: RecoveryRecord) -> None:
         """See LifelineSink."""
         word = type(record).__name__
+        self._meter.lost()
         if not self._p.privacy:
             logger.info("client %s: %s", self._id, record)
         self._emit(RecoveryEvents[word].value, {"payload": asdict(record)})

@@ -131,9 +131,8 @@ class Meter:
             self._done(_response(event))
 
     def lost(self) -> None:
-        """The connection is gone: what was under way ends nowhere."""
+        """The connection is gone: responses under way have no end; what was asked is asked again."""
         self._active.clear()
-        self._speech_stopped = self._asked = None
 
     def _done(self, response: Mapping[str, Any]) -> None:
         self._active.discard(str(response.get("id")))
