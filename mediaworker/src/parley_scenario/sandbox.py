@@ -71,6 +71,9 @@ def apply(memory_bytes: int, *, strict: bool) -> list[str]:
     libc = ctypes.CDLL(None, use_errno=True)
     with contextlib.suppress(OSError):
         os.nice(NICE)
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        # Where memory runs out all the same, the kernel takes a scenario and not the worker.
+        file.write("1000")
     limit = resource.setrlimit
     limit(resource.RLIMIT_CORE, (0, 0))
     limit(resource.RLIMIT_FSIZE, (0, 0))

@@ -58,6 +58,10 @@ from parley_worker.core.units import UnitEventKind
 
 SCENARIO_RULE = "scenario"
 MAX_HELD = 64
+MEDIA_SILENCE_SECONDS = 1.0
+MEDIA_STARTED = ("OpenAI.Beta.Events.WebSocketMediaStarted", "OpenAI.Events.WebSocketMediaStarted")
+MEDIA_ENDED = ("OpenAI.Beta.Events.WebSocketMediaEnded", "OpenAI.Events.WebSocketMediaEnded")
+"""By shape: beta, GA."""
 TRANSFER_SECONDS = 30.0
 """A gateway that was asked to move the call has hung up by then; else the session ends."""
 
@@ -80,6 +84,8 @@ class Acts:
         self._logs = 0
         self._attached_before = False
         self._transfer: tuple[str, float] | None = None
+        self._ga = config.provider.api_version == "ga"
+        self._media_since: float | None = None
         self._now = 0.0
         self.scenario_ready = not self._scenario
         self.ending: tuple[EndReason, str] | None = None
@@ -111,7 +117,7 @@ class Acts:
         if any(isinstance(effect, ClearMedia) for effect in (*done, *effects)):
             self._lines.cut()
         self._lines.check(now)
-        effects += self._end_lines(attached, now)
+        effects += self._end_lines(attached, now) + self._media_ended(now)
         if state is not SessionState.CONNECTING and self.ending is None:
             wishes = self._behaviour.on_time(self._scene(attached, expires, now), now)
             effects += self._do(wishes, attached, now)
@@ -128,6 +134,8 @@ class Acts:
                 response = payload.get("response")
                 ours = isinstance(response, Mapping) and self._lines.owns(str(response.get("id", "")))
                 return self._do(self._behaviour.on_message(payload, ours, now), attached, now)
+            case ev.FirstFrame():
+                return self._media_began(now)
             case ev.LegAttached():
                 first, self._attached_before = not self._attached_before, True
                 effects = self._cue("caller", "Connected" if first else "Reconnected")
@@ -167,6 +175,22 @@ class Acts:
         if event.url:
             data["url"] = event.url
         return self._cue(event.unit, str(event.kind), **data)
+
+    def _media_began(self, now: float) -> list[Effect]:
+        """The provider's audio is heard after a silence."""
+        if not self._scenario or self._media_since is not None:
+            return []
+        self._media_since = now
+        return self._cue("client", MEDIA_STARTED[self._ga], encoding="pcm16", customParameters={})
+
+    def _media_ended(self, now: float) -> list[Effect]:
+        """It has not been heard for a second."""
+        over = self._ledger.playing_until()
+        if self._media_since is None or now < over + MEDIA_SILENCE_SECONDS or self._ledger.unheard(now):
+            return []
+        length = max(0, round((over - self._media_since) * 1000))
+        self._media_since = None
+        return self._cue("client", MEDIA_ENDED[self._ga], mediaInfo={"duration": length})
 
     # Lines
 
@@ -288,6 +312,8 @@ class Acts:
         dues = [self._lines.next_deadline(now)]
         if self._transfer is not None:
             dues.append(self._transfer[1])
+        if self._media_since is not None:
+            dues.append(max(now + CHECK_SECONDS, self._ledger.playing_until() + MEDIA_SILENCE_SECONDS))
         if state is not SessionState.CONNECTING:
             dues.append(
                 self._behaviour.next_deadline(self._scene(state is SessionState.ACTIVE, expires, now))
