@@ -224,6 +224,33 @@ async def test_the_secret_names_the_endpoint_before_the_status_does(plane: Plane
     assert plane.status()["phase"] == "Ready"
 
 
+def telephony_of(plane: Plane) -> str:
+    body: Any = plane.store.peek(SECRET, "default", "call-ticket")
+    return base64.b64decode(body["data"]["telephonyEndpoint"]).decode()
+
+
+async def test_a_foreseen_telephony_endpoint_costs_no_second_write(plane: Plane) -> None:
+    here = "wss://10.0.0.1:50053/twilio"
+    plane.links.add("w", media_endpoint="1.2.3.4:5", telephony_endpoint=here)
+    plane.links.answer = lambda worker, request: AdmitOutcome(
+        AdmitVerdict.ADMITTED, endpoint="1.2.3.4:5", telephony_endpoint=here
+    )
+    writes: list[str] = []
+    plane.store.before = lambda verb, kind: writes.append(f"{verb} {kind}") if kind == SECRET else None
+    await plane.session()
+    await plane.look()
+    [(_, request)] = plane.links.admits
+    facts = {"endpoint": "1.2.3.4:5", "telephony_endpoint": here}
+    plane.links.report("w", request, SessionState.READY, **facts)
+    await plane.look()
+    assert writes == [f"create {SECRET}"]
+    assert telephony_of(plane) == plane.status()["telephonyEndpoint"] == here
+    # The worker has the last word: it serves telephony elsewhere now.
+    plane.links.report("w", request, SessionState.ACTIVE, **{**facts, "telephony_endpoint": "wss://b/twilio"})
+    await plane.look()
+    assert telephony_of(plane) == plane.status()["telephonyEndpoint"] == "wss://b/twilio"
+
+
 async def test_while_a_session_waits_nobody_reads_its_secret(plane: Plane) -> None:
     secret = {
         "apiVersion": "v1",
