@@ -202,7 +202,9 @@ async def test_tool_calls_and_their_results() -> None:
             await caller.send(tool_output=pb.ToolOutput(call_id="call_1", output="sunny"))
             await (await script.socket()).expect("response.create", 2)
         journal = {r.type: dict(r.fields) for r in host.of(config, "journal")}
-        assert journal["tool_result"] == {"call_id": "call_1", "output": "sunny"}
+        given = journal["tool_result"]
+        assert (given["call_id"], given["output"], given["error_code"]) == ("call_1", "sunny", "")
+        assert given["duration_ms"] >= 0
 
 
 async def test_client_events_are_filtered_and_dtmf_is_recorded() -> None:
