@@ -97,8 +97,9 @@ def run(program: Callable[[Telephone], Awaitable[RealtimeError | None]]) -> None
         finally:
             telephone.hang_up()
 
+    error: Exception | None
     try:
         error = asyncio.run(main())
-    except RealtimeError as exc:
+    except (RealtimeError, TimeoutError) as exc:
         error = exc
-    sys.exit(f"error: {error}" if error else 0)
+    sys.exit(f"error: {str(error) or type(error).__name__}" if error is not None else 0)

@@ -33,9 +33,7 @@ def table(*cells: str) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]
 
 @pytest.mark.parametrize("name", ["session_update"])
 def test_a_table_without_a_fault(page: ModuleType, name: str) -> None:
-    tables = table(f"`{name}`", "Something.", PROOF)
-    assert list(page._empty_cells(tables)) == []
-    assert list(page._unproved(tables)) == []
+    assert list(page._empty_cells(table(f"`{name}`", "Something.", PROOF))) == []
 
 
 @pytest.mark.parametrize("cells", [("`a`", "", PROOF), ("`a`", " ", PROOF), ("`a`", "x", ""), ("`a`", "x")])
@@ -43,22 +41,20 @@ def test_an_empty_cell(page: ModuleType, cells: tuple[str, ...]) -> None:
     assert list(page._empty_cells(table(*cells)))
 
 
-@pytest.mark.parametrize(
-    "proof",
-    [
+def test_proofs_are_tests_that_speak_of_their_line(page: ModuleType) -> None:
+    """One good line, three whose test is gone in one way or another, one whose test is another's."""
+    gone = [
         PROOF.replace("session_update", "session_updated"),
         PROOF.replace("test_a_table", "test_no_table"),
         "tests/unit/repo/test_gone.py::test_gone",
-    ],
-)
-def test_a_test_that_is_gone(page: ModuleType, proof: str) -> None:
-    (fault,) = page._unproved([*table("`session_update`", "x", PROOF), *table("`a`", "x", proof)])
-    assert "the proof of `a` is no test" in fault
-
-
-def test_a_test_that_speaks_of_something_else(page: ModuleType) -> None:
-    (fault,) = page._unproved(table("`session_create`", "x", PROOF))
-    assert "does not mention `session_create`" in fault
+    ]
+    tables = [*table("`session_update`", "x", PROOF), *table("`session_create`", "x", PROOF)]
+    for proof in gone:
+        tables += table("`session_update`", "x", proof)
+    assert list(page._unproved(tables)) == [
+        f"Events: the test {PROOF} does not mention `session_create`",
+        *(f"Events: the proof of `session_update` is no test: {proof}" for proof in gone),
+    ]
 
 
 def test_what_no_table_names(page: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
