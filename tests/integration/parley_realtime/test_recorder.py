@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from aiohttp import web
 from object_store import S3_KEY, S3_SECRET, object_store
 from obstore.store import S3Store
 from parley_realtime import PCM16, RealtimeAPIClientParameters, create_realtime_api_client
@@ -117,6 +118,28 @@ async def test_an_abandoned_upload_shows_nothing() -> None:
         await sink.write(bytes(PART_BYTES + 10), b"")
         await sink.abandon()
         assert await stored(store) == []
+
+
+async def test_a_store_that_stumbles_is_asked_again() -> None:
+    answers = [503, 500, 200]
+
+    async def put(request: web.Request) -> web.Response:
+        await request.read()
+        return web.Response(status=answers.pop(0), headers={"ETag": "x"})
+
+    app = web.Application()
+    app.router.add_put("/{path:.*}", put)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        sink = S3Sink(target(f"http://127.0.0.1:{runner.addresses[0][1]}"), "call.wav")
+        await sink.open()
+        await sink.write(b"sound", b"")
+        await sink.finish(b"")
+        assert answers == []
+    finally:
+        await runner.cleanup()
 
 
 async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -197,6 +197,24 @@ async def test_a_recording_that_fails_is_told_and_costs_no_call(
         await host.nothing_left()
 
 
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        (RecordingConfig(s3_url="s3://calls"), "the keys are empty"),
+        (RecordingConfig(directory="/recordings/../etc"), "without '..'"),
+        (RecordingConfig(directory="recordings"), "an absolute path"),
+    ],
+)
+async def test_a_target_that_cannot_work_is_refused_before_the_call(
+    target: RecordingConfig, words: str
+) -> None:
+    async with scripted(friendly) as provider, worker() as host:
+        config = host.admit(provider.url, recording=target)
+        report = await host.state(config, SessionState.ENDED)
+        assert report.end_reason is EndReason.INVALID_SPEC
+        assert words in report.end_message
+
+
 async def test_privacy_refuses_a_recording(tmp_path: Path) -> None:
     async with scripted(friendly) as provider, worker() as host:
         config = host.admit(provider.url, privacy=True, recording=RecordingConfig(directory=str(tmp_path)))

@@ -39,6 +39,10 @@ def make_sink(config: RecordingConfig, key: SessionKey, number: int) -> Sink:
     name = safe_name(key.namespace, f"{key.name}-{key.uid}-{key.attempt}{count}.{config.format}")
     if config.directory:
         return FolderSink(Path(config.directory), name, media_threads())
+    if not config.s3_access_key.reveal() or not config.s3_secret_key.reveal():
+        raise ValueError(
+            "recording.s3.credentialsSecretRef: the keys are empty; the worker's own are not used"
+        )
     target = S3Target(
         url=config.s3_url,
         endpoint=config.s3_endpoint,
