@@ -180,16 +180,17 @@ async def test_a_beta_agent_that_may_not_be_interrupted_speaks_on() -> None:
 
 
 async def test_tool_calls_and_their_results() -> None:
-    item = {"type": "function_call", "name": "weather", "call_id": "call_1", "arguments": "{}"}
+    call = {"type": "function_call", "name": "weather", "call_id": "call_1", "arguments": "{}"}
 
     async def provider(socket: Socket) -> None:
         await socket.greet()
         await socket.expect("response.create")
         await socket.send("response.created", response={"id": "r1"})
-        await socket.send("response.output_item.done", response_id="r1", item=item)
+        await socket.send("response.output_item.done", response_id="r1", item=call)
         await socket.send("response.done", response={"id": "r1", "status": "completed"})
         output = await socket.expect("conversation.item.create")
-        assert output["item"] == {"type": "function_call_output", "call_id": "call_1", "output": "sunny"}
+        item = output["item"]
+        assert (item["type"], item["call_id"], item["output"]) == ("function_call_output", "call_1", "sunny")
         await socket.expect("response.create", 2)
 
     async with scripted(provider) as script, worker() as host:
@@ -204,7 +205,7 @@ async def test_tool_calls_and_their_results() -> None:
         journal = {r.type: dict(r.fields) for r in host.of(config, "journal")}
         given = journal["tool_result"]
         assert (given["call_id"], given["output"], given["error_code"]) == ("call_1", "sunny", "")
-        assert given["duration_ms"] >= 0
+        assert 0 <= int(str(given["duration_ms"])) < 20_000
 
 
 async def test_client_events_are_filtered_and_dtmf_is_recorded() -> None:
