@@ -70,7 +70,7 @@ async def test_a_file_of_each_format(kind: str, tmp_path: Path) -> None:
         unit = RecordingUnit()
         watched.player.send_media_to(unit, {"tag": "music"})
         finished = await watched.until("PlaybackFinished")
-        assert watched.names == ["PlaybackReady", "PlaybackStarted", "PlaybackFinished"]
+        assert watched.names == ["PlaybackReady", "Started", "PlaybackFinished"]
         heard = samples(unit)
         assert 0.48 < len(heard) / 24_000 < 0.6
         assert share_of_tone(heard, 24_000) > 0.98

@@ -198,6 +198,21 @@ async def test_the_provider_hears_a_player_with_and_without_the_caller(tmp_path:
         assert len(made.socket.audio) == silent
 
 
+async def test_a_player_that_has_ended_plays_again_where_it_was_heard(tmp_path: Path) -> None:
+    async with call(tmp_path, seconds=0.2) as made:
+        made.order(*music(tmp_path))
+        await made.until(UnitEventKind.ENDED)
+        await asyncio.sleep(0.15)
+        first = len(made.heard())
+        made.told.clear()
+        made.order(ControlPlayer("music", PlayerAction.PLAY))
+        await made.until(UnitEventKind.ENDED)
+        await asyncio.sleep(0.15)
+        assert len(made.heard()) == pytest.approx(2 * first, rel=0.15)
+        made.order(ControlPlayer("music", PlayerAction.STOP), ControlPlayer("music", PlayerAction.PLAY))
+        assert "create it first" in (await made.until(UnitEventKind.FAILED)).message
+
+
 async def test_who_hears_whom_can_be_changed(tmp_path: Path) -> None:
     async with call(tmp_path) as made:
         made.order(StopMedia(CALLER, CLIENT), StopMedia(CLIENT, CALLER))

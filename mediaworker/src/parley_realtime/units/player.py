@@ -35,7 +35,7 @@ class PlayerEvents(StrEnum):
     """What a player tells its listeners."""
 
     PlaybackReady = "Player.PlaybackReady"
-    PlaybackStarted = "Player.PlaybackStarted"
+    Started = "Player.Started"
     PlaybackFinished = "Player.PlaybackFinished"
     Error = "Player.Error"
 
@@ -196,7 +196,7 @@ class Player:
     async def _play(self) -> None:
         loop = asyncio.get_running_loop()
         due = loop.time()
-        self._tell(PlayerEvents.PlaybackStarted)
+        self._tell(PlayerEvents.Started)
         while not self._stopped.is_set():
             if not self._playing.is_set():
                 await self._playing.wait()

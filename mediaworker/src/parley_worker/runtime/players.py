@@ -35,6 +35,7 @@ TAIL_SECONDS = 0.5
 
 @dataclass(slots=True)
 class _Playing:
+    order: CreatePlayer
     player: Player
     task: asyncio.Task[None]
     tags: dict[str, str]
@@ -61,6 +62,7 @@ class Players:
         self._caller: AudioFormat | None = None
         self._caller_at = 0.0
         self._playing: dict[str, _Playing] = {}
+        self._ended: dict[str, _Playing] = {}
         self.to_caller: MixBus | None = None
         self.to_client: MixBus | None = None
 
@@ -80,7 +82,8 @@ class Players:
         for name in PlayerEvents:
             player.add_event_listener(name, lambda event: self._happened(order.unit, event))
         task = tasks.create_task(self._run(order.unit, player), name=f"player {order.unit}")
-        self._playing[order.unit] = _Playing(player, task, {})
+        self._playing[order.unit] = _Playing(order, player, task, {})
+        self._ended.pop(order.unit, None)
 
     async def _run(self, unit: str, player: Player) -> None:
         try:
@@ -90,8 +93,13 @@ class Players:
             if playing is not None and playing.player is player:
                 del self._playing[unit]
 
-    def control(self, order: ControlPlayer) -> None:
+    def control(self, order: ControlPlayer, tasks: asyncio.TaskGroup) -> None:
         """Tell a player something. ValueError: there is none of that name."""
+        ended = self._ended.pop(order.unit, None)
+        if ended is not None:
+            if order.action is PlayerAction.PLAY:
+                self._play_again(ended, tasks)
+            return
         player = self._find(order.unit).player
         match order.action:
             case PlayerAction.PLAY:
@@ -101,6 +109,12 @@ class Players:
             case PlayerAction.STOP:
                 player.stop()
                 self._drop(order.unit)
+
+    def _play_again(self, ended: _Playing, tasks: asyncio.TaskGroup) -> None:
+        self._drop(ended.order.unit)
+        self.create(ended.order, tasks)
+        for target, tag in ended.tags.items():
+            self.send(ended.order.unit, target, tag)
 
     def send(self, unit: str, target: str, tag: str) -> None:
         """Let caller or client hear it. ValueError: there is none of that name, or it is heard there."""
@@ -124,7 +138,10 @@ class Players:
         try:
             return self._playing[unit]
         except KeyError:
-            raise ValueError(f"there is no player {unit!r}: create it first") from None
+            remedy = (
+                "has ended: let it play again" if unit in self._ended else "is not there: create it first"
+            )
+            raise ValueError(f"player {unit!r} {remedy}") from None
 
     def _feed(self, unit: str, target: str) -> MediaUnit:
         if target == CLIENT:
@@ -171,16 +188,23 @@ class Players:
         match event.name:
             case PlayerEvents.PlaybackReady:
                 self._on_event(UnitEvent(unit, UnitEventKind.READY, tag))
-            case PlayerEvents.PlaybackStarted:
+            case PlayerEvents.Started:
                 self._on_event(UnitEvent(unit, UnitEventKind.STARTED, tag))
             case PlayerEvents.PlaybackFinished:
-                if not event.data["stopped"]:
+                if not event.data["stopped"] and playing is not None:
+                    self._remember(self._playing.pop(unit))
                     asyncio.get_running_loop().call_later(TAIL_SECONDS, self._drop_ended, unit, event.player)
                 played = int(event.data["duration"])
                 self._on_event(UnitEvent(unit, UnitEventKind.ENDED, tag, duration_ms=played))
             case PlayerEvents.Error:
                 self._drop(unit)
                 self._on_event(UnitEvent(unit, UnitEventKind.FAILED, tag, message=event.data["message"]))
+
+    def _remember(self, ended: _Playing) -> None:
+        """It may be asked to play again."""
+        self._ended[ended.order.unit] = ended
+        while len(self._ended) > MAX_PLAYERS:
+            del self._ended[next(iter(self._ended))]
 
     def _drop_ended(self, unit: str, player: Player) -> None:
         """Its name may be another player's by now."""

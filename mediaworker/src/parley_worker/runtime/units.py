@@ -90,7 +90,7 @@ class SessionUnits:
             case CreatePlayer():
                 self._players.create(order, tasks)
             case ControlPlayer():
-                self._players.control(order)
+                self._players.control(order, tasks)
             case SendMedia(source, target, tag):
                 self._connect(source, target, tag)
             case StopMedia(source, target):
