@@ -213,6 +213,13 @@ def test_speech_cancels_only_calls_that_say_so() -> None:
     assert driver.feed(ev.ToolReturned("c1", "late")) == []
 
 
+def test_speech_that_interrupts_nothing_cancels_nothing() -> None:
+    driver = talking(turn_detection={**VAD, "interrupt_response": False})
+    call(driver, "shy")
+    effects = driver.provider("input_audio_buffer.speech_started", item_id="u")
+    assert (cancelled(effects), outputs(effects)) == ([], {})
+
+
 def test_the_caller_is_told_that_its_call_was_given_up() -> None:
     driver = talking((ToolRoute("mine", cancel_on_barge_in=True),))
     call(driver, "mine")

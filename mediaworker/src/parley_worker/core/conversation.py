@@ -134,7 +134,8 @@ class Conversation:
         ]
         if self._interrupts:
             effects += self.interrupt(ClearReason.BARGE_IN, now, attached)
-        return effects + self._desk.barge_in(now)
+            effects += self._desk.barge_in(now)
+        return effects
 
     def _on_speech_stopped(self, payload: Payload, now: float) -> list[Effect]:
         self._speaking_since = None
