@@ -34,7 +34,7 @@ from parley_worker.core import effects as fx
 from parley_worker.core import events as ev
 from parley_worker.core.events import LegRefusal
 from recorded_session import RecordingError, parse, replay
-from worker_core import WorkerCore
+from worker_core import BEHAVIOUR, TOOLS, WorkerCore
 
 Target = Callable[[bytes], None]
 MAX_LINES = 200
@@ -121,9 +121,13 @@ def check_responses(events: list[dict[str, Any]]) -> None:
 
 
 def worker_session(data: bytes) -> None:
-    """The worker's session core: lines `p<JSON>` of the provider, `c<JSON>` of the caller, `~` for time."""
-    worker = WorkerCore().ready().attached()
-    for line in lines(data):
+    """The worker's session core: lines `p<JSON>` of the provider, `c<JSON>` of the caller, `~` for time.
+
+    With `#` first the agent has tools, lines and rules of its own.
+    """
+    more: dict[str, Any] = {"behaviour": BEHAVIOUR, "tools": TOOLS} if data.startswith(b"#") else {}
+    worker = WorkerCore(**more).ready().attached()
+    for line in lines(data.removeprefix(b"#")):
         kind, text = line[:1], line[1:]
         if kind == "~":
             worker.advance(min(len(text), 60) * 0.5)

@@ -6,6 +6,7 @@ from typing import Any
 
 from parley_worker.core import effects as fx
 from parley_worker.core import events as ev
+from parley_worker.core.agent import Behaviour, Line, ToolRoute, ToolRouteKind
 from parley_worker.core.audio import PROVIDER_FORMATS
 from parley_worker.core.media_path import PlayoutMode
 from parley_worker.core.model import (
@@ -18,6 +19,21 @@ from parley_worker.core.model import (
 )
 from parley_worker.core.session import Session, SessionBounds
 
+TOOLS = (
+    ToolRoute("f", ToolRouteKind.NATS, timeout=2.0, cancel_on_barge_in=True),
+    ToolRoute("g", ToolRouteKind.SCENARIO),
+    ToolRoute("h", ToolRouteKind.CALLER, timeout=1.0),
+)
+BEHAVIOUR = Behaviour(
+    greeting=Line("hello"),
+    hang_up_tool=True,
+    hang_up_phrases=("goodbye",),
+    farewell=Line("bye"),
+    idle_after=5.0,
+    idle_lines=(Line("still there?"), Line(instructions="ask again")),
+    goodbye_before=20.0,
+    goodbye=Line("time is up"),
+)
 PCM24 = PROVIDER_FORMATS["pcm16"]
 MAX_DEADLINES = 2000
 

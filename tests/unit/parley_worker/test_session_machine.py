@@ -10,14 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from parley_worker.codec import events_pb, media_pb
 from parley_worker.core import effects as fx
 from parley_worker.core import events as ev
-from parley_worker.core.agent import (
-    Behaviour,
-    Line,
-    RecordingConfig,
-    ScenarioConfig,
-    ToolRoute,
-    ToolRouteKind,
-)
+from parley_worker.core.agent import Line, RecordingConfig, ScenarioConfig
 from parley_worker.core.media_path import PlayoutMode
 from parley_worker.core.model import TRANSITIONS, EndReason, SessionState
 from parley_worker.core.scenario import (
@@ -34,27 +27,12 @@ from parley_worker.core.scenario import (
 from parley_worker.core.session import SessionBounds
 from parley_worker.core.tool_routing import ToolCode, ToolProblem
 from parley_worker.core.units import CreatePlayer, StartRecorder, StopMedia, UnitEventKind
-from worker_core import PCM24, WorkerCore
+from worker_core import BEHAVIOUR, PCM24, TOOLS, WorkerCore
 
 RESPONSES = st.sampled_from(["r1", "r2", "r3"])
 ITEMS = st.sampled_from(["i1", "i2", "i3"])
 CALLS = st.sampled_from(["c1", "c2"])
 WORDS = "confidential-words"
-TOOLS = (
-    ToolRoute("f", ToolRouteKind.NATS, timeout=2.0, cancel_on_barge_in=True),
-    ToolRoute("g", ToolRouteKind.SCENARIO),
-    ToolRoute("h", ToolRouteKind.CALLER, timeout=1.0),
-)
-BEHAVIOUR = Behaviour(
-    greeting=Line("hello"),
-    hang_up_tool=True,
-    hang_up_phrases=("goodbye",),
-    farewell=Line("bye"),
-    idle_after=5.0,
-    idle_lines=(Line("still there?"), Line(instructions="ask again")),
-    goodbye_before=20.0,
-    goodbye=Line("time is up"),
-)
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {},
     "behaving": {"behaviour": BEHAVIOUR, "tools": TOOLS},
