@@ -188,6 +188,9 @@ async def test_many_scenarios_come_and_go_and_leave_nothing() -> None:
             await host.nothing_left()
         processes = host.app.scenarios.processes
         assert processes._live == {}
+        sample = host.app.metrics.registry.get_sample_value
+        assert sample("parley_worker_scenarios") == 0
+        assert sample("parley_worker_scenario_start_seconds_count") == 51
         assert children(processes.zygote_pid) == []
         assert len(os.listdir("/proc/self/fd")) <= files
         zygote = processes.zygote_pid

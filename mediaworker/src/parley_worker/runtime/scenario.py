@@ -22,6 +22,7 @@ from parley_worker.core.model import SessionConfig
 from parley_worker.core.scenario import Cue
 from parley_worker.core.tool_routing import ToolCode, ToolProblem
 from parley_worker.runtime.scenario_processes import ScenarioLost, ScenarioProcess, ScenarioProcesses
+from parley_worker.telemetry.metrics import Metrics
 from parley_worker.transport.scenario_http import HttpRefused, HttpRequest, ScenarioHttp
 
 log = logging.getLogger(__name__)
@@ -60,11 +61,13 @@ class SessionScenario:
         config: SessionConfig,
         shared: Scenarios,
         clock: Clock,
+        metrics: Metrics,
         feed: Callable[[ev.Event], None],
     ) -> None:
         assert config.scenario is not None
         self._config, self._limits = config, config.scenario.limits
         self._processes, self._http, self._clock, self._feed = shared.processes, shared.http, clock, feed
+        self._metrics, self._asked_at = metrics, 0.0
         self._shape = BETA if config.provider.api_version == "beta" else GA
         self._listens: frozenset[str] = frozenset()
         self._process: ScenarioProcess | None = None
@@ -137,6 +140,7 @@ class SessionScenario:
     # Its process
 
     async def _run(self) -> None:
+        self._asked_at = self._clock.monotonic()
         try:
             self._process = await self._processes.start(boot_frame(self._config))
         except ScenarioLost as error:
@@ -146,6 +150,7 @@ class SessionScenario:
             await self._processes.end(self._process)
             return
         assert self._tasks is not None
+        self._metrics.scenario_process(1)
         watch = self._tasks.create_task(self._watch(self._process), name="watch over a scenario")
         try:
             while self._early:
@@ -157,6 +162,7 @@ class SessionScenario:
                 task.cancel()
             if self._stop_timer is not None:
                 self._stop_timer.cancel()
+            self._metrics.scenario_process(-1)
             await self._processes.end(self._process)
 
     async def _listen(self, process: ScenarioProcess) -> None:
@@ -188,6 +194,7 @@ class SessionScenario:
         match frame:
             case {"t": "ready"}:
                 self._ready = True
+                self._metrics.scenario_started(self._clock.monotonic() - self._asked_at)
                 self._feed(ev.ScenarioReady())
             case {"t": "listen", "names": [*names]}:
                 self._listens = frozenset(name for name in names if isinstance(name, str))
@@ -210,6 +217,7 @@ class SessionScenario:
         if self._failed or self._over:
             return
         self._failed = True
+        self._metrics.scenario_failed()
         self._feed(ev.ScenarioFailed(message[:400], text[:400]))
 
     def _lost_words(self, process: ScenarioProcess) -> str:

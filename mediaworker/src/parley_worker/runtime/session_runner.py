@@ -91,7 +91,7 @@ class SessionRunner:
         self._tools = ToolCalls(config.key, deps.tools, clock, self._feed, deps.metrics.task_crashed)
         self._scenario: SessionScenario | None = None
         if config.scenario is not None:
-            self._scenario = SessionScenario(config, deps.scenarios, clock, self._feed)
+            self._scenario = SessionScenario(config, deps.scenarios, clock, deps.metrics, self._feed)
             self._tools.scenario = self._scenario
 
     # What the process asks

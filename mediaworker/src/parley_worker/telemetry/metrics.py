@@ -130,6 +130,16 @@ class Metrics:
             buckets=_LATENCY,
             registry=r,
         )
+        self._scenarios = Gauge(p + "scenarios", "Processes of scenarios that live.", registry=r)
+        self._scenario_starts = Histogram(
+            p + "scenario_start_seconds",
+            "From asking for a scenario's process to its listening.",
+            buckets=_LATENCY,
+            registry=r,
+        )
+        self._scenario_failures = Counter(
+            p + "scenario_failures_total", "Scenarios that failed, and ended their session.", registry=r
+        )
         self._recordings = Counter(
             p + "recordings_total", "Recordings that are over, by outcome.", ["outcome"], registry=r
         )
@@ -265,6 +275,18 @@ class Metrics:
         """`route` is a kind of route or `mcp`; `outcome` is `ok` or an error code."""
         self._tool_calls.labels(route, outcome).inc()
         self._tool_seconds.labels(route).observe(seconds)
+
+    # Scenarios
+
+    def scenario_process(self, change: int) -> None:
+        """One more (1) or one less (-1) lives."""
+        self._scenarios.inc(change)
+
+    def scenario_started(self, seconds: float) -> None:
+        self._scenario_starts.observe(seconds)
+
+    def scenario_failed(self) -> None:
+        self._scenario_failures.inc()
 
     # Events and journal; `kind` is `event` or `journal`
 
