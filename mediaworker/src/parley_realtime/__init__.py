@@ -46,6 +46,13 @@ from parley_realtime.events import (
 from parley_realtime.formats import PCM16, PCMA, PCMU, AudioFormat, WebSocketAudioEncoding
 from parley_realtime.protocol.shape import ClientType
 from parley_realtime.protocol.urls import Authentication, ProviderFlavour
+from parley_realtime.recovery import (
+    Reconnected,
+    Reconnecting,
+    RecoveryEvents,
+    RecoveryParameters,
+    RestoreRefused,
+)
 from parley_realtime.units import send_media_between, stop_media_between
 
 __version__ = "0.1.0"
@@ -85,6 +92,11 @@ __all__ = [
     "RealtimeAPIEvents",
     "RealtimeError",
     "RealtimeEvent",
+    "Reconnected",
+    "Reconnecting",
+    "RecoveryEvents",
+    "RecoveryParameters",
+    "RestoreRefused",
     "ScenarioError",
     "SendMediaParameters",
     "SessionExpired",
