@@ -19,6 +19,8 @@ from .errors import ConnectError, SessionNotFound
 
 STREAM: Final = "PARLEY_EVENTS"
 CONNECT_TIMEOUT: Final = 5.0
+# What becomes of a recording is told when its file is complete: after the session has ended.
+RECORDED: Final = frozenset({"recording-finished", "recording-failed"})
 FETCH_SECONDS: Final = 1.0
 _COMMON: Final = frozenset(
     {"namespace", "name", "sessionUid", "attempt", "sequence", "occurTime", "worker", "workerInstanceId"}
@@ -81,6 +83,7 @@ async def read_events(
     from_start: bool = True,
     follow: bool = True,
     idle_timeout: float | None = None,
+    recorded: float = 0.0,
 ) -> AsyncIterator[SessionEvent]:
     """Give out a session's events in order, until `ended` unless `follow` goes on without it.
 
@@ -91,6 +94,7 @@ async def read_events(
         from_start: False for new events only.
         follow: False to stop at the last event that the stream holds now.
         idle_timeout: stop when nothing came for so many seconds.
+        recorded: wait so many seconds after `ended` for what became of the recording.
 
     Raises:
         ConnectError: NATS cannot be reached.
@@ -99,8 +103,8 @@ async def read_events(
     client = await _connect(url)
     try:
         subscription = await _subscribe(client, url, f"parley.events.{namespace}.{uid}.>", from_start)
-        quiet = 0.0
-        while True:
+        quiet, over, told = 0.0, False, False
+        while not (over and (told or quiet >= recorded)):
             try:
                 messages = await subscription.fetch(64, timeout=FETCH_SECONDS)
             except nats.errors.TimeoutError:
@@ -116,7 +120,9 @@ async def read_events(
                 if event is None:
                     continue
                 yield event
-                if event.type == "ended":
+                told = told or event.type in RECORDED
+                over = over or event.type == "ended"
+                if over and (told or not recorded):
                     return
     finally:
         await client.close()

@@ -107,8 +107,8 @@ class Shown:
 
 async def test_a_session_that_is_served_waits_for_callers_from_outside(tmp_path: Path) -> None:
     shown = Shown()
-    async with tones_stack(tmp_path / "run") as stack, asyncio.timeout(60):
-        serving = asyncio.create_task(serve_session(stack, manifests(), cast("Any", shown)))
+    async with tones_stack(tmp_path / "run", volumes=tmp_path) as stack, asyncio.timeout(60):
+        serving = asyncio.create_task(serve_session(stack, manifests(SESSION), cast("Any", shown)))
         while "ticket_file" not in shown.facts:
             assert not serving.done(), serving.result()
             await asyncio.sleep(0.05)
@@ -120,13 +120,14 @@ async def test_a_session_that_is_served_waits_for_callers_from_outside(tmp_path:
             ca_pem=await asyncio.to_thread(ca.read_text),
             tls_server_name=str(shown.facts["tls_server_name"]),
         )
-        async with connect(target):
-            pass
+        async with connect(target) as call:
+            async for frame in paced_silence(call.options.input_format, 1.0):
+                await call.send_audio(frame)
         served = await serving
     assert served.reason == "CallerHangup"
     assert str(shown.facts["nats"]).startswith("nats://127.0.0.1:")
     assert str(shown.facts["telephony"]).endswith("/twilio")
-    assert shown.events[-1] == "ended"
+    assert shown.events[-2:] == ["ended", "recording-finished"]
     assert "leg-attached" in shown.events
 
 

@@ -13,12 +13,13 @@ from parley_client.formats import PCM16_24K, AudioFormat
 from parley_client.session_events import SessionEvent, read_events
 from parley_client.target import Target
 
-from .manifests import Manifests, parse_manifests, read_manifests
+from .manifests import Manifests, is_recorded, parse_manifests, read_manifests
 from .metrics import highlights
 from .speech import digits_in, question_for, random_code, recognise, speak
 from .stack import EmbeddedStack, Step
 
 EVENTS_TIMEOUT: Final = 5.0
+RECORDING_TIMEOUT: Final = 10.0
 EXAMPLE: Final = "receptionist.yaml"
 
 
@@ -87,7 +88,7 @@ async def run_session(
         presenter.heading("The conversation")
         result = RunResult(await hold(target, question, answer, presenter, options))
         presenter.heading("Events of the session, from NATS")
-        result.events = await _collect(stack, target, presenter)
+        result.events = await _collect(stack, target, presenter, is_recorded(manifests))
         presenter.heading("Some of the worker's metrics")
         result.metrics = highlights(await stack.scrape())
         for name, value in result.metrics.items():
@@ -127,10 +128,18 @@ async def run_demo(
     return DemoResult(result, code, heard, digits_in(heard))
 
 
-async def _collect(stack: EmbeddedStack, target: Target, presenter: Presenter) -> list[SessionEvent]:
+async def _collect(
+    stack: EmbeddedStack, target: Target, presenter: Presenter, recorded: bool
+) -> list[SessionEvent]:
     """Read the session's events; the last one may still be on its way."""
     found: list[SessionEvent] = []
-    reader = read_events(stack.nats_url, target.namespace, target.session_uid, idle_timeout=EVENTS_TIMEOUT)
+    reader = read_events(
+        stack.nats_url,
+        target.namespace,
+        target.session_uid,
+        idle_timeout=RECORDING_TIMEOUT if recorded else EVENTS_TIMEOUT,
+        recorded=RECORDING_TIMEOUT if recorded else 0.0,
+    )
     async for event in reader:
         presenter.session_event(event)
         found.append(event)

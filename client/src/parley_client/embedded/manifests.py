@@ -137,6 +137,12 @@ def store_hosts(manifests: Manifests) -> list[str]:
     return _host_ports([endpoint]) or (["*.amazonaws.com"] if place else [])
 
 
+def is_recorded(manifests: Manifests) -> bool:
+    """True when the session asks for a recording."""
+    spec = manifests.session.get("spec")
+    return isinstance(spec, dict) and isinstance(spec.get("recording"), dict)
+
+
 def volume_path(manifests: Manifests) -> str:
     """The folder that the session is recorded to; empty for none."""
     return _text_at(manifests.session, "spec", "recording", "volume", "path")

@@ -10,8 +10,8 @@ from typing import Final
 from parley_client.session_events import read_events
 from parley_client.target import Target
 
-from .demo import Presenter, announce
-from .manifests import Manifests
+from .demo import RECORDING_TIMEOUT, Presenter, announce
+from .manifests import Manifests, is_recorded
 from .stack import EmbeddedStack
 
 TICKET_FILE: Final = "ticket"
@@ -47,11 +47,14 @@ async def serve_session(stack: EmbeddedStack, manifests: Manifests, presenter: P
 
     async def follow() -> Served:
         presenter.heading("Events of the session, from NATS")
-        async for event in read_events(stack.nats_url, target.namespace, target.session_uid):
+        served = Served("", "its events ended without a last one")
+        wait = RECORDING_TIMEOUT if is_recorded(manifests) else 0.0
+        events = read_events(stack.nats_url, target.namespace, target.session_uid, recorded=wait)
+        async for event in events:
             presenter.session_event(event)
             if event.type == "ended":
-                return Served(str(event.fields.get("reason", "")), str(event.fields.get("message", "")))
-        return Served("", "its events ended without a last one")
+                served = Served(str(event.fields.get("reason", "")), str(event.fields.get("message", "")))
+        return served
 
     return await stack.guard(follow())
 

@@ -364,6 +364,7 @@ class EmbeddedStack:
         spec = ChildSpec(
             "local provider",
             [sys.executable, "-m", "parley_local", *arguments],
+            env=brain_environ(self._environ),
             ready_timeout=options.ready_timeout,
         )
         with self._step("start the local provider (loads the speech models)"):
@@ -386,6 +387,15 @@ class EmbeddedStack:
         finally:
             ready.cancel()
             await asyncio.wait([ready])
+
+
+def brain_environ(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables of the local provider's brains: where a chat service is, and where modules are found."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if name.startswith("PARLEY_LOCAL_CHAT_") or name == "PYTHONPATH"
+    }
 
 
 def condition(body: Mapping[str, object] | None, type: str) -> Mapping[str, object]:
