@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from parley_worker.codec.events_pb import encode
 from parley_worker.core import effects as fx
 from parley_worker.core import events as ev
 from parley_worker.core.audio import PROVIDER_FORMATS
@@ -160,6 +161,9 @@ def test_the_journal_says_what_was_made_and_what_was_heard_of_it() -> None:
         whole = {"item_id": "i", "content_index": 0, "role": "assistant", "text": text}
         cut = {**whole, "heard_text": "one two", "truncated": True}
         assert records == ([whole, cut] if late else [cut])
+        *_, last = [e.record for e in driver.effects if isinstance(e, fx.Publish)]
+        if not late:
+            assert '"one two"' in encode(last, "worker", "instance").payload.decode()
 
 
 def test_privacy_keeps_the_heard_words_to_itself() -> None:
