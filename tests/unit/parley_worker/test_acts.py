@@ -99,6 +99,7 @@ class Stage:
 
 def test_ready_means_that_the_scenario_listens_too() -> None:
     stage = Stage()
+    stage.now += 0.5
     stage.feed(ev.ProviderOpened("client", "socket"))
     stage.provider("session.updated", session={})
     assert stage.session.state is S.CONNECTING
@@ -107,6 +108,7 @@ def test_ready_means_that_the_scenario_listens_too() -> None:
     assert stage.session.state is S.CONNECTING
     stage.feed(ev.ScenarioReady())
     assert stage.session.state is S.READY
+    assert [record["connect_ms"] for record in stage.records("provider_connected")] == [500]
     assert stage.records("scenario_started") == [{"entry_point": "mine.py:main"}]
     early = Stage()
     early.feed(ev.ScenarioReady())

@@ -99,6 +99,7 @@ class Session:
         self._talk = Conversation(self._recorder, self.ledger, self._desk, ga, bounds.cleared_timeout)
         self._acts = Acts(config, self._talk, self._recorder, self.ledger)
         self._configured: Mapping[str, Any] | None = None
+        self._configured_at = now
         self._report = SessionReport(config.key, S.CONNECTING, shard=shard)
         self._made_at = now
         self._since = now
@@ -268,7 +269,8 @@ class Session:
             return [*effects, *self._end(EndReason.PROVIDER_QUOTA, quota, now)]
         if self.state is S.CONNECTING:
             if kind in ("session.updated", "transcription_session.updated"):
-                self._configured = self._configured or payload
+                if self._configured is None:
+                    self._configured, self._configured_at = payload, now
                 effects += self._on_ready(now)
             elif kind == "error" and self._refused is None and self._configured is None:
                 error = payload.get("error")
@@ -281,7 +283,7 @@ class Session:
         """Ready means: the provider is configured, and the scenario listens."""
         if self.state is not S.CONNECTING or self._configured is None or not self._acts.scenario_ready:
             return []
-        took = now - self._made_at
+        took = self._configured_at - self._made_at
         session = self._configured.get("session")
         model = session.get("model") if isinstance(session, Mapping) else None
         self._expires = now + self.config.limits.max_duration
