@@ -24,6 +24,7 @@ from parley_client.embedded.manifests import (
 from parley_client.embedded.metrics import highlights, parse_samples
 from parley_client.embedded.programs import find_program
 from parley_client.embedded.speech import question_for, random_code
+from parley_client.embedded.stack import brain_environ
 from parley_client.resolve import session_info
 
 SESSION = """
@@ -247,3 +248,16 @@ def test_a_session_is_read_from_its_status() -> None:
     assert info.ticket_secret == "a-ticket"
     empty = session_info(json.loads('{"metadata":{"name":"b"},"status":null}'))
     assert (empty.phase, empty.attempt) == ("", 0)
+
+
+def test_the_local_provider_is_told_where_its_brain_is_and_nothing_else() -> None:
+    told = brain_environ(
+        {
+            "PARLEY_LOCAL_CHAT_URL": "http://chat.test/v1",
+            "PARLEY_LOCAL_CHAT_KEY": "k",
+            "PYTHONPATH": "mine",
+            "PARLEY_LOCAL_PORT": "1",
+            "OPENAI_API_KEY": "secret",
+        }
+    )
+    assert sorted(told) == ["PARLEY_LOCAL_CHAT_KEY", "PARLEY_LOCAL_CHAT_URL", "PYTHONPATH"]

@@ -135,7 +135,9 @@ def run(
             help="auto: where a loopback URL is in the file and nobody listens there; always; never."
         ),
     ] = "auto",
-    brain: Annotated[str, typer.Option(help="Of the local provider: echo or script:FILE.")] = "echo",
+    brain: Annotated[
+        str, typer.Option(help="Of the local provider: echo, script:FILE, chat or module:Class.")
+    ] = "echo",
     format: FormatOption = "pcm16@24000",
     answer_timeout: Annotated[float, typer.Option(help="Seconds to wait for an answer.", min=0.1)] = 30.0,
     linger: Annotated[float, typer.Option(help="Seconds of silence before hanging up.", min=0)] = 1.5,
