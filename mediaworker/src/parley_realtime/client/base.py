@@ -199,10 +199,11 @@ class BaseRealtimeAPIClient:
 
     def media(self, source: MediaSource, chunk: MediaChunk) -> None:
         """See MediaUnit: what the other one says is heard by this client's provider, its silence too."""
-        if self._fill is None:
-            self._fill = LineFill(self._p.input_format.samples, self._connection.put_audio)
         self._connection.put_audio(chunk.payload)
-        self._fill.came(len(chunk.payload))
+        if self._connection.state is ConnectionState.OPEN:
+            if self._fill is None:
+                self._fill = LineFill(self._p.input_format.samples, self._connection.put_audio)
+            self._fill.came(len(chunk.payload))
 
     def media_done(self, source: MediaSource, *, response_id: str, item_id: str, content_index: int) -> None:
         """See MediaUnit."""
