@@ -65,8 +65,8 @@ class _Again(Exception):
 
 
 class Webhooks:
-    """The webhook route. One connection pool serves every session; `close()` ends it. Whoever calls bounds how
-    many run."""
+    """The webhook route. One connection pool serves every session, without a bound of its own; `close()`
+    ends it."""
 
     def __init__(
         self,
