@@ -107,6 +107,15 @@ def test_passwords_in_urls_are_never_shown() -> None:
     assert redact_url("nats://plain:1") == "nats://plain:1"
 
 
+def test_a_token_is_never_shown_and_telephony_needs_tls_outside_loopback() -> None:
+    settings = Settings.from_environ({"PARLEY_WORKER_TWILIO_AUTH_TOKEN": "hunter2"})
+    assert "hunter2" not in repr(settings) + str(settings.shown())
+    assert settings.shown()["twilio_auth_token"] == "***"
+    assert Settings.from_environ({}).shown()["twilio_auth_token"] == ""
+    (found,) = problems(TELEPHONY_ADDRESS="0.0.0.0:50053")
+    assert found.startswith("PARLEY_WORKER_TELEPHONY_ADDRESS")
+
+
 def test_addresses_with_ipv6() -> None:
     settings = Settings.from_environ({"PARLEY_WORKER_MEDIA_ADDRESS": "[::1]:0"})
     assert settings.media_address.with_port(5) == "[::1]:5"
