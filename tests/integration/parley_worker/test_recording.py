@@ -21,6 +21,8 @@ from parley.media.v1 import media_pb2 as pb
 from parley_worker.core.agent import RecordingConfig
 from parley_worker.core.model import EndReason, Secret, SessionConfig, SessionState
 from parley_worker.core.records import EventRecord
+from parley_worker.core.units import StartRecorder, StopRecorder
+from parley_worker.runtime.session_runner import SessionRunner
 from provider_script import Socket, scripted
 from worker_process import control, worker_process
 
@@ -116,6 +118,28 @@ async def test_cleared_audio_is_not_in_the_recording(tmp_path: Path) -> None:
         assert cut["audio_end_ms"] == 270
         assert lengths(samples[:, 1], AGENT) == pytest.approx(0.27, abs=0.0015)
         assert lengths(samples[:, 1], AGENT // 2) == pytest.approx(0.3, abs=0.0015)
+
+
+async def test_a_part_of_the_call_can_be_left_out(tmp_path: Path) -> None:
+    async with scripted(friendly) as provider, worker() as host:
+        config = host.admit(provider.url, recording=RecordingConfig(directory=str(tmp_path)))
+        async with calling(host, start(config)) as caller:
+            await caller.expect("started")
+            runner = host.app.registry._live(config.key)
+            assert isinstance(runner, SessionRunner)
+            await speak(caller, 0.2)
+            runner._units.order(StopRecorder())
+            await speak(caller, 0.2, value=1234)
+            runner._units.order(StartRecorder())
+            await speak(caller, 0.3)
+            await caller.send(hangup=pb.Hangup())
+            await caller.expect("ended")
+        await host.nothing_left()
+        done = [r for r in host.of(config, "event") if r.type == "recording_finished"]
+        assert [str(r.fields["url"])[-6:] for r in done] == ["-1.wav", "-2.wav"]
+        spoken = [lengths(read(path)[:, 0], CALLER) for path in files(tmp_path, "*.wav")]
+        assert sorted(spoken) == [pytest.approx(0.2, abs=0.03), pytest.approx(0.3, abs=0.03)]
+        assert not any(lengths(read(path)[:, 0], 1234) > 0.03 for path in files(tmp_path, "*.wav"))
 
 
 async def test_other_formats_and_opus(tmp_path: Path) -> None:
