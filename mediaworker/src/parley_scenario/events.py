@@ -16,6 +16,10 @@ class AppEvents(StrEnum):
     """The session is set up; nobody is connected yet."""
     Draining = "Application.Draining"
     """The worker goes away: `data["deadline_unix"]` is when the session must be over."""
+    Reconnecting = "Application.Reconnecting"
+    """The provider's WebSocket was lost and is being replaced: `data["reason"]`."""
+    Reconnected = "Application.Reconnected"
+    """A new WebSocket holds the conversation: `data["cause"]` (`lost` or `rotation`), `data["gap_ms"]`."""
     Terminating = "Application.Terminating"
     """The session is over: `data["reason"]`. There is a short time for last work."""
     Terminated = "Application.Terminated"
@@ -63,7 +67,7 @@ class RecorderEvents(StrEnum):
 
 
 CUES: Mapping[str, Mapping[str, str]] = {
-    "app": {name: AppEvents[name] for name in ("Started", "Draining", "Terminating", "Terminated")},
+    "app": {event.name: event for event in AppEvents},
     "caller": {event.name: event for event in CallEvents},
     "player": {
         "ready": PlayerEvents.PlaybackReady,

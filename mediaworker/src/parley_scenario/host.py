@@ -185,6 +185,8 @@ class Host:
 
     def _cue(self, to: str, name: str, data: dict[str, Any]) -> None:
         if to == "app":
+            if name == "Reconnected":
+                self.context.client.opened(self.context.client.id(), str(data.get("web_socket_id", "")))
             if name in CUES["app"]:
                 self._put(lambda: self.context.dispatch_app(CUES["app"][name], data, self._limit))
             return

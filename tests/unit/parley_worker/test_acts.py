@@ -167,6 +167,14 @@ def test_cues_follow_the_caller() -> None:
     ]
 
 
+def test_a_new_web_socket_is_told() -> None:
+    stage = Stage().ready().attach()
+    stage.feed(ev.ProviderReconnected("ws-2", "lost", 0.25, 3))
+    told = [e.cue for e in stage.effects if isinstance(e, fx.TellScenario)][-1]
+    assert (told.to, told.name) == ("app", "Reconnected")
+    assert told.data == {"web_socket_id": "ws-2", "cause": "lost", "gap_ms": 250}
+
+
 def test_the_end_that_a_scenario_asks_for() -> None:
     stage = Stage().ready()
     stage.asks(say.Complete("all done"))

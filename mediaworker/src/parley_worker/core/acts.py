@@ -147,6 +147,13 @@ class Acts:
                 return self._cue("caller", "DtmfReceived", digit=key.digit, duration_ms=key.duration_ms)
             case ev.DrainAnnounced(deadline_unix):
                 return self._cue("app", "Draining", deadline_unix=deadline_unix)
+            case ev.ProviderReconnecting():
+                return self._cue("app", "Reconnecting", reason=event.reason)
+            case ev.ProviderReconnected(web_socket_id, cause, gap):
+                gap_ms = round(gap * 1000)
+                return self._cue(
+                    "app", "Reconnected", web_socket_id=web_socket_id, cause=cause, gap_ms=gap_ms
+                )
             case ev.UnitEvent():
                 return self._on_unit(event)
             case ev.ProviderOpened():
