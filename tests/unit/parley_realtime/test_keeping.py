@@ -377,7 +377,9 @@ def test_a_connection_of_which_nothing_comes_is_given_up() -> None:
     outstanding = Outstanding(8)
     assert vigil.verdict(outstanding, 0.0, 1000.0) is None
     assert vigil.next_due(outstanding, 0.0) is None
-    outstanding.put({"type": "conversation.item.create", "item": {"id": "i"}}, 0, 100.0)
+    outstanding.put({"type": "conversation.item.create", "item": {"id": "i"}}, 0, 50.0)
+    assert vigil.next_due(outstanding, 0.0) is None, "some providers never confirm an item"
+    outstanding.put({"type": "session.update", "session": {}}, 0, 100.0)
     assert vigil.verdict(outstanding, 95.0, 109.0) is None
     verdict = vigil.verdict(outstanding, 95.0, 110.0)
     assert isinstance(verdict, GiveUp)

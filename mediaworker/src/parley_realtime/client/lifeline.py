@@ -203,6 +203,7 @@ class Lifeline:
         if self._state in (ConnectionState.CLOSING, ConnectionState.CLOSED):
             self._statistics.events_ignored_after_close += 1
             return
+        self._ordered_end = self._ordered_end or event.get("type") == "session.close"
         if not self._keeps:
             assert self._line is not None
             self._line.connection.put_event(event)
@@ -228,7 +229,6 @@ class Lifeline:
         else:
             self._template.encode(event)
         kind = event.get("type")
-        self._ordered_end = self._ordered_end or kind == "session.close"
         if kind in CONFIRMED:
             self._keeper.client(event, queued, self.now())
             self._wake.set()

@@ -32,6 +32,10 @@ _IN_TURN = {
 CONFIRMED = frozenset({*_BY_ITEM.values(), *_IN_TURN.values()})
 """Types of client events that a provider answers."""
 
+ALWAYS_ANSWERED = frozenset(
+    {"session.update", "transcription_session.update", "response.create", "input_audio_buffer.commit"}
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Sent:
@@ -94,10 +98,9 @@ class Outstanding:
         return len(self._sent) >= self._limit
 
     @property
-    def oldest(self) -> float | None:
-        """Since when the oldest event waits for its confirmation."""
-        first = next(iter(self._sent.values()), None)
-        return None if first is None else first.since
+    def answer_due_since(self) -> float | None:
+        """Since when the oldest event waits of those every provider answers."""
+        return next((sent.since for sent in self._sent.values() if sent.type in ALWAYS_ANSWERED), None)
 
     def put(self, event: Payload, at: int, now: float) -> None:
         """A client event is on its way."""

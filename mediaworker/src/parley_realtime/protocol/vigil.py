@@ -45,9 +45,10 @@ class Vigil:
 
     def _dues(self, outstanding: Outstanding, heard_at: float) -> list[tuple[float, GiveUp | Cancel]]:
         dues: list[tuple[float, GiveUp | Cancel]] = []
-        if outstanding.oldest is not None:
+        since = outstanding.answer_due_since
+        if since is not None:
             silence = f"the provider has said nothing for {self.progress:g} s"
-            dues.append((max(outstanding.oldest, heard_at) + self.progress, GiveUp(silence, "silent")))
+            dues.append((max(since, heard_at) + self.progress, GiveUp(silence, "silent")))
         unmade = GiveUp(f"the provider made no response within {self.response:g} s", "no_response")
         asked = (sent.since for sent in outstanding.peek() if sent.type == "response.create")
         dues += [(since + self.response, unmade) for since in asked if not outstanding.answers]
