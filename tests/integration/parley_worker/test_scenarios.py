@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from aiohttp import web
+from cutting_proxy import cutting
 from media_calls import Caller, Worker, calling, start, worker
 from parley.media.v1 import media_pb2 as pb
 from parley_local.config import LocalProviderConfig
@@ -341,3 +342,35 @@ async def test_an_entry_point_of_the_image_runs_with_the_network(tmp_path: Path)
     async with serve(LOCAL) as local, worker(scenario_paths=(str(tmp_path),)) as host:
         config = admit(host, local.url, ScenarioConfig(entry_point="my_scenario:main"))
         assert (await over(host, config)).end_message == "the scenario has ended: fine"
+
+
+async def test_a_scenario_goes_on_when_the_web_socket_of_its_provider_is_cut() -> None:
+    code = """
+    async def main(ctx):
+        before = []
+        async def talk():
+            ctx.log.info("first", await ctx.say("One."))
+            before.append(ctx.client.web_socket_id())
+            ctx.log.info("cut me")
+        async def again(event):
+            ctx.log.info(event.data["cause"], ctx.client.web_socket_id() != before[0])
+            ctx.spawn(last())
+        async def last():
+            ctx.log.info("second", await ctx.say("Two."))
+            ctx.terminate()
+        ctx.add_event_listener(AppEvents.Reconnected, again)
+        ctx.add_event_listener(AppEvents.Reconnecting, lambda event: ctx.log.info("gone"))
+        ctx.caller.add_event_listener(CallEvents.Connected, lambda event: ctx.spawn(talk()))
+    """
+    session = {**SESSION, "audio": {"input": {"transcription": {"model": "whisper-1"}}}}
+    async with serve(LOCAL) as local, cutting(local.url) as proxy, worker() as host:
+        config = admit(host, proxy.url, source(code), session=session)
+        async with calling(host, start(config)) as caller:
+            await until_logged(host, config, "cut me")
+            proxy.cut()
+            ended = await caller.expect("ended")
+            assert ended.reason == "ScenarioCompleted", ended.message
+        log = logged(host, config)
+        assert log[0] == "first heard"
+        assert log[-3:] == ["gone", "lost True", "second heard"]
+        await host.nothing_left()
