@@ -51,6 +51,7 @@ def worker(release: Release) -> Iterator[str]:
     yield str(pod["metadata"]["name"])
     release.kubectl("delete", "voiceworkerpool", desk.DESK)
     release.kubectl("delete", "pod,service,configmap,networkpolicy", desk.SCRIPTED, "--grace-period=1")
+    release.kubectl("delete", "configmap", desk.CODES)
 
 
 @contextlib.asynccontextmanager

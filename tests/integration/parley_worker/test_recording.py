@@ -198,7 +198,7 @@ async def test_a_recording_that_fails_is_told_and_costs_no_call(
         target = {
             "no bucket": to_s3(endpoint, "nothing"),
             "nobody listens": to_s3("http://127.0.0.1:9"),
-            "no volume": RecordingConfig(directory=str(tmp_path / "absent")),
+            "no volume": RecordingConfig(directory="/absent-volume/calls"),
             "volume gone": RecordingConfig(directory=str(tmp_path)),
         }[fault]
         config = host.admit(provider.url, recording=target)

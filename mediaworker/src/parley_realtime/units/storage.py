@@ -83,7 +83,8 @@ class FolderSink:
         await self._run(self._open)
 
     def _open(self) -> None:
-        if not self._root.is_dir():
+        # A folder below a mounted volume is made; one of the root file system would be lost with the pod.
+        if not any(folder.is_dir() for folder in (self._root, *self._root.parents[:-1])):
             raise RecordingError(
                 f"recording folder {str(self._root)!r} is not there: mount a volume at it", self.url
             )
