@@ -150,8 +150,8 @@ async def test_the_client_of_a_scenario_has_the_methods_and_events_of_its_shape(
         kind = "conversation.item.created" if beta else "conversation.item.done"
         assert f"{prefix}{item} {kind} ['payload'] True" in log
         assert f"{prefix}RealtimeAPI.ResponseDone response.done ['payload'] True" in log
-        assert f"{prefix}Events.WebSocketMediaStarted  ['customParameters', 'encoding'] True" in log
-        assert f"{prefix}Events.WebSocketMediaEnded  ['mediaInfo'] True" in log
+        assert f"{prefix}Events.WebSocketMediaStarted  ['custom_parameters', 'encoding', 'tag'] True" in log
+        assert f"{prefix}Events.WebSocketMediaEnded  ['media_info', 'tag'] True" in log
         assert "True True" in log
 
 

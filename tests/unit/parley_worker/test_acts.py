@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from parley_realtime.payloads.common import MediaEndedData, MediaStartedData
 from parley_worker.codec import media_pb
 from parley_worker.codec.events_pb import encode
 from parley_worker.core import effects as fx
@@ -34,7 +35,7 @@ S = SessionState
 class Stage:
     """A session with a scenario, and what it was told."""
 
-    def __init__(self, privacy: bool = False) -> None:
+    def __init__(self, privacy: bool = False, provider_audio: str = "") -> None:
         config = SessionConfig(
             key=SessionKey("ns", "name", "uid", 1),
             provider=ProviderConfig("ws://p", "ga", "m", Secret("sk-secret")),
@@ -43,6 +44,7 @@ class Stage:
             limits=LimitsConfig(max_duration=600, idle_timeout=300, attach_timeout=30, reattach_timeout=20),
             access=AccessConfig(b"t" * 32),
             privacy=privacy,
+            provider_audio=provider_audio,
             scenario=ScenarioConfig(source="...", file_name="mine.py"),
         )
         self.now = 100.0
@@ -219,7 +221,8 @@ def test_too_many_lines_fail_and_are_told() -> None:
 
 
 def test_the_agents_audio_is_told_as_it_is_heard() -> None:
-    stage = Stage().ready().attach()
+    """In the words of the library."""
+    stage = Stage(provider_audio="g711_ulaw").ready().attach()
     ledger = stage.session.ledger
     ledger.received(("i", 0), 1, 500, stage.now)
     ledger.done(("i", 0))
@@ -230,9 +233,12 @@ def test_the_agents_audio_is_told_as_it_is_heard() -> None:
     stage.until(1.4)
     assert stage.cues()[1:] == [("client", "OpenAI.Events.WebSocketMediaStarted")]
     stage.until(0.5)
-    told = [e.cue for e in stage.effects if isinstance(e, fx.TellScenario)][-1]
+    began, told = [e.cue for e in stage.effects if isinstance(e, fx.TellScenario)][-2:]
+    assert began.data == {"tag": None, "encoding": "pcmu", "custom_parameters": {}}
+    assert began.data.keys() == MediaStartedData.__annotations__.keys()
     assert told.name == "OpenAI.Events.WebSocketMediaEnded"
-    assert told.data == {"mediaInfo": {"duration": 500}}
+    assert told.data == {"tag": None, "media_info": {"duration": 500}}
+    assert told.data.keys() == MediaEndedData.__annotations__.keys()
 
 
 def test_logs_go_to_the_journal_within_bounds() -> None:

@@ -33,7 +33,13 @@ from parley_worker.core.effects import (
     UnitCommand,
 )
 from parley_worker.core.lines import CHECK_SECONDS, LineEnd, Lines
-from parley_worker.core.model import EndReason, SessionConfig, SessionState
+from parley_worker.core.model import (
+    DEFAULT_PROVIDER_AUDIO,
+    REALTIME_FORMATS,
+    EndReason,
+    SessionConfig,
+    SessionState,
+)
 from parley_worker.core.playout import PlayoutLedger
 from parley_worker.core.recorder import Recorder
 from parley_worker.core.scenario import (
@@ -85,6 +91,7 @@ class Acts:
         self._attached_before = False
         self._transfer: tuple[str, float] | None = None
         self._ga = config.provider.api_version == "ga"
+        self._encoding = REALTIME_FORMATS[config.provider_audio or DEFAULT_PROVIDER_AUDIO]
         self._media_since: float | None = None
         self._now = 0.0
         self.scenario_ready = not self._scenario
@@ -188,7 +195,8 @@ class Acts:
         if not self._scenario or self._media_since is not None:
             return []
         self._media_since = now
-        return self._cue("client", MEDIA_STARTED[self._ga], encoding="pcm16", customParameters={})
+        name, encoding = MEDIA_STARTED[self._ga], self._encoding
+        return self._cue("client", name, tag=None, encoding=encoding, custom_parameters={})
 
     def _media_ended(self, now: float) -> list[Effect]:
         """It has not been heard for a second."""
@@ -197,7 +205,7 @@ class Acts:
             return []
         length = max(0, round((over - self._media_since) * 1000))
         self._media_since = None
-        return self._cue("client", MEDIA_ENDED[self._ga], mediaInfo={"duration": length})
+        return self._cue("client", MEDIA_ENDED[self._ga], tag=None, media_info={"duration": length})
 
     # Lines
 

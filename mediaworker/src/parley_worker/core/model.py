@@ -63,6 +63,8 @@ class AccessConfig:
 
 PROVIDER_AUDIO = ("pcm16", "g711_ulaw", "g711_alaw")
 DEFAULT_PROVIDER_AUDIO = "pcm16"
+REALTIME_FORMATS = {"pcm16": "pcm16", "g711_ulaw": "pcmu", "g711_alaw": "pcma"}
+"""What the realtime library calls each of them."""
 
 
 @dataclass(frozen=True, slots=True)

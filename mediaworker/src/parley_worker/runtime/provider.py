@@ -19,9 +19,8 @@ from parley_realtime.recovery import RecoveryParameters, RecoveryRecord
 from parley_worker.core.addresses import may_be_reached
 from parley_worker.core.agent import RecoveryConfig
 from parley_worker.core.events import ProviderReconnected, ProviderReconnecting, RestoreRefused
-from parley_worker.core.model import DEFAULT_PROVIDER_AUDIO, SessionConfig
+from parley_worker.core.model import DEFAULT_PROVIDER_AUDIO, REALTIME_FORMATS, SessionConfig
 
-_FORMAT_NAMES = {"pcm16": "pcm16", "g711_ulaw": "pcmu", "g711_alaw": "pcma"}
 # A custom provider's host tells.
 _FLAVOURS = {"openai": ProviderFlavour.OPENAI, "azure": ProviderFlavour.AZURE}
 
@@ -113,7 +112,7 @@ def open_provider(
 ) -> Provider:
     """A client for this session, not connected yet. ValueError names the field that cannot work."""
     provider = config.provider
-    audio = AudioFormat.named(_FORMAT_NAMES[config.provider_audio or DEFAULT_PROVIDER_AUDIO])
+    audio = AudioFormat.named(REALTIME_FORMATS[config.provider_audio or DEFAULT_PROVIDER_AUDIO])
     parameters = RealtimeAPIClientParameters(
         api_key=provider.api_key.reveal(),
         model=provider.model or None,
