@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from parley_worker.codec.events_pb import encode
 from parley_worker.core import effects as fx
 from parley_worker.core import events as ev
@@ -166,6 +167,38 @@ def test_the_journal_says_what_was_made_and_what_was_heard_of_it() -> None:
             assert '"one two"' in encode(last, "worker", "instance").payload.decode()
 
 
+@pytest.mark.parametrize("interrupted", [True, False])
+def test_the_journal_says_what_was_heard_of_an_answer_that_the_end_of_the_call_cut(interrupted: bool) -> None:
+    """Also when the provider never came to say all of its words, and when a Clear was not answered yet."""
+    driver = Driver().ready()
+    driver.attach()
+    driver.provider("response.created", response={"id": "r"})
+    for position, word in enumerate(("one ", "two ", "three ", "four ", "five")):
+        driver.provider("response.output_audio_transcript.delta", item_id="i", content_index=0, delta=word)
+        driver.session.ledger.received(("i", 0), 1, 200, driver.now)
+        driver.session.ledger.sent(("i", 0), position * 200, 200, driver.now)
+    driver.now += 0.55
+    if interrupted:
+        driver.provider(SPEECH)
+    ended = driver.said(ev.Hangup())
+    records = [fields for kind, fields in driver.journal() if kind == "transcript"]
+    whole = {"item_id": "i", "content_index": 0, "role": "assistant", "text": "one two three four five"}
+    assert records == [{**whole, "heard_text": "one two", "truncated": True}]
+    assert driver.journal()[-1][0] == "session_ended"
+    assert not sent(ended, "conversation.item.truncate")
+
+
+def test_an_answer_that_was_heard_to_its_end_is_not_told_as_cut() -> None:
+    driver = Driver().ready()
+    driver.attach()
+    driver.provider("response.output_audio_transcript.done", item_id="i", content_index=0, transcript="one")
+    driver.speaking(500, 500)
+    driver.session.ledger.done(("i", 0))
+    driver.now += 0.2
+    driver.said(ev.Hangup())
+    assert [f.get("truncated", False) for kind, f in driver.journal() if kind == "transcript"] == [False]
+
+
 def test_privacy_keeps_the_heard_words_to_itself() -> None:
     driver = Driver(privacy=True).ready()
     driver.attach()
@@ -175,5 +208,6 @@ def test_privacy_keeps_the_heard_words_to_itself() -> None:
     )
     driver.provider(SPEECH)
     driver.until(driver.now + 1)
+    driver.said(ev.Hangup())
     assert driver.journal() == []
     assert "secret words" not in repr(driver.effects)

@@ -385,6 +385,14 @@ class Conversation:
         """Wait for no word of the caller any longer."""
         return [effect for ended in self._waiting.all() for effect in self._settle(ended, None, now)]
 
+    def ended(self, now: float) -> list[Effect]:
+        """The call is over: the journal says how far the answer was heard that was being said."""
+        effects = [e for e in self.finish_interruption(now) if not isinstance(e, SendProvider)]
+        for cut in self._ledger.cut(self._ledger.epoch, None, now):
+            key = (cut.item_id, cut.content_index)
+            effects += self._said(self._words.truncated(key, cut.audio_end_ms, cut.received_ms), now)
+        return effects
+
     def _settle(self, ended: Interruption, heard: Heard | None, now: float) -> list[Effect]:
         """Truncate the history at what was heard; the playout clock counts up to the moment of the Clear."""
         effects: list[Effect] = []

@@ -532,6 +532,7 @@ class Session:
         if attached:
             effects += [DetachMedia(), self._recorder.event("leg_detached", now, cause="ended")]
         usage = self._usage()
+        effects += self._talk.ended(now)
         effects += self._desk.end(now)
         effects.append(self._become(S.ENDED, now))
         self._report = replace(
