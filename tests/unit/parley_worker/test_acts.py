@@ -211,6 +211,18 @@ def test_a_transfer_is_asked_for_and_bounded() -> None:
     assert stage.end == (EndReason.AGENT_HANGUP, "the call was transferred to +1")
 
 
+def test_a_call_that_nobody_can_move_is_told_at_once_and_goes_on() -> None:
+    stage = Stage().ready()
+    ulaw = PROVIDER_FORMATS["g711_ulaw"]
+    kind, mode = ev.CredentialKind.TICKET, PlayoutMode.REALTIME
+    stage.feed(ev.LegAttached(ev.AttachRequest(kind, ulaw, ulaw, mode, moves_calls=False), "token"))
+    stage.asks(say.TransferCall("+1"))
+    assert stage.cues()[-1] == ("caller", "TransferFailed")
+    assert stage.records("transferred") == []
+    stage.until(TRANSFER_SECONDS + 1)
+    assert stage.session.state is S.ACTIVE
+
+
 def test_too_many_lines_fail_and_are_told() -> None:
     stage = Stage().ready().attach()
     for number in range(MAX_LINES + 2):

@@ -46,6 +46,7 @@ def test_a_twilio_start_asks_for_marks_and_promises_no_cleared() -> None:
         PlayoutMode.REALTIME,
     )
     assert (request.mark_interval_ms, request.answers_clear, request.session_uid) == (100, False, "uid-1")
+    assert not request.moves_calls
     assert "secret-ticket" not in repr(start)
 
 

@@ -59,6 +59,7 @@ class RawMediaDialect:
             playout_buffer_ms=PLAYOUT_BUFFER_MS,
             session_uid=text_of(parameters, "session"),
             answers_clear=False,
+            moves_calls=False,
         )
         return StartMessage(request, ticket)
 

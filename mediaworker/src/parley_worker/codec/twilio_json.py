@@ -75,6 +75,7 @@ class TwilioDialect:
             session_uid=text_of(parameters, "session"),
             mark_interval_ms=MARK_INTERVAL_MS,
             answers_clear=False,
+            moves_calls=False,
         )
         return StartMessage(request, ticket)
 

@@ -89,6 +89,7 @@ class Acts:
         self._names = 0
         self._logs = 0
         self._attached_before = False
+        self._movable = True
         self._transfer: tuple[str, float] | None = None
         self._ga = config.provider.api_version == "ga"
         self._encoding = REALTIME_FORMATS[config.provider_audio or DEFAULT_PROVIDER_AUDIO]
@@ -143,7 +144,8 @@ class Acts:
                 return self._do(self._behaviour.on_message(payload, ours, now), attached, now)
             case ev.FirstFrame():
                 return self._media_began(now)
-            case ev.LegAttached():
+            case ev.LegAttached(request):
+                self._movable = request.moves_calls
                 first, self._attached_before = not self._attached_before, True
                 effects = self._cue("caller", "Connected" if first else "Reconnected")
                 return effects + self._do(self._behaviour.attached(), attached, now)
@@ -298,6 +300,9 @@ class Acts:
     def _move(self, target: str, note: str, attached: bool, now: float) -> list[Effect]:
         if not attached:
             return self._cue("caller", "TransferFailed", message="no caller is attached")
+        if not self._movable:
+            text = "the caller's stream takes no transfers: move the call at the telephony provider"
+            return self._cue("caller", "TransferFailed", message=text)
         target = target[:MAX_TARGET_CHARACTERS]
         self._transfer = (target, now + TRANSFER_SECONDS)
         moved = self._recorder.event("transferred", now, target=target)
