@@ -1,9 +1,10 @@
 """What a scenario's process may do: set by itself, before any code of the user runs, and never undone.
 
-Always: limits of memory, files and processes, no core dumps, low priority, no looking into or signalling
-other processes, no new processes. Code that came as text (and not with the image) may besides read only what
-Python needs, and may open no network socket: its HTTP goes through the worker. Linux on x86-64 and arm64;
-elsewhere `apply` returns without what the kernel does not offer.
+Always: limits of memory and files, no core dumps, low priority, no capabilities, no looking into, signalling
+or rescheduling other processes, no new processes, no change of the file system, no memory that outlives the
+process. Code that came as text (and not with the image) may besides read only what Python needs, and may
+open no network socket: its HTTP goes through the worker. Linux on x86-64 and arm64; elsewhere `apply`
+returns what the kernel does not offer.
 """
 
 from __future__ import annotations
@@ -17,44 +18,18 @@ import struct
 import sys
 import sysconfig
 
+from parley_scenario.system_calls import seccomp_filter
+
 NICE = 15
 MAX_FILES = 64
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
 SIGKILL = 9
 
-# Numbers of system calls: x86-64, arm64.
-_ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
-_EPERM_CALLS = {
-    "kill": (62, 129),
-    "tkill": (200, 130),
-    "rt_sigqueueinfo": (129, 138),
-    "rt_tgsigqueueinfo": (297, 240),
-    "pidfd_send_signal": (424, 424),
-    "pidfd_open": (434, 434),
-    "pidfd_getfd": (438, 438),
-    "ptrace": (101, 117),
-    "process_vm_readv": (310, 270),
-    "process_vm_writev": (311, 271),
-    "execve": (59, 221),
-    "execveat": (322, 281),
-    "fork": (57, None),
-    "vfork": (58, None),
-    "setpriority": (141, 140),
-    "bpf": (321, 280),
-    "io_uring_setup": (425, 425),
-    "userfaultfd": (323, 282),
-    "unshare": (272, 97),
-    "mount": (165, 40),
-}
-_SOCKET = (41, 198)
-_PRLIMIT = (302, 261)
-_CLONE, _CLONE3 = (56, 220), (435, 435)
-_CLONE_THREAD = 0x00010000
-_LOAD, _JUMP_EQUAL, _JUMP_SET, _RETURN = 0x20, 0x15, 0x45, 0x06
-_ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
-_EPERM, _ENOSYS = 1, 38
 SECCOMP_SET_MODE_FILTER = 1
-_SECCOMP = (317, 277)
+_SECCOMP = {"x86_64": 317, "aarch64": 277}
+_CAPABILITIES_VERSION = 0x20080522
+_KEPT_CAPABILITY = 1 << 2
+"""CAP_DAC_READ_SEARCH: where all runs as root, modules of other users are found."""
 
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
 _READ_FILE, _READ_DIR, _EXECUTE = 1 << 2, 1 << 3, 1 << 0
@@ -83,6 +58,7 @@ def apply(memory_bytes: int, *, strict: bool) -> list[str]:
     hide_memory()
     if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
         return ["no_new_privs"]
+    _drop_capabilities(libc)
     if strict and not _landlock(libc):
         missing.append("landlock")
     if not _seccomp(libc, network=not strict):
@@ -106,41 +82,23 @@ def _address_space() -> int:
 
 
 def _seccomp(libc: ctypes.CDLL, *, network: bool) -> bool:
-    found = _ARCHITECTURES.get(platform.machine())
-    if found is None:
+    machine = platform.machine()
+    program = seccomp_filter(machine, os.getpid(), network=network)
+    if program is None:
         return False
-    audit, column = found
-    refused = [numbers[column] for numbers in _EPERM_CALLS.values() if numbers[column] is not None]
-    if not network:
-        refused.append(_SOCKET[column])
-    program = [
-        _op(_LOAD, 4),
-        _op(_JUMP_EQUAL, audit, 1, 0),
-        _op(_RETURN, _ERRNO | _EPERM),
-        _op(_LOAD, 0),
-    ]
-    for number in refused:
-        program += [_op(_JUMP_EQUAL, number or 0, 0, 1), _op(_RETURN, _ERRNO | _EPERM)]
-    # Limits of its own only.
-    program += [_op(_JUMP_EQUAL, _PRLIMIT[column], 0, 4), _op(_LOAD, 16), _op(_JUMP_EQUAL, 0, 1, 0)]
-    program += [_op(_RETURN, _ERRNO | _EPERM), _op(_RETURN, _ALLOW)]
-    # Threads may be made, processes not; the C library falls back from clone3, whose flags cannot be seen.
-    program += [_op(_JUMP_EQUAL, _CLONE3[column], 0, 1), _op(_RETURN, _ERRNO | _ENOSYS)]
-    program += [
-        _op(_JUMP_EQUAL, _CLONE[column], 0, 3),
-        _op(_LOAD, 16),
-        _op(_JUMP_SET, _CLONE_THREAD, 1, 0),
-        _op(_RETURN, _ERRNO | _EPERM),
-        _op(_RETURN, _ALLOW),
-    ]
     code = ctypes.create_string_buffer(b"".join(program))
     header = struct.pack("HxxxxxxP", len(program), ctypes.addressof(code))
-    done: int = libc.syscall(_SECCOMP[column], SECCOMP_SET_MODE_FILTER, 0, ctypes.c_char_p(header))
+    done: int = libc.syscall(_SECCOMP[machine], SECCOMP_SET_MODE_FILTER, 0, ctypes.c_char_p(header))
     return done == 0
 
 
-def _op(code: int, value: int, when_true: int = 0, when_false: int = 0) -> bytes:
-    return struct.pack("HBBI", code, when_true, when_false, value)
+def _drop_capabilities(libc: ctypes.CDLL) -> None:
+    """Root has no more rights than others; whoever has none anyway loses nothing."""
+    header = ctypes.create_string_buffer(struct.pack("Ii", _CAPABILITIES_VERSION, 0))
+    data = ctypes.create_string_buffer(24)
+    if libc.capget(header, data) == 0:
+        kept = struct.unpack_from("I", data, 4)[0] & _KEPT_CAPABILITY
+        libc.capset(header, ctypes.create_string_buffer(struct.pack("IIIIII", kept, kept, 0, 0, 0, 0)))
 
 
 def _landlock(libc: ctypes.CDLL) -> bool:

@@ -193,6 +193,12 @@ class SessionScenario:
     def _take(self, frame: Mapping[str, Any]) -> None:
         match frame:
             case {"t": "ready"}:
+                if frame.get("unconfined"):
+                    log.warning(
+                        "session %s: its scenario runs without all of its confinement, which this kernel "
+                        "does not offer",
+                        self._config.key.uid,
+                    )
                 self._ready = True
                 self._metrics.scenario_started(self._clock.monotonic() - self._asked_at)
                 self._feed(ev.ScenarioReady())
