@@ -387,7 +387,8 @@ class Conversation:
 
     def ended(self, now: float) -> list[Effect]:
         """The call is over: the journal says how far the answer was heard that was being said."""
-        effects = [e for e in self.finish_interruption(now) if not isinstance(e, SendProvider)]
+        settled = self.finish_interruption(now)
+        effects: list[Effect] = [e for e in settled if not isinstance(e, SendProvider)]
         for cut in self._ledger.cut(self._ledger.epoch, None, now):
             key = (cut.item_id, cut.content_index)
             effects += self._said(self._words.truncated(key, cut.audio_end_ms, cut.received_ms), now)

@@ -69,8 +69,8 @@ class AttachRequest:
     """A caller's Start, checked for form.
 
     `playout_buffer_ms` is 0 to 5000. `mark_interval_ms` asks for marks within the audio that the caller
-    returns as it hears them; 0 for ends of parts only. `answers_clear` is false where no Cleared ever comes, `moves_calls` where nobody takes
-    a Transfer.
+    returns as it hears them; 0 for ends of parts only. `answers_clear` is false where no Cleared ever comes,
+    `moves_calls` where nobody takes a Transfer.
     """
 
     credential: CredentialKind
