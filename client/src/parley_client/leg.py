@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Final
 
 import grpc
@@ -43,10 +44,17 @@ _Stream = grpc.aio.StreamStreamCall[pb.ConverseRequest, pb.ConverseResponse]
 class Leg:
     """An attached stream. Made by `Leg.open`; `close` is idempotent and never fails."""
 
-    def __init__(self, channel: grpc.aio.Channel, stream: _Stream, started: pb.Started) -> None:
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        stream: _Stream,
+        responses: AsyncIterator[pb.ConverseResponse],
+        started: pb.Started,
+    ) -> None:
         self.started = started
         self._channel = channel
         self._stream = stream
+        self._responses = responses
 
     @classmethod
     async def open(cls, target: Target, start: pb.Start, timeout: float) -> Leg:
@@ -66,12 +74,15 @@ class Leg:
                     await stream.write(pb.ConverseRequest(start=start))
                 except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
                     pass  # the read below tells why
-                response = await stream.read()
-            if not isinstance(response, pb.ConverseResponse):
+                # Iterated, and never `read()`: a write that fails because the worker has ended the stream
+                # makes `read()` forget what came before the end, Ended among it.
+                responses = aiter(stream)
+                response = await anext(responses, None)
+            if response is None:
                 raise ProtocolError(f"{target.address} ended the stream without an answer")
             if response.WhichOneof("message") != "started":
                 raise ProtocolError(f"{target.address} answered Start with {response.WhichOneof('message')}")
-            return cls(channel, stream, response.started)
+            return cls(channel, stream, responses, response.started)
         except BaseException as error:
             await channel.close(None)
             if isinstance(error, TimeoutError):
@@ -87,10 +98,9 @@ class Leg:
             StreamError: it ended with another status.
         """
         try:
-            response = await self._stream.read()
+            return await anext(self._responses, None)
         except grpc.aio.AioRpcError as error:
             raise _stream_error(error) from error
-        return response if isinstance(response, pb.ConverseResponse) else None
 
     async def write(self, request: pb.ConverseRequest) -> None:
         """Send a request; waits while the transport is full.

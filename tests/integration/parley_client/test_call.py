@@ -43,6 +43,7 @@ from parley_client import (
     write_wav,
 )
 from parley_client.backoff import Backoff
+from parley_client.leg import Leg
 
 TICKET = "ticket-of-the-test-4711"
 QUICK = CallOptions(
@@ -422,3 +423,26 @@ async def test_the_example_program(tmp_path: Path) -> None:
     assert process.returncode == 0
     assert out.decode().splitlines() == ["assistant: Hello.", "over: CallerHangup"]
     assert read_wav(answer, 24000).size
+
+
+async def test_what_came_before_the_end_is_read_though_a_write_failed_meanwhile() -> None:
+    """A worker ends a session while the caller speaks: the write fails, and Ended is still to be read."""
+
+    async def script(leg: DoubleLeg) -> None:
+        await leg.started()
+        await leg.event(1, "response.done")
+        await leg.ended("ScenarioFailed", "survey.py:38: KeyError: 'questions'")
+
+    async def speak(leg: Leg) -> None:
+        while True:
+            await leg.write(pb.ConverseRequest(audio=pb.AudioFrame(payload=FRAME)))
+
+    async with media_server(script) as server:
+        leg = await Leg.open(target(server.address), pb.Start(ticket=TICKET), 3)
+        try:
+            with pytest.raises(StreamError):
+                await asyncio.wait_for(speak(leg), 5)
+            responses = [await leg.read(), await leg.read()]
+        finally:
+            await leg.close()
+    assert [r and r.WhichOneof("message") for r in responses] == ["event", "ended"]
