@@ -87,7 +87,8 @@ def _parameter(row: catalogue.ParameterRow) -> tuple[str, ...]:
 
 
 def _event(shape: str, row: catalogue.EventRow) -> tuple[str, ...]:
-    wire = ", ".join(f"`{kind}`" for kind in row.types(shape)) or "the client's own"
+    own = "any other" if row.name == "Unknown" else "the client's own"
+    wire = ", ".join(f"`{kind}`" for kind in row.types(shape)) or own
     payload = f"`payloads.{shape}.{row.name}`"
     proof = proofs.OWN_EVENTS.get(row.name) or proofs.EVENT.format(shape=shape, name=row.name)
     theirs, ours = ("OpenAI", "") if shape == "ga" else ("OpenAI.Beta", "beta.")

@@ -119,6 +119,11 @@ RULES: tuple[tuple[str, str, str], ...] = (
         f"{_METHODS}test_add_event_listener_never_gets_audio",
     ),
     (
+        "Media events have `tag`, `encoding`, `customParameters` and `mediaInfo`",
+        "in `event.data`: `tag`, `encoding`, `custom_parameters`, `media_info` (`duration` in ms)",
+        f"{_EVENTS}test_web_socket_media_events",
+    ),
+    (
         "On barge-in Beta clears the buffer, in GA the scenario does",
         "the same; `clear_on_speech` chooses",
         f"{_METHODS}test_barge_in",
@@ -129,8 +134,8 @@ RULES: tuple[tuple[str, str, str], ...] = (
         f"{_METHODS}test_response_create",
     ),
     (
-        "Audio into the client is held up to 10 seconds",
-        "the same, the newest is kept",
+        "Audio into the client is held up to 10 seconds, what comes then is discarded",
+        "10 seconds too (`media_buffer_ms`); the oldest is discarded, the newest kept",
         f"{_CONNECTION}TestSending::test_audio_is_bounded_while_the_provider_does_not_read",
     ),
     (
@@ -160,6 +165,12 @@ EXTENSIONS: tuple[tuple[str, str, str], ...] = (
         "`scenario_error`",
         "The listener's fault that ended it.",
         f"{_METHODS}test_add_event_listener_no_function",
+    ),
+    (
+        "`rate_limits`",
+        "What the provider said last of each limit.",
+        "tests/integration/parley_realtime/test_diagnostics.py"
+        "::TestRateLimits::test_the_last_word_on_each_limit_can_be_read",
     ),
     ("`flavour`", "OpenAI, Azure (GA and preview), or the address as it is.", f"{_FLAVOURS}test_flavour"),
     ("`deployment`", "Azure's name of a model.", f"{_URLS}test_what_does_not_go_together_is_named"),

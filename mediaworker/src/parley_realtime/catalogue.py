@@ -371,7 +371,9 @@ PARAMETERS: tuple[ParameterRow, ...] = (
     ParameterRow("baseUrl", "base_url", In.GA, "Host root, `https://api.openai.com/`; ours: beta too."),
     ParameterRow("onWebSocketClose", "on_web_socket_close", In.BOTH, "Called when an open socket closed."),
     ParameterRow("statistics", "statistics", In.BOTH, "Log counters and latencies at the end."),
-    ParameterRow("trace", "trace", In.BOTH, "Every frame, without secrets and audio."),
+    ParameterRow(
+        "trace", "trace", In.BOTH, "A file or a function that gets every frame, without secrets and audio."
+    ),
     ParameterRow("privacy", "privacy", In.BOTH, "Nothing of the conversation in logs and error texts."),
 )
 
@@ -384,7 +386,10 @@ MEDIA_PARAMETERS: tuple[ParameterRow, ...] = (
         "Told to the unit and to `WebSocketMediaStarted`.",
     ),
     ParameterRow(
-        "SendMediaParameters.encoding", "SendMediaParameters.encoding", In.BOTH, "What the unit gets."
+        "SendMediaParameters.encoding",
+        "SendMediaParameters.encoding",
+        In.BOTH,
+        "What the unit gets; left out, what it says it takes, or the provider's. `OPUS` is refused.",
     ),
     ParameterRow(
         "ClearMediaBufferParameters.tag",

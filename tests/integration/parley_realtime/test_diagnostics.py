@@ -137,6 +137,29 @@ class TestStatistics:
         assert statistics.audio_bytes_received == (PCM16.rate + FRAME) * 2
 
 
+class TestRateLimits:
+    async def test_the_last_word_on_each_limit_can_be_read(self) -> None:
+        """Limits that make no sense are passed over, and their number is bounded."""
+        requests = {"name": "requests", "limit": 100, "remaining": 7, "reset_seconds": 1.5}
+        tokens = {"name": "tokens", "limit": 4000, "remaining": 3000, "reset_seconds": 0.1}
+        told = asyncio.Queue[Any]()
+        async with ScriptedProvider() as provider:
+            client = await create_realtime_api_client(parameters(provider))
+            client.add_event_listener(RealtimeAPIEvents.RateLimitsUpdated, told.put_nowait)
+            line = await provider.accepted()
+            assert client.rate_limits == {}
+            rows = [requests, {**tokens, "remaining": 1}]
+            odd: list[Any] = [7, None, {}, {"name": 5}, *({"name": str(n)} for n in range(100))]
+            for limits in (rows, [tokens], None, "x", odd):
+                await line.send({"type": "rate_limits.updated", "rate_limits": limits})
+                await asyncio.wait_for(told.get(), 15)
+            seen = client.rate_limits
+            client.close()
+            await ended(client)
+        assert (seen["requests"], seen["tokens"]) == (requests, tokens)
+        assert len(seen) == 16
+
+
 class TestTraceSink:
     async def test_a_function_gets_every_frame(self) -> None:
         entries: list[TraceEntry] = []

@@ -28,11 +28,13 @@ from parley_realtime.client.statistics import Meter
 from parley_realtime.errors import ClientStateError, InvalidEventError, RealtimeError, ScenarioError
 from parley_realtime.events import AUDIO_DONE_TYPES, MediaChunk, MediaSource, MediaUnit, WebSocketCloseEvent
 from parley_realtime.formats import AudioFormat
+from parley_realtime.payloads.common import RateLimit
 from parley_realtime.protocol.core import ProtocolCore, ServerEvent
 from parley_realtime.protocol.shape import Shape
 from parley_realtime.recovery import RecoveryEvents, RecoveryRecord
 
 logger = logging.getLogger(__name__)
+MAX_RATE_LIMITS = 16
 
 
 class BaseRealtimeAPIClient:
@@ -67,6 +69,7 @@ class BaseRealtimeAPIClient:
         self._timer: asyncio.TimerHandle | None = None
         self._fill: LineFill | None = None
         self._scenario_error: ScenarioError | None = None
+        self._rate_limits: dict[str, RateLimit] = {}
 
     def _make_connection(self, parameters: RealtimeAPIClientParameters) -> Connection | Lifeline:
         def core() -> ProtocolCore:
@@ -134,6 +137,11 @@ class BaseRealtimeAPIClient:
     def statistics(self) -> Statistics:
         """Counters and latencies up to now: a copy."""
         return self._statistics.snapshot()
+
+    @property
+    def rate_limits(self) -> Mapping[str, RateLimit]:
+        """What the provider said last of each limit, by its name (`requests`, `tokens`); empty before."""
+        return dict(self._rate_limits)
 
     # -- listeners -------------------------------------------------------------------------------------------
 
@@ -276,6 +284,14 @@ class BaseRealtimeAPIClient:
                 self._media.response_done(response_id)
         elif event.type == "input_audio_buffer.speech_started" and self._clears_on_speech():
             self.clear_media_buffer()
+        elif event.type == "rate_limits.updated":
+            self._note_limits(payload.get("rate_limits"))
+
+    def _note_limits(self, limits: object) -> None:
+        for limit in limits if isinstance(limits, list) else ():
+            name = _text(limit, "name") if isinstance(limit, dict) else ""
+            if name and (name in self._rate_limits or len(self._rate_limits) < MAX_RATE_LIMITS):
+                self._rate_limits[name] = limit
 
     def _clears_on_speech(self) -> bool:
         chosen = self._p.clear_on_speech
