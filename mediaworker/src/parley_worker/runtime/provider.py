@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +19,7 @@ from parley_worker.core.addresses import may_be_reached
 from parley_worker.core.agent import RecoveryConfig
 from parley_worker.core.events import ProviderReconnected, ProviderReconnecting, RestoreRefused
 from parley_worker.core.model import DEFAULT_PROVIDER_AUDIO, REALTIME_FORMATS, SessionConfig
+from parley_worker.transport.tls import trusting
 
 # A custom provider's host tells.
 _FLAVOURS = {"openai": ProviderFlavour.OPENAI, "azure": ProviderFlavour.AZURE}
@@ -119,7 +119,7 @@ def open_provider(
         base_url=provider.url,
         flavour=_FLAVOURS.get(provider.type),
         headers=provider.headers,
-        ssl=_context(provider.ca_pem) if _is_tls(provider.url) else None,
+        ssl=trusting(provider.ca_pem) if _is_tls(provider.url) else None,
         observer=on_event,
         clear_on_speech=False,
         privacy=config.privacy,
@@ -173,15 +173,3 @@ def _as_event(record: RecoveryRecord) -> ProviderReconnecting | ProviderReconnec
 
 def _is_tls(url: str) -> bool:
     return urlsplit(url).scheme in ("wss", "https")
-
-
-@functools.lru_cache(maxsize=64)
-def _context(ca_pem: str) -> ssl.SSLContext:
-    """Trusts the system's certificates and these; one context serves all sessions that share them."""
-    context = ssl.create_default_context()
-    if ca_pem:
-        try:
-            context.load_verify_locations(cadata=ca_pem)
-        except ssl.SSLError as exc:
-            raise ValueError("ca_pem holds no certificate in PEM form") from exc
-    return context

@@ -1,7 +1,8 @@
-"""TLS of the servers from files, read anew when they change."""
+"""TLS of the servers from files, read anew when they change; what connections to others trust."""
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import ssl
@@ -99,6 +100,21 @@ class TlsContext:
             except (OSError, ssl.SSLError) as error:
                 log.warning("certificates in %s are kept: %s", self._directory, error)
         connection.context = self._current
+
+
+@functools.lru_cache(maxsize=64)
+def trusting(ca_pem: str) -> ssl.SSLContext:
+    """Trusts the system's certificates and these; one context serves all who share them.
+
+    ValueError when `ca_pem` holds no certificate.
+    """
+    context = ssl.create_default_context()
+    if ca_pem:
+        try:
+            context.load_verify_locations(cadata=ca_pem)
+        except ssl.SSLError as error:
+            raise ValueError("ca_pem holds no certificate in PEM form") from error
+    return context
 
 
 def check_pair(key: bytes, certificate: bytes) -> None:

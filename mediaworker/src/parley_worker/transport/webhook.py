@@ -14,18 +14,15 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import functools
 import hashlib
 import hmac
 import json
 import logging
 import random
-import socket
 import ssl
 from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
 
 import aiohttp
 
@@ -41,6 +38,8 @@ from parley_worker.core.tool_routing import (
     too_large,
     unreachable,
 )
+from parley_worker.transport.http_pool import AddressRefused, HttpPool, MayReach
+from parley_worker.transport.tls import trusting
 from parley_worker.transport.tool_ports import ToolCallFailed, ToolRequest
 
 log = logging.getLogger(__name__)
@@ -49,10 +48,6 @@ CONNECT_SECONDS = 5.0
 KEY_PREFIX = "whsec_"
 MAX_ERROR_BYTES = 16 * 1024
 _CONNECTION_ERRORS = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError, OSError)
-
-
-class _AddressRefused(OSError):
-    """The name leads to an address that nothing of ours connects to."""
 
 
 class _Again(Exception):
@@ -72,18 +67,16 @@ class Webhooks:
         self,
         clock: Clock,
         chance: Callable[[], float] = random.random,
-        may_reach: Callable[[str], bool] = may_be_reached,
+        may_reach: MayReach = may_be_reached,
     ) -> None:
         self._clock = clock
         self._chance = chance
-        self._may_reach = may_reach
-        self._http: aiohttp.ClientSession | None = None
+        headers = {"User-Agent": f"parley-worker/{__version__}", "Accept-Encoding": "identity"}
+        self._http = HttpPool(0, may_reach, headers=headers, decompress=False)
 
     async def close(self) -> None:
         """Close idle connections; calls that run fail."""
-        if self._http is not None:
-            await self._http.close()
-            self._http = None
+        await self._http.close()
 
     async def call(self, request: ToolRequest) -> str:
         """See ToolService."""
@@ -100,46 +93,25 @@ class Webhooks:
                     raise ToolCallFailed(error.problem) from None
             await asyncio.sleep(wait)
 
-    def _session(self) -> aiohttp.ClientSession:
-        if self._http is None:
-            connector = aiohttp.TCPConnector(limit=0, socket_factory=self._socket)
-            self._http = aiohttp.ClientSession(
-                connector=connector,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                trust_env=False,
-                headers={"User-Agent": f"parley-worker/{__version__}", "Accept-Encoding": "identity"},
-            )
-        return self._http
-
-    def _socket(self, address: tuple[Any, ...]) -> socket.socket:
-        """A socket for an address that a name leads to, or that the URL names itself."""
-        family, kind, protocol, _, where = address
-        if not self._may_reach(str(where[0])):
-            raise _AddressRefused(f"{where[0]} is not an address of a tool")
-        made = socket.socket(family, kind, protocol)
-        made.setblocking(False)
-        return made
-
     async def _try(self, request: ToolRequest, body: bytes) -> str:
         name, route = request.name, request.route
         remaining = max(0.001, request.deadline - self._clock.monotonic())
         timeout = aiohttp.ClientTimeout(total=remaining, sock_connect=CONNECT_SECONDS)
         try:
-            async with self._session().post(
+            async with self._http.session().post(
                 route.url,
                 data=body,
                 headers=_headers(request, body, round(self._clock.wall())),
                 allow_redirects=False,
                 timeout=timeout,
-                ssl=_context(route.ca_pem),
+                ssl=trusting(route.ca_pem),
             ) as response:
                 return await self._take(request, response)
         except aiohttp.ClientConnectorError as error:
             if isinstance(error, aiohttp.ClientSSLError):
                 log.warning("webhook of tool %s: its certificate cannot be trusted", name)
                 raise ToolCallFailed(unreachable(name)) from None
-            if isinstance(error.os_error, _AddressRefused):
+            if isinstance(error.os_error, AddressRefused):
                 log.warning("webhook of tool %s: its host leads to an address that is refused", name)
                 raise ToolCallFailed(_refused(name, "its address may not be called")) from None
             raise _Again(unreachable(name)) from None
@@ -259,15 +231,3 @@ def _retry_after(value: str | None, wall: float) -> float | None:
         return max(0.0, parsedate_to_datetime(value).timestamp() - wall)
     except (ValueError, TypeError):
         return None
-
-
-@functools.lru_cache(maxsize=64)
-def _context(ca_pem: str) -> ssl.SSLContext:
-    """Trusts the system's certificates and these; ValueError when they are none."""
-    context = ssl.create_default_context()
-    if ca_pem:
-        try:
-            context.load_verify_locations(cadata=ca_pem)
-        except ssl.SSLError as error:
-            raise ValueError("ca_pem holds no certificate in PEM form") from error
-    return context
