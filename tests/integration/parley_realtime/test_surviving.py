@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -44,11 +45,14 @@ class Moves:
     held: Held
     serving: int = 0
     seen: list[tuple[str, Items, Items]] = field(default_factory=list)
+    settings: list[Any] = field(default_factory=list)
+    """The whole session of each new connection: instructions, tools, voice, turn detection."""
 
     def note(self, record: RecoveryRecord) -> None:
         if isinstance(record, Reconnected):
             old, self.serving = self.serving, len(self.held.sessions) - 1
             self.seen.append((record.cause, self.held.items(old), self.held.items(self.serving)))
+            self.settings.append(self.held.sessions[self.serving].settings)
 
     def count(self, cause: str) -> int:
         return sum(each == cause for each, _, _ in self.seen)
@@ -162,6 +166,7 @@ async def test_ten_rotations_and_twenty_cuts_in_one_conversation(shape: str) -> 
         talking(proxy.url, SEED, quick, shape, **PINGS) as talker,
     ):
         moves = Moves(held)
+        first = deepcopy(held.sessions[0].settings)
         talker.told = moves.note
         cutter = Cutter(talker, proxy, shape)
         for stage in plan:
@@ -176,6 +181,8 @@ async def test_ten_rotations_and_twenty_cuts_in_one_conversation(shape: str) -> 
         answered_once(talker, cutter.spoken)
     assert moves.count("rotation") >= 10
     assert moves.count("lost") >= 20
+    assert first.instructions == "recall"
+    assert [settings for settings in moves.settings if settings != first] == []
     for cause, old, new in moves.seen:
         if cause == "rotation":
             assert new == old
