@@ -26,7 +26,7 @@ from parley_realtime.errors import (
 )
 from parley_realtime.events import MediaChunk, WebSocketCloseEvent
 from parley_realtime.protocol.core import ProtocolCore, ServerEvent
-from parley_realtime.protocol.keeper import ConversationKeeper
+from parley_realtime.protocol.keeper import AT_ONCE, ConversationKeeper
 from parley_realtime.protocol.outstanding import CONFIRMED
 from parley_realtime.protocol.restore import Refusal, RestorePlan
 from parley_realtime.protocol.shape import ClientType
@@ -234,8 +234,8 @@ class Lifeline:
             self._wake.set()
 
     def _done_here(self, event: Mapping[str, Any]) -> dict[str, Any] | None:
-        """A truncation the provider cannot do: of what it holds as text, or while there is no provider."""
-        if event.get("type") != "conversation.item.truncate":
+        """A truncation or deletion the provider cannot do: see `shorten`, or there is no provider now."""
+        if event.get("type") not in AT_ONCE:
             return None
         if self._serving and self._line is not None:
             made = self._keeper.shorten(event, _event_id())
@@ -244,7 +244,8 @@ class Lifeline:
             for each in made[1]:
                 self._line.connection.put_event(each)
             return made[0]
-        known = self._keeper.history.get(str(event.get("item_id"))) is not None
+        item_id = str(event.get("item_id"))
+        known = self._keeper.history.get(item_id) is not None or self._keeper.is_here_only(item_id)
         return self._keeper.apply(event, _event_id()) if known else None
 
     def put_audio(self, payload: bytes) -> None:

@@ -50,6 +50,7 @@ class Line:
         owner: LineOwner,
     ) -> None:
         self._owner = owner
+        self._private = parameters.privacy
         self._check: RestoreCheck | None = None
         self._news = asyncio.Event()
         self.restoring = False
@@ -67,10 +68,10 @@ class Line:
     async def restore(self, plan: RestorePlan, timeout: float) -> None:
         """Give the new connection the plan and wait for every echo.
 
-        RestoreFailed when the provider refuses it; the connection's error when it ends, UnavailableError
-        when it takes longer than `timeout` seconds.
+        RestoreFailed when the provider refuses it; the connection's error when it ends, the provider's when
+        it cannot do it now, UnavailableError when it takes longer than `timeout` seconds.
         """
-        check = self._check = RestoreCheck(plan)
+        check = self._check = RestoreCheck(plan, private=self._private)
         try:
             async with asyncio.timeout(timeout):
                 if plan.update is not None:
@@ -90,6 +91,8 @@ class Line:
         self._raise_if_over()
         if check.failed is not None:
             raise RestoreFailed(check.failed)
+        if check.trouble is not None:
+            raise check.trouble
         await self._news.wait()
         self._news.clear()
 

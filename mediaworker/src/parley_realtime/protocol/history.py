@@ -24,7 +24,8 @@ MAX_HELD_BYTES = 1024 * 1024
 MAX_ITEM_BYTES = 2 * 1024 * 1024
 _OWN_FIELDS = frozenset({"id", "object", "type", "status", "role", "content", "previous_item_id"})
 _NEW_ITEM = frozenset({"conversation.item.added", "conversation.item.created", "conversation.item.done"})
-_PROVIDER_MAKES = frozenset({"mcp_list_tools"})
+PROVIDER_MAKES = frozenset({"mcp_list_tools"})
+"""Kinds of items that every connection gets from its provider."""
 _TEXT_DELTA = frozenset({"response.output_text.delta", "response.text.delta"})
 _TEXT_DONE = frozenset({"response.output_text.done", "response.text.done"})
 _WORDS_DELTA = frozenset({"response.output_audio_transcript.delta", "response.audio_transcript.delta"})
@@ -68,6 +69,8 @@ class Item:
     done: bool = False
     as_text: bool = False
     """Its spoken parts are at the provider as text: it was carried over."""
+    left_out: bool = False
+    """The provider does not hold it: it was not carried over."""
     too_big: bool = False
 
     @property
@@ -114,7 +117,8 @@ class Item:
 class ConversationHistory:
     """See the module. Bounded: beyond `MAX_ITEMS` items or `MAX_TEXT_BYTES` the oldest go first, counted.
 
-    Audio of turns without a transcript is held up to `MAX_HELD_BYTES`, the newest.
+    Audio of turns without a transcript is held up to `MAX_HELD_BYTES`, the newest; the last turn may be
+    longer while its transcript is awaited.
     A tool's result goes together with its call. An item larger than `MAX_ITEM_BYTES` is kept by name only.
     """
 
@@ -157,13 +161,13 @@ class ConversationHistory:
         for item in self._items.values():
             if item.id == item_id:
                 return previous
-            if not item.wordless and item.kind not in _PROVIDER_MAKES:
+            if not item.wordless and item.kind not in PROVIDER_MAKES:
                 previous = item.id
         return None
 
     def told(self) -> list[Item]:
         """The items that are carried over: all but wordless messages and what providers make themselves."""
-        return [i for i in self._items.values() if not i.wordless and i.kind not in _PROVIDER_MAKES]
+        return [i for i in self._items.values() if not i.wordless and i.kind not in PROVIDER_MAKES]
 
     def canonical(self) -> list[dict[str, Any]]:
         """What the model sees, in order."""
@@ -232,8 +236,8 @@ class ConversationHistory:
             self._bytes -= self._sizes.pop(item_id, 0)
             self.version += 1
 
-    def hold(self, item_id: str, audio: bytes) -> None:
-        """Keep the audio of a turn until its transcript comes."""
+    def hold(self, item_id: str, audio: bytes, *, awaited: bool = False) -> None:
+        """Keep the audio of a turn until its transcript comes; all of it while that is `awaited`."""
         item = self._items.get(item_id)
         if item is None or item.role != "user":
             return
@@ -243,15 +247,15 @@ class ConversationHistory:
         if part.kind == "input_audio" and part.text is None:
             part.audio = audio
             self._changed(item)
-            self._let_go()
+            self._let_go(spared=part if awaited else None)
 
-    def _let_go(self) -> None:
-        """Hold at most `max_held` bytes of audio: the oldest goes first."""
+    def _let_go(self, spared: Part | None) -> None:
+        """Hold at most `max_held` bytes of audio besides what is spared: the oldest goes first."""
         held = 0
         for item in reversed(self._items.values()):
             for part in item.parts:
                 held += len(part.audio)
-                if part.audio and held > self._max_held:
+                if part.audio and part is not spared and held > self._max_held:
                     part.audio = b""
                     self._changed(item)
 

@@ -7,14 +7,14 @@ Joins the history, the client events that are not confirmed, the answers being m
 from __future__ import annotations
 
 import binascii
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from parley_realtime.formats import AudioFormat
 from parley_realtime.protocol.history import ConversationHistory, Item
-from parley_realtime.protocol.outstanding import Answer, Outstanding, Sent
+from parley_realtime.protocol.outstanding import Answer, Outstanding, Sent, is_aside
 from parley_realtime.protocol.restore import (
     EVENT_PREFIX,
     Refusal,
@@ -32,8 +32,9 @@ MAX_ASKED_IN_ROW = 8
 """A question that costs so many connections in a row, and gets no answer, is not asked again."""
 MAX_MS = 2**31 - 1
 _MAX_TURNS = 64
+_MAX_GONE = 256
 _ITEM_EVENTS = frozenset({"conversation.item.added", "conversation.item.created", "conversation.item.done"})
-_AT_ONCE = frozenset({"conversation.item.truncate", "conversation.item.delete"})
+AT_ONCE = frozenset({"conversation.item.truncate", "conversation.item.delete"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +76,8 @@ class ConversationKeeper:
         self._owed = False
         self._asks: list[Event] = []
         self._asked_in_row = 0
-        self._taken_back = b""
-        self._back: str | None = None
+        self._taken_back: list[bytes] = []
+        self._gone: deque[str] = deque(maxlen=_MAX_GONE)
         self._replacing: dict[str, int] = {}
         self._restored: set[str] = set()
         self._number = 0
@@ -119,9 +120,8 @@ class ConversationKeeper:
     def settled(self) -> bool:
         """Whether nothing is under way: no answer, no speech, nothing unconfirmed, no transcript to come."""
         awaited = self.transcribes and any(item.transcript_comes for item in self.history)
-        return not (
-            self.outstanding.answers or len(self.outstanding) or self.speaking or self._owed or awaited
-        )
+        busy = self.outstanding.answers or len(self.outstanding) or self.speaking or self._owed
+        return not (busy or awaited or (self._turn_detection is None and self.tape.torn))
 
     # Fed
 
@@ -162,6 +162,7 @@ class ConversationKeeper:
                 self._replacing[item_id] -= 1
                 return True
             self._restored.discard(item_id)
+            self._replacing.pop(item_id, None)
         if kind == "error":
             error = payload.get("error")
             event_id = error.get("event_id") if isinstance(error, Mapping) else None
@@ -202,7 +203,7 @@ class ConversationKeeper:
             end = confirmed.at
         elif turn is not None and turn.end is not None:
             begin, end = turn.begin, turn.end
-        self.history.hold(item_id, self.tape.slice(begin, end))
+        self.history.hold(item_id, self.tape.slice(begin, end), awaited=self.transcribes)
         self.tape.settle(end)
         self.tape.speaking = self._turn_detection is None or self.speaking
         if confirmed is None:
@@ -217,7 +218,8 @@ class ConversationKeeper:
         answers = list(self.outstanding.answers.values())
         unheard = [a for a in answers if a.bound and not a.open and not a.finished and not a.unwanted]
         cut_items, gone = self.history.cut_off()
-        if self._take_turn_back(answers, unheard):
+        back = self._take_turns_back() if not self._answers else self._take_turn_back(answers, unheard)
+        if back:
             answers = [a for a in answers if not a.bound]
         elif self._owed:
             self._ask({"type": "response.create"})
@@ -229,42 +231,55 @@ class ConversationKeeper:
         self.outstanding.answers.clear()
         self._owed = False
         self._asked_in_row += bool(self._asks or self._taken_back)
-        if self.speaking or self._asked_in_row > MAX_ASKED_IN_ROW:
+        if self._asked_in_row > MAX_ASKED_IN_ROW:
             self._asks = []
+        elif self.speaking:
+            self._asks = [ask for ask in self._asks if is_aside(ask)]
         self._turns.clear()
-        if self._back is not None:
-            gone, self._back = (*gone, self._back), None
-        closings += [_deleted(item_id, event_id) for item_id in gone]
+        self._gone += (*gone, *back)
+        closings += [_deleted(item_id, event_id) for item_id in (*gone, *back)]
         closings += self._apply_now(event_id)
         return Loss(cut_items, tuple(closings))
 
     def _ask(self, request: Payload) -> None:
         event = {name: value for name, value in request.items() if name != "event_id"}
-        if event not in self._asks:
+        if is_aside(event) or event not in self._asks:
             self._asks.append(event)
 
-    def _take_turn_back(self, answers: list[Answer], unheard: list[Answer]) -> bool:
+    def _take_turns_back(self) -> tuple[str, ...]:
+        """Let a provider that only transcribes hear again what it has not transcribed."""
+        if self._asked_in_row > MAX_ASKED_IN_ROW:
+            return ()
+        waiting = [item for item in self.history if item.transcript_comes and not item.left_out]
+        held = [(item.id, b"".join(part.audio for part in item.parts)) for item in waiting]
+        back = tuple(item_id for item_id, audio in held if audio)
+        self._taken_back += [audio for _, audio in held if audio]
+        for item_id in back:
+            self.history.delete(item_id)
+        return back
+
+    def _take_turn_back(self, answers: list[Answer], unheard: list[Answer]) -> tuple[str, ...]:
         """Let the provider hear the last turn again when its words are not known: it answers by itself."""
         last = self.history.last
         if last is None or not last.awaits_words() or not self._answers_turns:
-            return False
+            return ()
         if self._asked_in_row > MAX_ASKED_IN_ROW:
-            return False
+            return ()
         audio = b"".join(part.audio for part in last.parts)
         bound = [a for a in answers if a.bound]
         if not audio or not (self._owed or unheard) or len(bound) != len(unheard):
-            return False
+            return ()
         if any(a.request is not None for a in unheard):
-            return False
+            return ()
         self.history.delete(last.id)
-        self._taken_back, self._back = audio, last.id
-        return True
+        self._taken_back.append(audio)
+        return (last.id,)
 
     def _apply_now(self, event_id: str) -> list[Event]:
         """Truncations and deletions that were not confirmed are done in the history, before it is carried."""
         words: list[Event] = []
         for sent in self.outstanding.take_all():
-            if sent.type in _AT_ONCE and self.history.get(sent.item_id) is not None:
+            if sent.type in AT_ONCE and self.history.get(sent.item_id) is not None:
                 words.append(self.apply(sent.event, event_id))
             elif sent.type != "response.cancel":
                 self.outstanding.put(sent.event, sent.at, sent.since)
@@ -289,45 +304,52 @@ class ConversationKeeper:
     # Carried over
 
     def plan(self) -> RestorePlan | Refusal:
-        """How a new connection gets what the old one held."""
+        """How a new connection gets what the old one held; a transcription has no items that matter."""
         self._number += 1
-        self._replacing.clear()
         return plan_restore(
             self.history,
             ga=self._ga,
             transcription=self.transcribes,
             audio_base64=lambda audio: binascii.b2a_base64(audio, newline=False).decode(),
             number=self._number,
+            items=self._answers,
         )
 
     def carried(self, plan: RestorePlan, *, rotation: bool) -> list[bytes | Event]:
         """A new connection holds the plan: what it is sent next, audio and events in their old order."""
         self._restored = set(plan.ids)
         for item in self.history:
-            if item.id in self._restored:
-                item.as_text = True
-        newest = self.tape.newest_bytes(REJOINED_MS) if rotation and not self._taken_back else None
-        audio = self.tape.rewind(self._taken_back, newest)
-        self._taken_back = b""
+            item.as_text = item.as_text or item.id in self._restored
+            item.left_out = item.id not in self._restored
+        by_hand = self._turn_detection is None
+        back, self._taken_back = self._taken_back, []
+        newest = self.tape.newest_bytes(REJOINED_MS) if rotation and not back and not by_hand else None
+        audio = self.tape.rewind(b"".join(back), newest)
         start, done = self.tape.origin, 0
         waiting = self.outstanding.take_all()
-        if any(sent.type == "response.create" for sent in waiting):
-            self._asks = []
+        if any(sent.type == "response.create" and not is_aside(sent.event) for sent in waiting):
+            self._asks = [ask for ask in self._asks if is_aside(ask)]
         result: list[bytes | Event] = [*self._asks]
         self._asks = []
+        for turn in back if by_hand else ():
+            result += [turn, {"type": "input_audio_buffer.commit"}]
+            done += len(turn)
+        known = {"root", *self._restored}
         for sent in waiting:
             upto = min(max(sent.at - start, done), len(audio))
             if upto > done:
                 result.append(audio[done:upto])
                 done = upto
             self.history.drop_update(str(sent.event.get("event_id") or ""))
-            result.append(dict(sent.event))
+            known.add(sent.item_id)
+            result.append(_placed(sent.event, known))
         if done < len(audio):
             result.append(audio[done:])
         return result
 
     def corrections(self, plan: RestorePlan) -> list[Event]:
         """What is to be sent for items that were truncated or deleted while a connection took the plan."""
+        self._replacing.clear()
         events: list[Event] = []
         for create in plan.creates:
             item_id = str(create["item"]["id"])
@@ -347,7 +369,13 @@ class ConversationKeeper:
         return replacement(self.history, item, ga=self._ga, event_id=number)
 
     def shorten(self, event: Payload, event_id: str) -> tuple[Event, list[Event]] | None:
-        """A truncation of an item that is at the provider as text: the server's word, and what to send."""
+        """What the provider cannot do as it is asked: the server's word, and what to send instead.
+
+        That is the truncation of an item that it holds as text, and both that and the deletion of one which
+        it does not hold.
+        """
+        if event.get("type") in AT_ONCE and self.is_here_only(str(event.get("item_id"))):
+            return self.apply(event, event_id), []
         item = self._text_item(event)
         if item is None:
             return None
@@ -356,6 +384,11 @@ class ConversationKeeper:
         if item.canonical() == before:
             return word, []
         return word, self._replace(item)
+
+    def is_here_only(self, item_id: str) -> bool:
+        """Whether users know of an item that the provider does not hold any more."""
+        item = self.history.get(item_id)
+        return item_id in self._gone if item is None else item.left_out
 
     def _text_item(self, event: Payload) -> Item | None:
         if event.get("type") != "conversation.item.truncate":
@@ -393,6 +426,14 @@ def _closings(answer: Answer, ga: bool, event_id: str) -> list[Event]:
     if not answer.bound:
         response["conversation_id"] = None
     return [*events, {"type": "response.done", "event_id": event_id, "response": response}]
+
+
+def _placed(event: Payload, known: set[str]) -> Event:
+    """The event; without the place it names when that is gone."""
+    placed = dict(event)
+    if placed.get("previous_item_id") not in known:
+        placed.pop("previous_item_id", None)
+    return placed
 
 
 def _deleted(item_id: str, event_id: str) -> Event:

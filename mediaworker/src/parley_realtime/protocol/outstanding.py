@@ -152,10 +152,19 @@ class Outstanding:
             wanted = _BY_ITEM[kind]
             item_id = payload.get("item_id") or _object(payload, "item").get("id")
             return self._first(lambda sent: sent.type == wanted and sent.item_id == item_id)
+        if kind == "response.created":
+            return self._request_of(_object(payload, "response"))
         if kind in _IN_TURN:
             wanted = _IN_TURN[kind]
             return self._first(lambda sent: sent.type == wanted)
         return None
+
+    def _request_of(self, response: Payload) -> Sent | None:
+        """An answer to speech takes up no request for one outside the conversation, nor the other way."""
+        told, outside = "conversation_id" in response, response.get("conversation_id", "") is None
+        return self._first(
+            lambda sent: sent.type == "response.create" and (not told or outside == is_aside(sent.event))
+        )
 
     def _first(self, test: Any) -> Sent | None:
         for number, sent in self._sent.items():
@@ -196,6 +205,11 @@ class Outstanding:
             index = payload.get("content_index")
             key = (str(payload.get("item_id")), index if isinstance(index, int) else 0)
             answer.sounding.pop(key, None)
+
+
+def is_aside(request: Payload) -> bool:
+    """Whether a `response.create` asks for a response outside the conversation."""
+    return _object(request, "response").get("conversation") == "none"
 
 
 def _object(fields: Payload, name: str) -> Payload:

@@ -6,12 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from parley_realtime.protocol.history import ConversationHistory, Item, Part
+from parley_realtime.errors import ProviderError, UnavailableError
+from parley_realtime.protocol.history import PROVIDER_MAKES, ConversationHistory, Item, Part
+from parley_realtime.protocol.refusals import ErrorDetail, from_code
 
 Event = dict[str, Any]
 EVENT_PREFIX = "parley_restore_"
 _ECHOES = frozenset({"conversation.item.added", "conversation.item.created"})
 _UPDATED = frozenset({"session.updated", "transcription_session.updated"})
+_TROUBLE = frozenset({"server_error", "internal_error", "internal_server_error", "service_unavailable"})
+"""Types and codes of errors that say nothing about what was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +41,22 @@ class Refusal:
 
 
 def plan_restore(
-    history: ConversationHistory, *, ga: bool, transcription: bool, audio_base64: Any, number: int = 0
+    history: ConversationHistory,
+    *,
+    ga: bool,
+    transcription: bool,
+    audio_base64: Any,
+    number: int = 0,
+    items: bool = True,
 ) -> RestorePlan | Refusal:
-    """Plan the restoration of `history`.
+    """Plan the restoration of `history`; without `items`, of the session alone.
 
     `transcription`: the session transcribes the caller. `audio_base64` turns held audio into base64 text.
     `number` makes the event ids of this restoration its own.
     """
     creates: list[Event] = []
-    for item in history.told():
+    told = history.told() if items else []
+    for item in told:
         body = _body(item, ga, transcription, audio_base64)
         if isinstance(body, Refusal):
             return body
@@ -58,7 +69,7 @@ def plan_restore(
             "event_id": f"{EVENT_PREFIX}{number}_session",
             "session": dict(history.wanted),
         }
-    return RestorePlan(update, tuple(creates), {item.id: item.canonical() for item in history.told()})
+    return RestorePlan(update, tuple(creates), {item.id: item.canonical() for item in told})
 
 
 def replacement(history: ConversationHistory, item: Item, *, ga: bool, event_id: str) -> list[Event]:
@@ -118,18 +129,26 @@ def _content(
 
 
 class RestoreCheck:
-    """Follows the echoes of a plan on the new connection."""
+    """Follows the echoes of a plan on the new connection.
 
-    def __init__(self, plan: RestorePlan) -> None:
-        self._expected = list(plan.ids)
-        self._seen: list[str] = []
+    `failed` says why the conversation cannot be carried over at all; `trouble` is the error of a provider
+    that cannot do it now. `private`: neither repeats the provider's words.
+    """
+
+    def __init__(self, plan: RestorePlan, *, private: bool = False) -> None:
+        self._expected = [event["item"] for event in plan.creates]
+        self._places = {str(item["id"]): at for at, item in enumerate(self._expected)}
+        self._seen: set[str] = set()
         self._configured = plan.update is None
+        self._private = private
         self.failed: str | None = None
+        self.trouble: ProviderError | None = None
 
     @property
     def complete(self) -> bool:
         """The new connection holds it all, in order."""
-        return self._configured and self.failed is None and len(self._seen) == len(self._expected)
+        well = self.failed is None and self.trouble is None
+        return self._configured and well and not self.outstanding
 
     @property
     def outstanding(self) -> int:
@@ -143,14 +162,49 @@ class RestoreCheck:
             self._configured = True
         elif kind in _ECHOES:
             item = payload.get("item")
-            item_id = item.get("id") if isinstance(item, Mapping) else None
-            if isinstance(item_id, str) and item_id in self._expected and item_id not in self._seen:
-                self._seen.append(item_id)
-                if self._seen[-1] != self._expected[len(self._seen) - 1]:
-                    self.failed = f"the provider put item {item_id} in another place"
+            if isinstance(item, Mapping) and isinstance(item.get("id"), str):
+                self._echo(item, payload)
         elif kind == "error":
-            error = payload.get("error")
-            error = error if isinstance(error, Mapping) else {}
-            offender = error.get("event_id")
-            if offender is None or str(offender).startswith(EVENT_PREFIX):
-                self.failed = f"the provider refused it: {str(error.get('message'))[:200]}"
+            self._error(payload)
+
+    def _echo(self, item: Mapping[str, Any], payload: Mapping[str, Any]) -> None:
+        item_id = item["id"]
+        place = self._places.get(item_id)
+        if place is None:
+            if self.outstanding and self._is_renamed(item):
+                self.failed = (
+                    f"the provider gave an item a name of its own ({item_id[:64]}): "
+                    "a conversation can be carried over only where items keep the ids of the client"
+                )
+        elif item_id not in self._seen:
+            if not self._in_place(place, payload):
+                self.failed = f"the provider put item {item_id} in another place"
+            self._seen.add(item_id)
+
+    def _is_renamed(self, item: Mapping[str, Any]) -> bool:
+        """Providers make lists of tools by themselves, and items of other kinds than the one awaited."""
+        awaited = next(each for each in self._expected if each["id"] not in self._seen)
+        return item.get("type") not in PROVIDER_MAKES and all(
+            item.get(name) == awaited.get(name) for name in ("type", "role")
+        )
+
+    def _in_place(self, place: int, payload: Mapping[str, Any]) -> bool:
+        """By the predecessor that the provider names; by the order of arrival where it names none."""
+        previous = payload.get("previous_item_id")
+        if isinstance(previous, str) and previous != "root":
+            return self._places.get(previous, place - 1) == place - 1
+        return place == len(self._seen) or (place == 0 and "previous_item_id" in payload)
+
+    def _error(self, payload: Mapping[str, Any]) -> None:
+        error = payload.get("error")
+        offender = error.get("event_id") if isinstance(error, Mapping) else None
+        if offender is not None and not str(offender).startswith(EVENT_PREFIX):
+            return
+        detail = ErrorDetail.of(payload, private=self._private)
+        said = detail.message[:200]
+        self.trouble = from_code(detail.code, f" ({said})" if said else "", None)
+        if self.trouble is None and {detail.type, detail.code} & _TROUBLE:
+            text = f"the provider had trouble with the conversation that was carried over ({said})"
+            self.trouble = UnavailableError(text, code=detail.code)
+        if self.trouble is None:
+            self.failed = f"the provider refused it: {said or detail.code or 'no reason given'}"

@@ -27,6 +27,8 @@ class InputTape:
         self.origin = 0
         self.speaking = True
         self.lost_bytes = 0
+        self.torn = False
+        """Audio that the provider holds unsettled is not held here any more."""
 
     def _bytes(self, milliseconds: float) -> int:
         sample = self._format.sample_bytes
@@ -56,11 +58,15 @@ class InputTape:
         if self._size > limit:
             if self.speaking:
                 self.lost_bytes += self._size - limit
-            self.settle(self.end - limit)
+            self._forget(self._size - limit)
+            self.torn = True
 
     def settle(self, position: int) -> None:
         """Forget what lies before `position`."""
-        excess = min(position, self.end) - self._start
+        self.torn = False
+        self._forget(min(position, self.end) - self._start)
+
+    def _forget(self, excess: int) -> None:
         while excess > 0:
             head = self._chunks[0]
             if len(head) <= excess:
@@ -90,6 +96,7 @@ class InputTape:
         self._start = self.end - len(audio)
         self._chunks.clear()
         self._size = 0
+        self.torn = False
         self.origin = self._start
         return audio
 
