@@ -8,7 +8,10 @@ from typing import Any
 
 from parley_realtime.audio import Encoding, SampleFormat
 
-FRAME_SECONDS = 0.02
+FRAME_MS = 20
+FRAME_SECONDS = FRAME_MS / 1000
+CATCH_UP_SECONDS = 0.2
+"""A clock of frames that is later than this begins anew instead of sending what it missed."""
 
 
 @dataclass(frozen=True, slots=True)

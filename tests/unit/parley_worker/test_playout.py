@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from parley_worker.core.playout import FRAME_MS, Cut, Heard, PlayoutLedger
+from parley_realtime.formats import FRAME_MS
+from parley_worker.core.playout import Cut, Heard, PlayoutLedger
 
 KEY = ("item_1", 0)
 NEXT = ("item_2", 0)

@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Callable
 
 from parley_realtime.audio import SampleFormat
+from parley_realtime.formats import FRAME_SECONDS
 
 GRACE_SECONDS = 0.04
 """A source that is late by less is not silent."""
 FILL_SECONDS = 10.0
 """Silence goes on for so long after the last sound; the slowest turn detection needs 8 s."""
-FRAME_SECONDS = 0.02
 
 
 class LineFill:

@@ -19,7 +19,7 @@ from parley_realtime.errors import (
 
 _AUTH = frozenset({"invalid_api_key", "invalid_authentication", "missing_api_key", "authentication_error"})
 _MODEL = frozenset({"invalid_model", "missing_model", "model_not_found", "model_not_supported"})
-_OUT_OF_QUOTA = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
+OUT_OF_QUOTA = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 _RATE = frozenset({"rate_limit_exceeded", "too_many_requests", "rate_limit_error"})
 _PROTOCOL_CLOSES = frozenset({1002, 1003, 1007, 1008, 1009, 1010})
 
@@ -96,7 +96,7 @@ def from_code(word: str | None, said: str, close_code: int | None) -> ProviderEr
         )
     if word in _MODEL:
         return ModelRefusedError(f"the provider refused the model{said}", code=word, close_code=close_code)
-    if word in _OUT_OF_QUOTA:
+    if word in OUT_OF_QUOTA:
         text = f"the provider's quota is used up{said}"
         return QuotaError(text, code=word, close_code=close_code, retryable=False)
     if word in _RATE:

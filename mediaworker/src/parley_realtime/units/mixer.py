@@ -10,12 +10,11 @@ from typing import Any
 from parley_realtime.audio import Encoding, SampleFormat
 from parley_realtime.client.parameters import SendMediaParameters
 from parley_realtime.events import MediaChunk, MediaSource, MediaUnit
-from parley_realtime.formats import FRAME_SECONDS
+from parley_realtime.formats import CATCH_UP_SECONDS, FRAME_MS, FRAME_SECONDS
 from parley_realtime.units.mixing import Feed, MixBus
 from parley_realtime.units.outlets import Outlets
 
 RATE = 24_000
-CATCH_UP_SECONDS = 0.2
 
 
 class Mixer:
@@ -97,7 +96,7 @@ class Mixer:
     def _tick(self) -> None:
         loop = asyncio.get_running_loop()
         self._timer = None
-        payload = self._bus.background(round(FRAME_SECONDS * 1000))
+        payload = self._bus.background(FRAME_MS)
         if payload is None:
             return
         self._outlets.send(payload)

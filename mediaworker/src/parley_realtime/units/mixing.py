@@ -10,13 +10,12 @@ import numpy.typing as npt
 
 from parley_realtime.audio import SampleFormat, Samples, decode, encode
 from parley_realtime.events import MediaChunk, MediaSource
+from parley_realtime.formats import FRAME_MS
 
 FEED_MS = 300
 """What one source may be ahead; beyond it its oldest audio is left out."""
 PREBUFFER_MS = 100
 """What a feed gathers before it is heard: clocks differ, and conversion gives its audio in lumps of 40 ms."""
-FRAME_MS = 20
-"""With less than this a source that goes on is not heard, but gathers anew."""
 DUCKED = 0.25
 """How loud other sources are while somebody speaks over them (12 dB down)."""
 
@@ -40,6 +39,7 @@ class Feed:
         """True when it has something to be heard now."""
         if self._done:
             return self._size > 0
+        # A source that goes on and has less than a frame is not heard, but gathers anew.
         need = FRAME_MS if self._flowing else PREBUFFER_MS
         return self._size >= need * self.media_format.rate // 1000
 

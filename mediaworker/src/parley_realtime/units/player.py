@@ -17,7 +17,7 @@ import numpy as np
 from parley_realtime.audio import Encoding, SampleFormat, Samples
 from parley_realtime.client.parameters import SendMediaParameters
 from parley_realtime.events import MediaUnit
-from parley_realtime.formats import FRAME_SECONDS
+from parley_realtime.formats import CATCH_UP_SECONDS, FRAME_SECONDS
 from parley_realtime.units.outlets import Outlets
 from parley_realtime.units.sources import Decoder, PlayerAccess, PlayerError, checked_path, fetch, is_url
 
@@ -27,7 +27,6 @@ RATE = 24_000
 FRAME = int(RATE * FRAME_SECONDS)
 AHEAD = RATE * 2
 """Samples that are decoded ahead."""
-CATCH_UP_SECONDS = 0.2
 MAX_VOLUME = 4.0
 
 

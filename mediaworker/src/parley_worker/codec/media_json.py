@@ -12,10 +12,13 @@ from typing import Any, Protocol
 from parley_worker.codec.media_pb import StartMessage
 from parley_worker.core import events as ev
 from parley_worker.core.effects import ToLeg
+from parley_worker.core.fields import text_of
 from parley_worker.core.media_path import OutFrame
 
 Frame = MutableMapping[str, Any]
 MAX_CREDENTIAL = 512
+PLAYOUT_BUFFER_MS = 60
+"""What lies between a frame that left and the caller's ear is not known; marks soon tell it better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +66,6 @@ def parse(text: str) -> dict[str, Any] | ev.LegRefusal:
     if not isinstance(frame, dict) or not isinstance(frame.get("event"), str):
         return invalid("frame-without-event", "the frame has no event: name what it is", "event")
     return frame
-
-
-def section(frame: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """The object of that name; empty where it is missing or something else."""
-    found = frame.get(name)
-    return found if isinstance(found, dict) else {}
-
-
-def text_of(values: Mapping[str, Any], name: str) -> str:
-    """The text of that name; empty where it is missing or something else."""
-    found = values.get(name)
-    return found if isinstance(found, str) else ""
 
 
 def whole(values: Mapping[str, Any], name: str) -> int | None:

@@ -12,15 +12,15 @@ from typing import Any
 from parley_realtime.formats import ENCODINGS
 
 from parley_worker.codec import media_json
-from parley_worker.codec.media_json import CallerAudio, Frame, invalid, section, text_of
+from parley_worker.codec.media_json import CallerAudio, Frame, invalid
 from parley_worker.codec.media_pb import StartMessage
 from parley_worker.core import effects as fx
 from parley_worker.core import events as ev
 from parley_worker.core.audio import AudioFormat
+from parley_worker.core.fields import object_of, text_of
 from parley_worker.core.media_path import OutFrame, PlayoutMode
 
 FORMATS: Mapping[str, AudioFormat] = {str(name): samples for name, samples in ENCODINGS.items()}
-PLAYOUT_BUFFER_MS = 60
 GOOD_CLOSES = frozenset({1000, 1001, 1005})
 
 
@@ -42,11 +42,11 @@ class RawMediaDialect:
         if frame["event"] != "start":
             kind = frame["event"][:40]
             return invalid("start-missing", f"the first event is {kind!r}; it must be start", "event")
-        start = section(frame, "start")
+        start = object_of(frame, "start")
         audio = self._read_format(start)
         if isinstance(audio, ev.LegRefusal):
             return audio
-        parameters = section(start, "customParameters")
+        parameters = object_of(start, "customParameters")
         ticket = media_json.ticket(self._path_ticket, parameters)
         if isinstance(ticket, ev.LegRefusal):
             return ticket
@@ -56,7 +56,7 @@ class RawMediaDialect:
             audio,
             audio,
             PlayoutMode.REALTIME,
-            playout_buffer_ms=PLAYOUT_BUFFER_MS,
+            playout_buffer_ms=media_json.PLAYOUT_BUFFER_MS,
             session_uid=text_of(parameters, "session"),
             answers_clear=False,
             moves_calls=False,
@@ -64,7 +64,7 @@ class RawMediaDialect:
         return StartMessage(request, ticket)
 
     def _read_format(self, start: Mapping[str, Any]) -> AudioFormat | ev.LegRefusal:
-        wanted = section(start, "mediaFormat")
+        wanted = object_of(start, "mediaFormat")
         name = text_of(wanted, "encoding")
         audio = FORMATS.get(name)
         if audio is None:
@@ -85,14 +85,14 @@ class RawMediaDialect:
             return frame
         match frame["event"]:
             case "media":
-                audio = media_json.caller_audio(section(frame, "media"))
+                audio = media_json.caller_audio(object_of(frame, "media"))
                 if isinstance(audio, CallerAudio):
                     audio = CallerAudio(audio.payload, self._base + audio.sequence, audio.media_time_ms)
                     self._highest = max(self._highest, audio.sequence)
                 return audio
             case "start":
                 encoding = self._encoding
-                found = self._read_format(section(frame, "start"))
+                found = self._read_format(object_of(frame, "start"))
                 if isinstance(found, ev.LegRefusal) or found == self._format:
                     self._base = self._highest
                     return found if isinstance(found, ev.LegRefusal) else None

@@ -9,17 +9,16 @@ from __future__ import annotations
 from typing import Any
 
 from parley_worker.codec import media_json
-from parley_worker.codec.media_json import CallerAudio, Frame, invalid, section, text_of
+from parley_worker.codec.media_json import CallerAudio, Frame, invalid
 from parley_worker.codec.media_pb import MAX_NOTE, StartMessage
 from parley_worker.core import effects as fx
 from parley_worker.core import events as ev
 from parley_worker.core.audio import AudioFormat, Encoding
+from parley_worker.core.fields import object_of, text_of
 from parley_worker.core.media_path import OutFrame, PlayoutMode
 
 FORMAT = AudioFormat(Encoding.G711_ULAW, 8000)
 MARK_INTERVAL_MS = 100
-PLAYOUT_BUFFER_MS = 60
-"""What lies between a frame that left and the caller's ear is not known; marks soon tell it better."""
 MAX_STREAM_SID = 100
 
 
@@ -39,7 +38,7 @@ class TwilioDialect:
             case "connected":
                 return None
             case "start":
-                return self._start(section(frame, "start"), text_of(frame, "streamSid"))
+                return self._start(object_of(frame, "start"), text_of(frame, "streamSid"))
             case kind:
                 return invalid(
                     "start-missing", f"the first event is {kind[:40]!r}; it must be start", "event"
@@ -49,7 +48,7 @@ class TwilioDialect:
         stream = stream or text_of(start, "streamSid")
         if not stream or len(stream) > MAX_STREAM_SID:
             return invalid("stream-missing", "start.streamSid is missing or too long", "start.streamSid")
-        audio = section(start, "mediaFormat")
+        audio = object_of(start, "mediaFormat")
         given = (
             audio.get("encoding"),
             media_json.whole(audio, "sampleRate"),
@@ -61,7 +60,7 @@ class TwilioDialect:
                 "start.mediaFormat is not audio/x-mulaw with sampleRate 8000 and channels 1",
                 "start.mediaFormat",
             )
-        parameters = section(start, "customParameters")
+        parameters = object_of(start, "customParameters")
         ticket = media_json.ticket(self._path_ticket, parameters)
         if isinstance(ticket, ev.LegRefusal):
             return ticket
@@ -71,7 +70,7 @@ class TwilioDialect:
             FORMAT,
             FORMAT,
             PlayoutMode.REALTIME,
-            playout_buffer_ms=PLAYOUT_BUFFER_MS,
+            playout_buffer_ms=media_json.PLAYOUT_BUFFER_MS,
             session_uid=text_of(parameters, "session"),
             mark_interval_ms=MARK_INTERVAL_MS,
             answers_clear=False,
@@ -89,16 +88,16 @@ class TwilioDialect:
             return invalid("stream-other", "streamSid is not the one of start", "streamSid")
         match frame["event"]:
             case "media":
-                media = section(frame, "media")
+                media = object_of(frame, "media")
                 if media.get("track", "inbound") != "inbound":
                     return None
                 return media_json.caller_audio(media)
             case "mark":
-                name, _, number = text_of(section(frame, "mark"), "name").rpartition(".")
+                name, _, number = text_of(object_of(frame, "mark"), "name").rpartition(".")
                 epoch = media_json.whole({"epoch": number}, "epoch")
                 return ev.MarkPlayed(name, epoch) if name and epoch is not None else None
             case "dtmf":
-                digit = text_of(section(frame, "dtmf"), "digit")
+                digit = text_of(object_of(frame, "dtmf"), "digit")
                 if digit not in ev.DTMF_DIGITS:
                     return ev.ClientEventInvalid(f"dtmf.digit is {digit[:8]!r}; use one of 0-9, *, #, A-D")
                 return ev.Dtmf(digit)

@@ -14,6 +14,7 @@ from parley_realtime.audio import (
     encode,
 )
 from parley_realtime.audio import SampleFormat as AudioFormat
+from parley_realtime.formats import FORMATS
 
 __all__ = [
     "G711_RATE",
@@ -29,8 +30,4 @@ __all__ = [
     "encode",
 ]
 
-PROVIDER_FORMATS = {
-    "pcm16": AudioFormat(Encoding.PCM16, 24000),
-    "g711_ulaw": AudioFormat(Encoding.G711_ULAW, 8000),
-    "g711_alaw": AudioFormat(Encoding.G711_ALAW, 8000),
-}
+PROVIDER_FORMATS = {audio.beta_name: audio.samples for audio in FORMATS.values()}

@@ -1,4 +1,4 @@
-"""Fields of what a provider sends, read without trust: what is of another type counts as missing. Pure."""
+"""Fields of what others send, read without trust: what is of another type counts as missing. Pure."""
 
 from __future__ import annotations
 

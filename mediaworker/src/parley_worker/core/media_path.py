@@ -12,14 +12,13 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
+from parley_realtime.formats import CATCH_UP_SECONDS, FRAME_MS, FRAME_SECONDS
+
 from parley_worker.core.audio import AudioFormat, Converter, converter
 from parley_worker.core.playout import AudioCounters, PartKey, PlayoutLedger
 
-FRAME_SECONDS = 0.02
-FRAME_MS = 20
 MAX_INPUT_FRAME_MS = 1000
 BURST_FRAME_MS = 100
-CATCH_UP_SECONDS = 0.2
 MUTED_RESPONSES = 64
 MAX_WAITING_PARTS = 1024
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 
+from parley_realtime.formats import DEFAULT_FORMAT, FORMATS
+
 from parley_worker.core.agent import (
     Behaviour,
     MediaAccess,
@@ -61,10 +63,10 @@ class AccessConfig:
     ticket_expires_at: float | None = None
 
 
-PROVIDER_AUDIO = ("pcm16", "g711_ulaw", "g711_alaw")
-DEFAULT_PROVIDER_AUDIO = "pcm16"
-REALTIME_FORMATS = {"pcm16": "pcm16", "g711_ulaw": "pcmu", "g711_alaw": "pcma"}
-"""What the realtime library calls each of them."""
+REALTIME_FORMATS = {audio.beta_name: audio.name for audio in FORMATS.values()}
+"""What the realtime library calls each format that a session's spec may name."""
+PROVIDER_AUDIO = tuple(REALTIME_FORMATS)
+DEFAULT_PROVIDER_AUDIO = DEFAULT_FORMAT.beta_name
 
 
 @dataclass(frozen=True, slots=True)

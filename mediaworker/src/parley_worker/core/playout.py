@@ -9,7 +9,8 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import Literal
 
-FRAME_MS = 20.0
+from parley_realtime.formats import FRAME_MS
+
 ROUNDING_MS = 2.0
 MAX_PARTS = 64
 SURELY_HEARD_SECONDS = 2.0

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from parley_realtime.protocol.refusals import OUT_OF_QUOTA
+
 from parley_worker.core.effects import Effect, Measure, Observe
 from parley_worker.core.events import ProviderReconnected, ProviderReconnecting, RestoreRefused
 from parley_worker.core.fields import int_of, object_of, text_of
@@ -15,7 +17,6 @@ LOW_SHARE, WELL_SHARE = 0.05, 0.10
 """A limit is told of when no more than this share is left, and again only after more than that was."""
 LIMIT_NAMES = frozenset({"requests", "tokens"})
 MAX_REASON_CHARACTERS = 300
-_OUT_OF_QUOTA = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 
 
 class ProviderHealth:
@@ -102,7 +103,7 @@ class ProviderHealth:
         elif payload.get("type") != "error":
             return ""
         words = {text_of(error, "code"), text_of(error, "type")}
-        if not words & _OUT_OF_QUOTA:
+        if not words & OUT_OF_QUOTA:
             return ""
         said = text_of(error, "message")
         return "the provider's quota is used up: raise it with the provider, then start the session again" + (
