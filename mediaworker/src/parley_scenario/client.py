@@ -66,8 +66,11 @@ class ScenarioClient(Unit):
             raise InvalidEventError(f"type {kind!r} is not allowed: use one of {allowed}")
         self._link.send("send", event=dict(event))
 
-    def clear_media_buffer(self) -> None:
-        """Throw away agent audio that the caller did not hear, and cancel the response that makes it."""
+    def clear_media_buffer(self, parameters: Mapping[str, Any] | None = None) -> None:
+        """Throw away agent audio that the caller did not hear, and cancel the response that makes it.
+
+        A tag in `parameters` changes nothing: a session's client has one stream, the caller's.
+        """
         self._link.send("clear")
 
     def close(self) -> None:

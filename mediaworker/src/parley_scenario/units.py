@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from parley_scenario.events import (
@@ -30,9 +30,14 @@ class Unit:
         self.unit = unit
         """Its name in the session."""
 
-    def send_media_to(self, unit: Unit, tag: str = "") -> None:
-        """Let the other unit hear this one. Caller and client hear each other from the start."""
-        self._order("send_media", source=self.unit, target=_name(unit), tag=tag)
+    def send_media_to(
+        self, unit: Unit, parameters: Mapping[str, Any] | str | None = None, *, tag: str = ""
+    ) -> None:
+        """Let the other unit hear this one. Caller and client hear each other from the start.
+
+        `parameters` is a tag, or an object that has one, as in VoxEngine.
+        """
+        self._order("send_media", source=self.unit, target=_name(unit), tag=tag or _tag(parameters))
 
     def stop_media_to(self, unit: Unit) -> None:
         """Let the other unit not hear this one any more; what else it hears goes on."""
@@ -46,6 +51,17 @@ def _name(unit: object) -> str:
     if not isinstance(unit, Unit):
         raise ScenarioMistake(f"{unit!r} is no media unit: give the caller, the client or a player")
     return unit.unit
+
+
+def _tag(parameters: object) -> str:
+    """The tag in what `send_media_to` was given; in a session each leg has one encoding, its own."""
+    if isinstance(parameters, Mapping):
+        for name in parameters.keys() - {"tag"}:
+            raise ScenarioMistake(f"send_media_to: {name!r} has no meaning in a session, give 'tag' alone")
+        parameters = parameters.get("tag")
+    if parameters is not None and not isinstance(parameters, str):
+        raise ScenarioMistake(f"send_media_to: a tag is a string, not a {type(parameters).__name__}")
+    return parameters or ""
 
 
 async def _first(events: asyncio.Queue[Event], timeout: float | None) -> Event | None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parley_realtime import catalogue
 from parley_realtime.errors import InvalidEventError
 from parley_scenario import CallEvents, Context, ScenarioMistake, UnknownEvent
 from parley_scenario.client import CLIENT_EVENT_TYPES, make_client
@@ -20,6 +21,7 @@ from parley_scenario.host import Printed
 from parley_scenario.link import MAX_QUESTIONS, Link
 from parley_scenario.loading import load_entry, load_source
 from parley_scenario.timers import Timer, Timers
+from parley_scenario.units import CallerLeg
 from parley_scenario.wire import HEADER_BYTES, MAX_FRAME_BYTES, Decoder, WireError, decode, encode
 from parley_worker.codec.scenario_json import BadFrame, command_of
 from parley_worker.core import events as ev
@@ -265,6 +267,28 @@ class TestContext:
         make_client(link, "beta").response_cancel()  # type: ignore[union-attr]
         make_client(link, "ga").input_audio_buffer_commit()  # type: ignore[union-attr]
         assert [frame["event"]["type"] for frame in sent] == ["response.cancel", "input_audio_buffer.commit"]
+
+    @pytest.mark.parametrize("shape", ["ga", "beta"])
+    def test_every_method_of_the_library_is_there(self, shape: str) -> None:
+        client = make_client(Link(lambda frame: None), shape)
+        elsewhere = {"create_realtime_api_client", "send_media_between", "stop_media_between"}
+        names = {row.ours for row in catalogue.METHODS if (row.ga if shape == "ga" else row.beta)}
+        assert [name for name in sorted(names - elsewhere) if not callable(getattr(client, name, None))] == []
+
+    def test_media_methods_take_what_those_of_the_library_take(self) -> None:
+        sent: list[dict[str, Any]] = []
+        link = Link(lambda frame: sent.append(dict(frame)))
+        client, caller = make_client(link, "ga"), CallerLeg(link)
+        client.send_media_to(caller)
+        client.send_media_to(caller, {"tag": "line"})
+        client.send_media_to(caller, "line")
+        client.send_media_to(caller, tag="line")
+        assert [frame["tag"] for frame in sent] == ["", "line", "line", "line"]
+        client.clear_media_buffer({"tag": "line"})
+        assert sent[-1]["t"] == "clear"
+        for wrong in ({"tag": "a", "encoding": "ULAW"}, {"tag": 5}, 5):
+            with pytest.raises(ScenarioMistake, match=r"send_media_to: ('encoding'|a tag is a string)"):
+                client.send_media_to(caller, wrong)  # type: ignore[arg-type]
 
     def test_results_of_tools(self) -> None:
         assert tool_output("as it is") == "as it is"
