@@ -21,7 +21,7 @@ from parley_scenario.handlers import call
 from parley_scenario.link import Link
 from parley_scenario.loading import load_entry, load_source
 from parley_scenario.timers import Timer, Timers
-from parley_scenario.wire import Decoder, WireError, encode
+from parley_scenario.wire import MAX_ASKED_BYTES, Decoder, WireError, encode
 
 MAX_EVENTS = 2000
 """Events that may wait for handlers; more, and the scenario has failed."""
@@ -107,7 +107,7 @@ class Host:
 
     def _write(self, frame: Mapping[str, Any]) -> None:
         try:
-            self._unsent += encode(frame)
+            self._unsent += encode(frame, MAX_ASKED_BYTES)
         except WireError as error:
             raise ScenarioMistake(str(error)) from None
         if len(self._unsent) > MAX_UNSENT_BYTES:

@@ -13,6 +13,7 @@ from parley_scenario.link import Link
 
 MAX_WAITING = 32
 MAX_BODY_BYTES = 1024 * 1024
+MAX_SECONDS = 3600
 
 
 class HttpError(Exception):
@@ -78,6 +79,8 @@ class Http:
             sent.setdefault("Content-Type", "application/json")
         if isinstance(body, str) and len(body.encode()) > MAX_BODY_BYTES:
             raise HttpError(f"the body is over {MAX_BODY_BYTES} bytes: send less")
+        if not isinstance(timeout, int | float) or not 0 < timeout <= MAX_SECONDS:
+            raise ScenarioMistake(f"timeout {timeout!r}: give seconds, above 0 and at most {MAX_SECONDS}")
         if self._waiting >= MAX_WAITING:
             raise ScenarioMistake(f"{MAX_WAITING} HTTP requests wait: wait for some before asking for more")
         self._waiting += 1

@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,25 @@ import pytest
 from media_calls import KEY, Worker, calling, start, worker
 from parley_local.config import LocalProviderConfig
 from parley_local.server import serve
-from parley_worker.core.agent import ScenarioConfig, ScenarioLimits
+from parley_worker.core.agent import MediaAccess, ScenarioConfig, ScenarioLimits
 from parley_worker.core.model import EndReason, SessionConfig, SessionState
 
 LOCAL = LocalProviderConfig(port=0, audio_speed=8)
 LIMITS = ScenarioLimits(handler_timeout=0.5, async_handler_timeout=1.0, memory_bytes=128 * 1024 * 1024)
-HEAD = "import asyncio, ctypes, os, re, socket, subprocess, sys, time\nfrom parley_scenario import *\n"
+HEAD = """import asyncio, ctypes, os, re, socket, subprocess, sys, threading, time
+from parley_scenario import *
+"""
 STARTED = """
 async def main(ctx):
     def started(event):
         {}
+    def raw(*bodies):
+        connection = ctx._link._write.__self__._socket
+        connection.setblocking(True)
+        connection.sendall(b"".join(len(body).to_bytes(4, "big") + body for body in bodies))
     ctx.add_event_listener(AppEvents.Started, started)
 """
+REQUEST = '{{"t":"http","id":"x","method":"GET","url":"{0}","headers":{{}},"timeout":{1}}}'
 LINE = "scenario.py:6: "
 
 # What the handler does, and what the session's end says.
@@ -55,6 +63,35 @@ MISDEEDS = {
     "garbage": (
         "[os.write(fd, b'x' * 64) for fd in range(3, 9) if os.path.exists(f'/proc/self/fd/{fd}')]",
         "the scenario's process sent what is no command|.*OSError|.*BlockingIOError",
+    ),
+    "flood of what is not counted": (
+        'raw(*[b\'{"t":"pong"}\'] * 20000)',
+        "the scenario sends more than 1048576 bytes a second",
+    ),
+    "large frames": (
+        "raw(*[b'{\"t\":\"x\",\"x\":[' + b'[],' * 600000 + b'1]}'] * 4)",
+        "the scenario sends more than|the scenario's process sent what is no command",
+    ),
+    "too large a frame": (
+        'raw(b\'{"t":"pong","x":"\' + b\'x\' * 2100000 + b\'"}\')',
+        "the scenario's process sent what is no command: a frame announces",
+    ),
+    "no number": (
+        f"raw({REQUEST.format('http://x/', 'NaN')!r}.encode())",
+        "the scenario's process sent what is no command: a frame is not JSON",
+    ),
+    "endless time": (
+        f"raw({REQUEST.format('http://x/', '1e999')!r}.encode())",
+        "the scenario's process sent what is no command: a request has no headers or no timeout",
+    ),
+    "too long a time": (
+        f"raw({REQUEST.format('http://x/', '1' + '0' * 400)!r}.encode())",
+        "the scenario's process sent what is no command: a request has no headers or no timeout",
+    ),
+    "threads": (
+        "threading.stack_size(65536); "
+        "[threading.Thread(target=time.sleep, args=(30,), daemon=True).start() for _ in range(200)]",
+        "the scenario runs more than 64 threads",
     ),
     "no function": (
         "ctx.caller.add_event_listener(CallEvents.Connected, 5); ctx.spawn(never())",
@@ -173,6 +210,55 @@ async def test_a_scenario_sees_nothing_of_the_worker() -> None:
                 assert secret not in environment(zygote)
     finally:
         del os.environ["PARLEY_WORKER_TEST_CANARY"], os.environ["AWS_SECRET_ACCESS_KEY"]
+
+
+async def test_half_a_character_harms_nobody() -> None:
+    code = """
+    async def main(ctx):
+        ctx.log.info("as Python says it: \\ud800.")
+        body = b'{"t":"log","level":"info","text":"as JSON says it: \\\\ud800."}'
+        connection = ctx._link._write.__self__._socket
+        connection.sendall(len(body).to_bytes(4, "big") + body)
+        ctx.terminate("\\udfff")
+    """
+    async with serve(LOCAL) as local, worker() as host:
+        config = admit(host, local.url, textwrap.dedent(code))
+        assert await outcome(host, config) == "ScenarioCompleted: the scenario has ended: ?"
+        log = [str(r.fields["text"]) for r in host.of(config, "journal") if r.type == "scenario_log"]
+        assert log == ["as Python says it: ?.", "as JSON says it: ?."]
+
+
+async def test_answers_that_are_not_taken_do_not_pile_up() -> None:
+    code = """
+    async def main(ctx):
+        asyncio.get_running_loop().sock_recv = lambda *given: asyncio.sleep(99)
+        for _ in range(8):
+            ctx._link.send("http", id="x", method="GET", url=ctx.parameters["url"], headers={}, timeout=5)
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(9)
+    """
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        size = 2 * 1024 * 1024
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % size)
+        writer.write(b"x" * size)
+        await writer.drain()
+        writer.close()
+
+    async with (
+        serve(LOCAL) as local,
+        await asyncio.start_server(answer, "127.0.0.1", 0) as server,
+        worker() as host,
+    ):
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        limits = replace(LIMITS, async_handler_timeout=10)
+        scenario = ScenarioConfig(source=HEAD + textwrap.dedent(code), limits=limits, parameters={"url": url})
+        access = MediaAccess(hosts=("127.0.0.1",))
+        config = host.admit(local.url, provider={"model": "local"}, scenario=scenario, media_access=access)
+        end = await outcome(host, config)
+        assert end.startswith("ScenarioFailed: the scenario does not take what it asked for")
+        await host.nothing_left()
 
 
 async def test_many_scenarios_come_and_go_and_leave_nothing() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from parley_worker.core.agent import Line
 from parley_worker.core.model import SessionConfig
@@ -34,6 +34,7 @@ MAX_ID_CHARACTERS = 64
 MAX_LINE_CHARACTERS = 20_000
 MAX_SOURCE_CHARACTERS = 4096
 MAX_REASON_CHARACTERS = 500
+MAX_SECONDS = 3600
 
 
 class BadFrame(ValueError):
@@ -92,6 +93,11 @@ def command_of(frame: Mapping[str, Any]) -> ScenarioCommand:
         case "unit":
             return OrderUnit(_order(frame))
     raise BadFrame("a frame is of no known kind")
+
+
+def is_seconds(value: object) -> TypeGuard[float]:
+    """A time that a timer can be set to."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MAX_SECONDS
 
 
 def _order(frame: Mapping[str, Any]) -> UnitOrder:

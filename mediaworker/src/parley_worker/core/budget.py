@@ -11,12 +11,12 @@ class Budget:
         self._left = burst
         self._at: float | None = None
 
-    def take(self, now: float) -> bool:
-        """Take one; False when nothing is left."""
+    def take(self, now: float, amount: float = 1) -> bool:
+        """Take so much; False, and nothing is taken, when less is left."""
         if self._at is not None:
             self._left = min(self._burst, self._left + (now - self._at) * self._rate)
         self._at = now
-        if self._left < 1:
+        if self._left < amount:
             return False
-        self._left -= 1
+        self._left -= amount
         return True

@@ -12,10 +12,10 @@ from typing import Any
 
 from parley_realtime.protocol.beta import BETA
 from parley_realtime.protocol.ga import GA
-from parley_scenario.wire import WireError
+from parley_scenario.wire import WireError, decode
 
 from parley_worker.clock import Clock
-from parley_worker.codec.scenario_json import BadFrame, boot_frame, command_of
+from parley_worker.codec.scenario_json import BadFrame, boot_frame, command_of, is_seconds
 from parley_worker.core import events as ev
 from parley_worker.core.budget import Budget
 from parley_worker.core.model import SessionConfig
@@ -32,10 +32,15 @@ GRACE_SECONDS = 2.0
 PING_SECONDS = 1.0
 SILENT_SECONDS = 5.0
 """Beyond the limit of a handler: a process that answers nothing for so long is killed."""
+MAX_THREADS = 64
+"""Looked at once in PING_SECONDS: threads are counted against all sessions of the worker."""
 MAX_EARLY = 1000
 """Frames that wait for a process that is starting."""
 BURST_SECONDS = 2.0
 MAX_HTTP_WAITING = 64
+BYTES_PER_SECOND, BURST_BYTES = 1024 * 1024, 4 * 1024 * 1024
+"""What a scenario may send; a frame of any kind counts `FRAME_BYTES` besides. More, and it is killed."""
+FRAME_BYTES = 512
 _UNCOUNTED = frozenset({"pong", "listen", "ready", "done", "failed"})
 _FRAME_LINE = re.compile(r'File "([^"]+)", line (\d+)')
 
@@ -76,6 +81,7 @@ class SessionScenario:
         self._requests: set[asyncio.Task[None]] = set()
         rate = self._limits.events_per_second
         self._budget = Budget(rate, rate * BURST_SECONDS)
+        self._traffic = Budget(BYTES_PER_SECOND, BURST_BYTES)
         self._heard_at = 0.0
         self._ready = self._over = self._failed = False
         self._stop_timer: asyncio.TimerHandle | None = None
@@ -168,10 +174,15 @@ class SessionScenario:
     async def _listen(self, process: ScenarioProcess) -> None:
         while True:
             try:
-                frame = await process.receive()
-                if frame is None:
+                body = await process.receive()
+                if body is None:
                     break
                 self._heard_at = self._clock.monotonic()
+                if not self._traffic.take(self._heard_at, len(body) + FRAME_BYTES):
+                    self._fail(f"the scenario sends more than {BYTES_PER_SECOND} bytes a second")
+                    process.kill()
+                    break
+                frame = decode(body)
                 if frame.get("t") == "done":
                     return
                 if self._failed and frame.get("t") != "failed":
@@ -244,6 +255,10 @@ class SessionScenario:
             await asyncio.sleep(PING_SECONDS)
             number += 1
             process.send({"t": "ping", "n": number})
+            if process.threads() > MAX_THREADS:
+                self._fail(f"the scenario runs more than {MAX_THREADS} threads")
+                process.kill()
+                return
             if self._clock.monotonic() - self._heard_at > limit and not self._over:
                 process.ask_where()
                 await asyncio.sleep(0.2)
@@ -258,7 +273,7 @@ class SessionScenario:
     def _request(self, id: str, frame: Mapping[str, Any]) -> None:
         headers = frame.get("headers")
         body, timeout = frame.get("body"), frame.get("timeout")
-        if not isinstance(headers, Mapping) or not isinstance(timeout, int | float):
+        if not isinstance(headers, Mapping) or not is_seconds(timeout):
             raise BadFrame("a request has no headers or no timeout")
         request = HttpRequest(
             str(frame.get("method")),
@@ -284,8 +299,16 @@ class SessionScenario:
 
     def _reply(self, id: str, value: Mapping[str, Any]) -> None:
         """Also after the end of the session: last work may wait for it."""
-        if self._process is not None:
-            self._process.send({"t": "reply", "id": id, "value": value})
+        if self._process is None:
+            return
+        try:
+            kept_up = self._process.send({"t": "reply", "id": id, "value": value})
+        except WireError:
+            too_large = {"error": "the answer is too large for a scenario"}
+            kept_up = self._process.send({"t": "reply", "id": id, "value": too_large})
+        if not kept_up:
+            self._fail("the scenario does not take what it asked for")
+            self._process.kill()
 
 
 def crash_place(words: str) -> str:

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from parley_scenario.wire import HEADER_BYTES, WireError, body_length, decode, encode
+from parley_scenario.wire import HEADER_BYTES, MAX_ASKED_BYTES, WireError, body_length, encode
 
 log = logging.getLogger(__name__)
 
@@ -67,12 +67,12 @@ class ScenarioProcess:
         writer.write(encode(frame))
         return writer.transport.get_write_buffer_size() <= MAX_UNREAD_BYTES
 
-    async def receive(self) -> dict[str, Any] | None:
-        """The next frame; None when the process has closed its end. WireError: what came is no frame."""
+    async def receive(self) -> bytes | None:
+        """The next frame's body; None when the process has closed its end. WireError: it is too long."""
         assert self._reader is not None
         try:
             header = await self._reader.readexactly(HEADER_BYTES)
-            return decode(await self._reader.readexactly(body_length(header)))
+            return await self._reader.readexactly(body_length(header, MAX_ASKED_BYTES))
         except (asyncio.IncompleteReadError, ConnectionError):
             return None
 
@@ -83,6 +83,14 @@ class ScenarioProcess:
     def ask_where(self) -> None:
         """Let it write down where it is, whatever it does; `crash_words` has it then."""
         self._signal(f"dump {self.name}")
+
+    def threads(self) -> int:
+        """How many threads it runs; 0 when that cannot be told."""
+        try:
+            with open(f"/proc/{self.pid}/stat", "rb") as file:
+                return int(file.read().rpartition(b")")[2].split()[17])
+        except (OSError, ValueError, IndexError):
+            return 0
 
     def crash_words(self) -> str:
         """What the interpreter said when it crashed or was asked where it is."""
