@@ -1,8 +1,8 @@
-"""A telephone made of two WAV files, for the programs beside this one: it speaks one and writes the other.
+"""A telephone of WAV files, for the programs beside this one: it speaks all but the last, and writes that.
 
 The provider is OpenAI with `OPENAI_API_KEY`, or whatever `REALTIME_URL` names, such as a local provider:
 
-    parley-local --port 8090 &
+    parley-local --port 8090 --brain script:examples/brains/realtime.yaml &
     export REALTIME_URL=http://127.0.0.1:8090
 """
 
@@ -16,10 +16,14 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+import numpy as np
+import soxr
 from parley_realtime import PCM16, MediaChunk, MediaSource, RealtimeAPIClient, RealtimeError
 
 FRAME = PCM16.frame_bytes
 SILENCE = bytes(FRAME)
+PAUSE = 3.0
+"""Seconds between two files that are spoken."""
 
 
 def provider() -> dict[str, Any]:
@@ -30,14 +34,24 @@ def provider() -> dict[str, Any]:
     return found
 
 
+def speech(path: str) -> bytes:
+    """The sound of a WAV file of any rate, in the client's format."""
+    try:
+        with wave.open(path) as file:
+            if (file.getnchannels(), file.getsampwidth()) != (1, 2):
+                sys.exit(f"{path}: give a WAV file that is mono and has 16 bit")
+            rate, samples = file.getframerate(), np.frombuffer(file.readframes(file.getnframes()), "<i2")
+    except (OSError, EOFError, wave.Error) as error:
+        sys.exit(f"{path}: {getattr(error, 'strerror', None) or error or 'it is empty'}")
+    return bytes(soxr.resample(samples, rate, PCM16.rate).astype("<i2").tobytes())
+
+
 class Telephone:
     """A media unit: `client.send_media_to(telephone)` lets it hear, `await talk(client)` lets it speak."""
 
-    def __init__(self, speaks: str, hears: str) -> None:
-        with wave.open(speaks) as file:
-            if (file.getframerate(), file.getnchannels(), file.getsampwidth()) != (PCM16.rate, 1, 2):
-                sys.exit(f"{speaks}: give a WAV file of 24 kHz, mono, 16 bit")
-            self._speech = file.readframes(file.getnframes())
+    def __init__(self, speaks: list[str], hears: str) -> None:
+        pause = bytes(int(PAUSE * PCM16.bytes_per_second))
+        self._speech = pause.join(map(speech, speaks))
         self._hears = hears
         self._audio = bytearray()
         self._heard: defaultdict[str, int] = defaultdict(int)
@@ -48,7 +62,7 @@ class Telephone:
         return int(PCM16.seconds(self._heard[item_id]) * 1000)
 
     async def talk(self, client: RealtimeAPIClient) -> None:
-        """Say the file in real time, then be silent until the call is over: a line is never without sound."""
+        """Say the files in real time, then be silent until the call is over: a line always has sound."""
         loop = asyncio.get_running_loop()
         due, at = loop.time(), 0
         while client.error is None and client.state.value == "open":
@@ -86,12 +100,12 @@ class Telephone:
 
 
 def run(program: Callable[[Telephone], Awaitable[RealtimeError | None]]) -> None:
-    """Run `program` with the telephone of the command line's two files; its error is the exit."""
-    if len(sys.argv) != 3:
-        sys.exit(f"usage: {sys.argv[0]} speaks.wav hears.wav")
+    """Run `program` with the telephone of the command line's files; its error is the exit."""
+    if len(sys.argv) < 3:
+        sys.exit(f"usage: {sys.argv[0]} speaks.wav [speaks-next.wav ...] hears.wav")
 
     async def main() -> RealtimeError | None:
-        telephone = Telephone(*sys.argv[1:])
+        telephone = Telephone(sys.argv[1:-1], sys.argv[-1])
         try:
             return await program(telephone)
         finally:
@@ -102,4 +116,6 @@ def run(program: Callable[[Telephone], Awaitable[RealtimeError | None]]) -> None
         error = asyncio.run(main())
     except (RealtimeError, TimeoutError) as exc:
         error = exc
+    except KeyboardInterrupt:
+        sys.exit(130)
     sys.exit(f"error: {str(error) or type(error).__name__}" if error is not None else 0)

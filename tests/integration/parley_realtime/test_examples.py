@@ -19,16 +19,16 @@ EXAMPLES = ROOT / "examples" / "realtime"
 RATE = 24_000
 
 
-def write_call(path: Path, *parts: tuple[str, float]) -> None:
+def write_call(path: Path, *parts: tuple[str, float], rate: int = RATE) -> None:
     """A caller who makes a sound (`tone`) or is silent (`pause`), for so many seconds."""
     pieces = []
     for kind, seconds in parts:
-        t = np.arange(int(RATE * seconds)) / RATE
+        t = np.arange(int(rate * seconds)) / rate
         pieces.append(np.sin(2 * np.pi * 440 * t) * (12_000 if kind == "tone" else 0))
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
-        file.setframerate(RATE)
+        file.setframerate(rate)
         file.writeframes(np.concatenate(pieces).astype("<i2").tobytes())
 
 
@@ -42,12 +42,17 @@ def heard_seconds(path: Path) -> float:
 
 
 async def run(
-    tmp_path: Path, program: str, brain: str, *parts: tuple[str, float], **environment: str
+    tmp_path: Path,
+    program: str,
+    brain: str,
+    *parts: tuple[str, float],
+    rate: int = RATE,
+    **environment: str,
 ) -> tuple[list[str], float]:
     """What the program printed, and how much it heard."""
     script = tmp_path / "brain.yaml"
     script.write_text(brain)
-    write_call(tmp_path / "speaks.wav", *parts)
+    write_call(tmp_path / "speaks.wav", *parts, rate=rate)
     async with serve(LocalProviderConfig(port=0, brain=f"script:{script}" if brain else "echo")) as provider:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -96,6 +101,7 @@ async def test_barge_in(tmp_path: Path) -> None:
 
 
 async def test_tools(tmp_path: Path) -> None:
+    """The caller's file has another rate than the provider."""
     brain = """
 rules:
   - match: seconds
@@ -104,7 +110,7 @@ rules:
   - tool: get_weather
     say: "It is {result.sky}."
 """
-    printed, heard = await run(tmp_path, "tools", brain, ("tone", 0.6))
+    printed, heard = await run(tmp_path, "tools", brain, ("tone", 0.6), rate=16_000)
     assert "agent: One moment." in printed
     assert 'get_weather({"city": "Graz"}) -> {"city": "Graz", "temperature": 21, "sky": "sunny"}' in printed
     assert printed[-1] == "agent: It is sunny."
@@ -176,4 +182,14 @@ async def test_a_file_of_another_format_is_refused(tmp_path: Path) -> None:
     )
     _, error = await process.communicate()
     assert process.returncode == 1
-    assert "24 kHz, mono, 16 bit" in error.decode()
+    assert "mono and has 16 bit" in error.decode()
+
+
+async def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
+    arguments = [str(tmp_path / name) for name in ("nothing.wav", "hears.wav")]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, EXAMPLES / "tools.py", *arguments, stderr=subprocess.PIPE
+    )
+    _, error = await process.communicate()
+    assert process.returncode == 1
+    assert error.decode().strip() == f"{arguments[0]}: No such file or directory"

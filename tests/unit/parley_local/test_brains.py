@@ -97,3 +97,18 @@ async def test_the_examples_load_and_greet(path: Path) -> None:
     (greeting,) = await load_brain(f"script:{path}").reply(ask())
     assert isinstance(greeting, Say)
     assert greeting.text
+
+
+@pytest.mark.parametrize(
+    ("history", "reply"),
+    [
+        (
+            (Utterance("user", "What is the weather in London?"),),
+            (Say("One moment, please."), Call("get_weather", {"city": "London"})),
+        ),
+        ((Utterance("user", "Goodbye."),), (Call("hang_up", {}),)),
+        ((ToolResult("hang_up", '{"ok": true}'),), (Say("Goodbye, and thank you for calling."),)),
+    ],
+)
+async def test_the_dialogue_of_the_guides(history: tuple[Any, ...], reply: Reply) -> None:
+    assert await load_brain(f"script:{EXAMPLES / 'realtime.yaml'}").reply(ask(*history)) == reply
