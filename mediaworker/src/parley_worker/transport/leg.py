@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from parley.media.v1 import media_pb2 as pb
 
@@ -166,6 +166,35 @@ class LegQueue(Generic[Message]):
                 return
             self._wake.clear()
             await self._wake.wait()
+
+
+async def carry(
+    leg: LegQueue[Message],
+    writing: Coroutine[Any, Any, None],
+    reading: Coroutine[Any, Any, None],
+    lost: Callable[[], None],
+    flush: float,
+) -> list[Exception]:
+    """Write and read until one of them ends or the leg is finished; returns what broke.
+
+    A leg that is finished in good order has `flush` seconds for what is queued. `lost` is called at the end,
+    before the leg of a caller who went away is finished.
+    """
+    writer = asyncio.create_task(writing, name="leg writer")
+    reader = asyncio.create_task(reading, name="leg reader")
+    closing = asyncio.create_task(leg.closing.wait(), name="leg end")
+    tasks = (writer, reader, closing)
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if leg.closing.is_set() and leg.refusal is None:
+            await asyncio.wait((writer,), timeout=flush)
+    finally:
+        lost()
+        leg.finish(None)
+        for task in tasks:
+            task.cancel()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    return [outcome for outcome in outcomes if isinstance(outcome, Exception)]
 
 
 class GrpcWire:

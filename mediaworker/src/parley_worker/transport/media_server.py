@@ -16,7 +16,7 @@ from parley_worker.codec import media_pb
 from parley_worker.core.events import LegRefusal, Status
 from parley_worker.telemetry.metrics import Metrics
 from parley_worker.transport.attaching import attach, find_session
-from parley_worker.transport.leg import Leg, LegBounds
+from parley_worker.transport.leg import Leg, LegBounds, carry
 from parley_worker.transport.ports import SessionDirectory, SessionPort
 
 log = logging.getLogger(__name__)
@@ -82,22 +82,15 @@ class MediaServer(media_pb2_grpc.MediaServiceServicer):
         return media_pb.read_start(first)
 
     async def _carry(self, context: Context, session: SessionPort, leg: Leg) -> LegRefusal | None:
-        writer = asyncio.create_task(leg.drain(context), name="leg writer")
-        reader = asyncio.create_task(self._read(context, session, leg), name="leg reader")
-        closing = asyncio.create_task(leg.closing.wait(), name="leg end")
-        tasks = (writer, reader, closing)
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if leg.closing.is_set() and leg.refusal is None:
-                await asyncio.wait((writer,), timeout=self._settings.leg.flush)
-        finally:
-            session.leg_lost(leg, "cancelled")
-            leg.finish(None)
-            for task in tasks:
-                task.cancel()
-            for outcome in await asyncio.gather(*tasks, return_exceptions=True):
-                if isinstance(outcome, Exception):
-                    log.info("a leg's stream broke: %s", type(outcome).__name__)
+        broken = await carry(
+            leg,
+            leg.drain(context),
+            self._read(context, session, leg),
+            lambda: session.leg_lost(leg, "cancelled"),
+            self._settings.leg.flush,
+        )
+        for error in broken:
+            log.info("a leg's stream broke: %s", type(error).__name__)
         return leg.refusal
 
     async def _read(self, context: Context, session: SessionPort, leg: Leg) -> None:

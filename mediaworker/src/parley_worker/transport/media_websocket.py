@@ -32,7 +32,7 @@ from parley_worker.core.events import LegRefusal, Status
 from parley_worker.core.secret import Secret
 from parley_worker.telemetry.metrics import Metrics
 from parley_worker.transport.attaching import attach, find_session
-from parley_worker.transport.leg import LegBounds, LegQueue
+from parley_worker.transport.leg import LegBounds, LegQueue, carry
 from parley_worker.transport.ports import SessionDirectory, SessionPort
 from parley_worker.transport.tls import TlsContext
 
@@ -194,22 +194,16 @@ class TelephonyServer:
     async def _carry(
         self, connection: ServerConnection, dialect: Dialect, session: SessionPort, leg: LegQueue[Frame]
     ) -> LegRefusal | None:
-        writer = asyncio.create_task(leg.drain(_Out(connection)), name="telephony writer")
-        reader = asyncio.create_task(self._read(connection, dialect, session, leg), name="telephony reader")
-        closing = asyncio.create_task(leg.closing.wait(), name="telephony end")
-        tasks = (writer, reader, closing)
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if leg.closing.is_set() and leg.refusal is None:
-                await asyncio.wait((writer,), timeout=self._settings.leg.flush)
-        finally:
-            session.leg_lost(leg, "cancelled")
-            leg.finish(None)
-            for task in tasks:
-                task.cancel()
-            for outcome in await asyncio.gather(*tasks, return_exceptions=True):
-                if isinstance(outcome, Exception) and not isinstance(outcome, ConnectionClosed):
-                    log.error("a telephony stream broke: %s", type(outcome).__name__)
+        broken = await carry(
+            leg,
+            leg.drain(_Out(connection)),
+            self._read(connection, dialect, session, leg),
+            lambda: session.leg_lost(leg, "cancelled"),
+            self._settings.leg.flush,
+        )
+        for error in broken:
+            if not isinstance(error, ConnectionClosed):
+                log.error("a telephony stream broke: %s", type(error).__name__)
         return leg.refusal
 
     async def _read(
