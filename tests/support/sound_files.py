@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import io
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -39,7 +40,8 @@ def share_of_tone(samples: npt.NDArray[np.int16], rate: int) -> float:
 
 @asynccontextmanager
 async def sound_server() -> AsyncIterator[str]:
-    """Its URL: `/tone.<kind>`, `/slow`, `/huge`, `/broken.wav`, `/text`, `/gone`, `/loop`, `/away`."""
+    """Its URL: `/tone.<kind>`, `/slow`, `/huge`, `/broken.wav`, `/text`, `/gone`, `/loop`, `/away`,
+    `/packed`."""
 
     async def tone(request: web.Request) -> web.Response:
         return web.Response(body=sound_file(request.match_info["kind"]))
@@ -64,6 +66,9 @@ async def sound_server() -> AsyncIterator[str]:
     async def text(request: web.Request) -> web.Response:
         return web.Response(text="<html>no sound here</html>")
 
+    async def packed(request: web.Request) -> web.Response:
+        return web.Response(body=gzip.compress(bytes(50_000_000)), headers={"Content-Encoding": "gzip"})
+
     async def away(request: web.Request) -> web.Response:
         raise web.HTTPFound("http://169.254.169.254/latest/meta-data")
 
@@ -75,7 +80,7 @@ async def sound_server() -> AsyncIterator[str]:
 
     app = web.Application()
     app.router.add_get("/tone.{kind}", tone)
-    routes = {"slow": slow, "huge": huge, "broken.wav": broken, "text": text, "away": away}
+    routes = {"slow": slow, "huge": huge, "broken.wav": broken, "text": text, "away": away, "packed": packed}
     for name, handler in {**routes, "loop": loop, "found": found}.items():
         app.router.add_get(f"/{name}", handler)
     runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)

@@ -95,6 +95,7 @@ async def test_a_url(path: str) -> None:
         ("{url}/huge", "sends more than 4194304 bytes"),
         ("{url}/broken.wav", "no WAV, Ogg, MP3 or FLAC"),
         ("{url}/text", "no WAV, Ogg, MP3 or FLAC"),
+        ("{url}/packed", "sends the audio compressed: serve it as it is"),
         ("{url}/gone", "answered 404"),
         ("{url}/loop", "redirects more than 3 times"),
         ("{url}/away", "'169.254.169.254' is not allowed"),

@@ -7,6 +7,7 @@ import io
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -174,6 +175,33 @@ async def test_a_store_that_never_answers_is_given_up(monkeypatch: pytest.Monkey
 def test_a_target_that_cannot_work_is_refused(change: dict[str, str], remedy: str) -> None:
     with pytest.raises(ValueError, match=remedy):
         S3Target(**{"url": "s3://calls", **change})  # type: ignore[arg-type]
+
+
+async def test_a_store_that_leads_to_a_refused_address_gets_nothing() -> None:
+    asked: list[str] = []
+
+    def allow(address: str) -> bool:
+        asked.append(address)
+        return False
+
+    async with object_store() as (endpoint, store):
+        port = endpoint.rpartition(":")[2]
+        sink = S3Sink(replace(target(f"http://localhost:{port}"), allow_address=allow), "call.wav")
+        with pytest.raises(RecordingError, match="leads to an address that is refused") as refused:
+            await sink.open()
+        assert S3_SECRET not in str(refused.value)
+        assert await stored(store) == []
+    assert asked
+    assert set(asked) <= {"127.0.0.1", "::1"}
+    nowhere = S3Sink(replace(target("http://nowhere.invalid"), allow_address=allow), "call.wav")
+    with pytest.raises(RecordingError, match="is not found"):
+        await nowhere.open()
+
+
+def test_the_environment_does_not_say_where_a_store_is() -> None:
+    assert target("").service == "https://s3.us-east-1.amazonaws.com"
+    assert target("", region="eu-west-1").service == "https://s3.eu-west-1.amazonaws.com"
+    assert target("http://minio:9000").service == "http://minio:9000"
 
 
 def test_names_stay_below_their_folder() -> None:

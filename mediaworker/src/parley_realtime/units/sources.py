@@ -96,7 +96,9 @@ async def fetch(url: str, access: PlayerAccess) -> bytes:
     try:
         async with asyncio.timeout(access.load_seconds):
             connector = aiohttp.TCPConnector(resolver=_resolver(access), use_dns_cache=False, limit=1)
-            async with aiohttp.ClientSession(connector=connector) as session:
+            async with aiohttp.ClientSession(
+                connector=connector, auto_decompress=False, headers={"Accept-Encoding": "identity"}
+            ) as session:
                 for _ in range(MAX_REDIRECTS + 1):
                     split = checked_url(url, access)
                     host = split.hostname
@@ -107,6 +109,8 @@ async def fetch(url: str, access: PlayerAccess) -> bytes:
                             continue
                         if response.status != 200:
                             raise PlayerError(f"host {host!r} answered {response.status}")
+                        if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+                            raise PlayerError(f"host {host!r} sends the audio compressed: serve it as it is")
                         return await _body(response, access.max_bytes, host or "")
                 raise PlayerError(f"host {host!r} redirects more than {MAX_REDIRECTS} times")
     except TimeoutError:

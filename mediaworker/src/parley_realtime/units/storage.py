@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import re
+import socket
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ T = TypeVar("T")
 PART_BYTES = 5 * 1024 * 1024
 """The least part that S3 takes, and what is held in memory for each recording."""
 WRITE_SECONDS = 30.0
+RESOLVE_SECONDS = 5.0
+DEFAULT_REGION = "us-east-1"
 _UNSAFE = re.compile(r"[^A-Za-z0-9._=-]")
 
 
@@ -136,8 +139,11 @@ class FolderSink:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class S3Target:
-    """`s3://bucket` or `s3://bucket/prefix` at `endpoint` (empty: AWS). Keys may be empty: then the
-    environment's are used."""
+    """`s3://bucket` or `s3://bucket/prefix` at `endpoint` (empty: AWS, whatever the environment says). Keys
+    may be empty: then the environment's are used.
+
+    allow_address: asked with each IP address that the endpoint's name leads to, before anything is sent.
+    """
 
     url: str
     endpoint: str = ""
@@ -145,6 +151,7 @@ class S3Target:
     access_key: str = field(default="", repr=False)
     secret_key: str = field(default="", repr=False)
     finish_seconds: float = 60.0
+    allow_address: Callable[[str], bool] | None = None
 
     def __post_init__(self) -> None:
         split = urlsplit(self.url)
@@ -160,6 +167,11 @@ class S3Target:
     @property
     def prefix(self) -> str:
         return urlsplit(self.url).path.strip("/")
+
+    @property
+    def service(self) -> str:
+        """The URL of the store itself."""
+        return self.endpoint or f"https://s3.{self.region or DEFAULT_REGION}.amazonaws.com"
 
     def hidden(self, text: str) -> str:
         """The text without keys."""
@@ -188,13 +200,16 @@ class S3Sink:
         return f"s3://{self._target.bucket}/{self._key}"
 
     async def open(self) -> None:
-        """See Sink. Nothing is asked of the store yet."""
+        """See Sink. Nothing is sent to the store yet."""
         from obstore.store import S3Store
 
         target = self._target
-        given: dict[str, Any] = {"region": target.region or "us-east-1"}
-        if target.endpoint:
-            given |= {"endpoint": target.endpoint, "virtual_hosted_style_request": False}
+        await self._judge()
+        given: dict[str, Any] = {
+            "region": target.region or DEFAULT_REGION,
+            "endpoint": target.service,
+            "virtual_hosted_style_request": False,
+        }
         if target.access_key:
             given |= {"access_key_id": target.access_key, "secret_access_key": target.secret_key}
         try:
@@ -210,6 +225,20 @@ class S3Sink:
             )
         except Exception as exc:  # noqa: BLE001 - whatever the store's library raises may hold a key
             raise self._error(exc) from None
+
+    async def _judge(self) -> None:
+        """RecordingError when the store's name leads to an address that is not allowed, or to none."""
+        allow, split = self._target.allow_address, urlsplit(self._target.service)
+        if allow is None:
+            return
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(RESOLVE_SECONDS):
+                found = await loop.getaddrinfo(split.hostname, split.port or 443, type=socket.SOCK_STREAM)
+        except (OSError, TimeoutError, ValueError):
+            raise RecordingError("the store's host is not found", self.url) from None
+        if not all(allow(str(entry[4][0])) for entry in found):
+            raise RecordingError("the store's host leads to an address that is refused", self.url)
 
     async def write(self, data: bytes, header: bytes) -> None:
         """See Sink. The header is not used: what went to the store cannot be changed."""

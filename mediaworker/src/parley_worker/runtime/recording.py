@@ -13,6 +13,7 @@ from parley_realtime.units import FolderSink, RecordingError, S3Sink, S3Target
 from parley_realtime.units.recorder import Recording
 from parley_realtime.units.storage import Sink, safe_name
 
+from parley_worker.core.addresses import may_be_reached
 from parley_worker.core.agent import RecordingConfig
 from parley_worker.core.audio import AudioFormat
 from parley_worker.core.events import UnitEvent
@@ -49,6 +50,7 @@ def make_sink(config: RecordingConfig, key: SessionKey, number: int) -> Sink:
         region=config.s3_region,
         access_key=config.s3_access_key.reveal(),
         secret_key=config.s3_secret_key.reveal(),
+        allow_address=may_be_reached,
     )
     return S3Sink(target, name)
 

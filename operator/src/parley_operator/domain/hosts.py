@@ -17,10 +17,12 @@ _FORBIDDEN = tuple(
     ip_network(block)
     for block in (
         "0.0.0.0/8", "169.254.0.0/16", "100.100.100.200/32", "192.0.0.192/32", "224.0.0.0/4",
-        "255.255.255.255/32",
-        "::/128", "fe80::/10", "ff00::/8", "fd00:ec2::254/128",
+        "255.255.255.255/32", "168.63.129.16/32",
+        "::/128", "fe80::/10", "ff00::/8", "fd00:ec2::254/128", "fd20:ce::254/128",
+        "fd00:a9fe:a9fe::254/128",
     )
 )  # fmt: skip
+_TRANSLATED = tuple(ip_network(block) for block in ("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0:0/96"))
 _IPV4_PART = re.compile(r"0[xX][0-9a-fA-F]*|[0-9]+")
 
 
@@ -83,7 +85,8 @@ def _embedded_ipv4(address: IPv6Address) -> IPv4Address | IPv6Address:
         return address.ipv4_mapped
     if address.sixtofour is not None:
         return address.sixtofour
-    if address in ip_network("64:ff9b::/96") or (int(address) >> 32 == 0 and int(address) > 1):
+    translated = any(address in block for block in _TRANSLATED)
+    if translated or (int(address) >> 32 == 0 and int(address) > 1):
         return IPv4Address(int(address) & 0xFFFFFFFF)
     return address
 
