@@ -38,6 +38,7 @@ async def test_a_question_is_heard_and_the_answer_comes_back_untouched() -> None
             assert [f.sequence for f in frames] == list(range(1, 51))
             assert [f.position_ms for f in frames] == list(range(0, 1000, 20))
             assert mark.position_ms == 1000
+            await caller.send(mark_played=pb.MarkPlayed(name=mark.name, epoch=mark.epoch))
             await caller.send(hangup=pb.Hangup(note="bye"))
             ended = await caller.expect("ended")
             assert ended.reason == EndReason.CALLER_HANGUP
