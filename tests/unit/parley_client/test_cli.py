@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from parley_client import __version__, errors
+from parley_client import __version__, errors, session_events
 from parley_client.cli.app import app
 from parley_client.cli.console import JsonOutput, PlainOutput
 from parley_client.cli.exits import Exit, exit_of
@@ -25,6 +25,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> CliRunner:
     monkeypatch.setenv("TERM", "dumb")
     monkeypatch.delenv("PARLEY_TICKET", raising=False)
     monkeypatch.delenv("PARLEY_DEBUG", raising=False)
+    monkeypatch.setattr(session_events, "CONNECT_TIMEOUT", 0.2)
     return CliRunner()
 
 
