@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
@@ -33,6 +33,7 @@ from .target import Target
 
 LEAD_MS: Final = 300
 LEVELS_SECONDS: Final = 0.1
+GREETED_SECONDS: Final = 1.0
 
 
 class Listener(Protocol):
@@ -60,6 +61,8 @@ class ConversationOptions:
         playout: who paces the agent.
         answer_timeout: seconds to wait for an answer after the question.
         linger: seconds of silence after an answer before the caller hangs up.
+        listen_first: the agent greets: the question waits until that was heard and a second more, or until
+            nothing was heard for `answer_timeout` seconds.
         buffer_ms: jitter buffer of the recording.
         call: the rest.
     """
@@ -68,6 +71,7 @@ class ConversationOptions:
     playout: Playout = Playout.REALTIME
     answer_timeout: float = 30.0
     linger: float = 1.5
+    listen_first: bool = False
     buffer_ms: int = 120
     call: CallOptions = field(default_factory=CallOptions)
 
@@ -119,6 +123,12 @@ class TurnWatch:
         elif type == "input_audio_buffer.speech_stopped":
             self._speaking = False
 
+    def may_ask(self, now: float, since: float) -> bool:
+        """True when the agent's greeting was heard to its end, or none came; the call is on since `since`."""
+        if self._last_sound == float("-inf"):
+            return now - since >= self._answer_timeout
+        return not self._responding and now - self._last_sound >= GREETED_SECONDS
+
     def is_over(self, now: float) -> bool:
         """True when it is time to hang up."""
         if self._asked_at is None:
@@ -165,15 +175,23 @@ async def hold(
         if on_call is not None:
             on_call(call)
 
+        async def send(source: AsyncIterator[bytes]) -> None:
+            async for frame in source:
+                meter.feed(frame)
+                await call.send_audio(frame)
+
         async def speak() -> None:
-            await call.send_audio(first)
-            async for frame in frames:
-                meter.feed(frame)
-                await call.send_audio(frame)
+            if options.listen_first:
+                async for frame in paced_silence(format):
+                    await call.send_audio(frame)
+                    if watch.may_ask(now(), began):
+                        break
+                await send(paced_wav(question, format, lead_ms=LEAD_MS))
+            else:
+                await call.send_audio(first)
+                await send(frames)
             watch.question_sent(now())
-            async for frame in paced_silence(format):
-                meter.feed(frame)
-                await call.send_audio(frame)
+            await send(paced_silence(format))
 
         async def supervise() -> None:
             while not watch.is_over(now()):

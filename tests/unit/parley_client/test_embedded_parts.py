@@ -185,6 +185,12 @@ def test_programs_are_found_or_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert find_program("some-thing") == str(program)
 
 
+def test_a_key_that_stands_twice_is_refused_and_not_the_last_one_taken() -> None:
+    text = f"{SESSION}---{AGENT}".replace("spec:", "spec:\n  limits: {maxDuration: 1m}\n  limits: {}", 1)
+    with pytest.raises(UsageError, match=r"my.yaml: .*'limits' stands twice in one object, in lines 5 and 6"):
+        parse_manifests(text, "my.yaml")
+
+
 def test_hang_up_comes_after_the_answer_and_its_silence() -> None:
     watch = TurnWatch(linger=1.0, answer_timeout=10.0)
     watch.sound(0.5)
@@ -199,6 +205,25 @@ def test_hang_up_comes_after_the_answer_and_its_silence() -> None:
     watch.event("response.done", 105)
     assert not watch.is_over(105.9)
     assert watch.is_over(106.1)
+
+
+def test_who_listens_first_asks_when_the_greeting_was_heard() -> None:
+    watch = TurnWatch(linger=20.0, answer_timeout=10.0)
+    assert not watch.may_ask(4, since=0)
+    watch.event("response.created", 4)
+    watch.sound(4.5)
+    assert not watch.may_ask(7, since=0)
+    watch.event("response.done", 7)
+    watch.sound(8)
+    assert not watch.may_ask(8.9, since=0)
+    assert watch.may_ask(9.1, since=0)
+    assert not watch.answered
+
+
+def test_who_listens_first_asks_an_agent_that_says_nothing_too() -> None:
+    watch = TurnWatch(linger=1.0, answer_timeout=10.0)
+    assert not watch.may_ask(12.9, since=3)
+    assert watch.may_ask(13, since=3)
 
 
 def test_a_silent_agent_is_given_up_on() -> None:

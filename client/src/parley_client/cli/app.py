@@ -141,6 +141,9 @@ def run(
     format: FormatOption = "pcm16@24000",
     answer_timeout: Annotated[float, typer.Option(help="Seconds to wait for an answer.", min=0.1)] = 30.0,
     linger: Annotated[float, typer.Option(help="Seconds of silence before hanging up.", min=0)] = 1.5,
+    listen_first: Annotated[
+        bool, typer.Option("--listen-first", help="Speak when the agent's greeting was heard.")
+    ] = False,
     volumes: Annotated[
         Path | None,
         typer.Option(help="Folder below which volumes stand: /recordings is DIR/recordings. Default: here."),
@@ -186,7 +189,10 @@ def run(
         if audio is not None:
             await asyncio.to_thread(read_wav, audio, 8000)  # refused before anything is started
         conversation = ConversationOptions(
-            format=AudioFormat.parse(format), answer_timeout=answer_timeout, linger=linger
+            format=AudioFormat.parse(format),
+            answer_timeout=answer_timeout,
+            linger=linger,
+            listen_first=listen_first,
         )
         options = StackOptions(
             local_provider=local_provider,

@@ -80,6 +80,9 @@ def call(
     ] = False,
     answer_timeout: Annotated[float, typer.Option(help="Seconds to wait for an answer.", min=0.1)] = 30.0,
     linger: Annotated[float, typer.Option(help="Seconds of silence before hanging up.", min=0)] = 1.5,
+    listen_first: Annotated[
+        bool, typer.Option("--listen-first", help="Speak when the agent's greeting was heard.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Call a session: speak a WAV, record the answer, print what is said.
@@ -96,6 +99,7 @@ def call(
             playout=Playout.BURST if burst else Playout.REALTIME,
             answer_timeout=answer_timeout,
             linger=linger,
+            listen_first=listen_first,
         )
         async with AsyncExitStack() as stack:
             if address:

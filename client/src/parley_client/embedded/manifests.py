@@ -41,6 +41,21 @@ class Manifests:
         return str(self.session["metadata"].get("namespace", "default"))
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses what a cluster refuses too: a key that stands twice in one object."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode) and lines.setdefault(key.value, line) != line:
+                raise yaml.YAMLError(
+                    f"{key.value!r} stands twice in one object, in lines {lines[key.value]} and {line}"
+                )
+        return node
+
+
 def read_manifests(path: Path, session: str = "") -> Manifests:
     """Read a YAML file with one or more documents.
 
@@ -62,7 +77,7 @@ def read_manifests(path: Path, session: str = "") -> Manifests:
 def parse_manifests(text: str, source: str, session: str = "") -> Manifests:
     """As `read_manifests`, of a text; `source` is what messages call it."""
     try:
-        documents = [document for document in yaml.safe_load_all(text) if document is not None]
+        documents = [document for document in yaml.load_all(text, _Loader) if document is not None]
     except yaml.YAMLError as error:
         raise UsageError(f"{source}: not YAML: {error}") from error
     for number, document in enumerate(documents, 1):
