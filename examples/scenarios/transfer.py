@@ -13,7 +13,7 @@ async def main(ctx: Context) -> None:
 
     @ctx.tool("connect_to")
     def connect_to(arguments: dict[str, Any]) -> dict[str, str]:
-        department = arguments.get("department", "")
+        department = str(arguments.get("department", "")).lower()
         if department not in departments:
             return {"error": f"there is no {department!r}: choose one of {', '.join(departments)}"}
         ctx.spawn(move(ctx, department, departments[department]))

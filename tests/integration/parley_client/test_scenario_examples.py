@@ -108,7 +108,7 @@ async def survey(stack: EmbeddedStack) -> None:
 async def transfer(stack: EmbeddedStack) -> None:
     async with talking(stack, "transfer") as talk:
         await talk.said("Hello, sales or service?")
-        content = [{"type": "input_text", "text": "to the service, please"}]
+        content = [{"type": "input_text", "text": "Service, please"}]
         item = {"type": "message", "role": "user", "content": content}
         await talk.call.send_event({"type": "conversation.item.create", "item": item})
         await talk.call.send_event({"type": "response.create"})
