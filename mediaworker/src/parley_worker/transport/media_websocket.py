@@ -69,7 +69,7 @@ class TelephonySettings:
     ping_timeout: float = 10.0
     close_timeout: float = 2.0
     unattached: int = 256
-    """Connections that have not attached yet; more are refused."""
+    """Connections that have not attached yet; more are refused, and twice as many cut off without a word."""
     auth_token: Secret = field(default_factory=lambda: Secret(""), repr=False)
     leg: LegBounds = field(default_factory=lambda: LegBounds(messages=512, bytes=1024 * 1024))
 
@@ -82,7 +82,7 @@ class TelephonyServer:
         self._metrics = metrics
         self._settings = settings
         self._server: Server | None = None
-        self._unattached = 0
+        self._strangers: set[ServerConnection] = set()
 
     async def start(self, host: str, port: int, tls: TlsContext | None) -> int:
         """Listen; returns the port."""
@@ -92,6 +92,8 @@ class TelephonyServer:
             host,
             port,
             ssl=tls.context if tls else None,
+            ssl_handshake_timeout=s.start_timeout if tls else None,
+            create_connection=_counted(self._strangers, 2 * s.unattached),
             process_request=self._check,
             compression=None,
             max_size=MAX_FRAME,
@@ -124,7 +126,7 @@ class TelephonyServer:
         if found[0] == SIGNED and not self._signed(request):
             self._metrics.leg_error(Status.PERMISSION_DENIED.value)
             return connection.respond(HTTPStatus.FORBIDDEN, f"{SIGNATURE} is missing or does not fit\n")
-        if self._unattached >= self._settings.unattached:
+        if len(self._strangers) > self._settings.unattached:
             self._metrics.leg_error(Status.RESOURCE_EXHAUSTED.value)
             return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "too many streams wait to attach\n")
         return None
@@ -160,19 +162,18 @@ class TelephonyServer:
         await connection.close(1000, "the session is over")
 
     async def _converse(self, connection: ServerConnection, dialect: Dialect) -> LegRefusal | None:
-        self._unattached += 1
-        try:
-            start = await self._read_start(connection, dialect)
-            if isinstance(start, LegRefusal):
-                return start
-            session = find_session(self._directory, start)
-            if isinstance(session, LegRefusal):
-                return session
-            leg: LegQueue[Frame] = LegQueue(self._settings.leg, dialect)
-            refusal = await attach(session, start, leg, self._settings.ready_timeout)
-        finally:
-            self._unattached -= 1
-        return refusal or await self._carry(connection, dialect, session, leg)
+        start = await self._read_start(connection, dialect)
+        if isinstance(start, LegRefusal):
+            return start
+        session = find_session(self._directory, start)
+        if isinstance(session, LegRefusal):
+            return session
+        leg: LegQueue[Frame] = LegQueue(self._settings.leg, dialect)
+        refusal = await attach(session, start, leg, self._settings.ready_timeout)
+        if refusal is not None:
+            return refusal
+        self._strangers.discard(connection)
+        return await self._carry(connection, dialect, session, leg)
 
     async def _read_start(self, connection: ServerConnection, dialect: Dialect) -> StartMessage | LegRefusal:
         waited = self._settings.start_timeout
@@ -229,6 +230,23 @@ class TelephonyServer:
                 leg.finish(refusal)
                 session.leg_lost(leg, "protocol-error")
                 return
+
+
+def _counted(strangers: set[ServerConnection], most: int) -> type[ServerConnection]:
+    """Connections that stand in `strangers` from the first moment until they are gone; `most` of them."""
+
+    class Counted(ServerConnection):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            super().connection_made(transport)
+            strangers.add(self)
+            if len(strangers) > most:
+                self.transport.abort()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            strangers.discard(self)
+            super().connection_lost(exc)
+
+    return Counted
 
 
 class _Out:
