@@ -116,6 +116,7 @@ def test_two_answers_cut_in_a_row_each_end_where_the_caller_says() -> None:
     second = driver.said(ev.Cleared(2, "j", 0, 40))
     cuts = [(t["item_id"], t["audio_end_ms"]) for t in sent(first + second, "conversation.item.truncate")]
     assert cuts == [("i", 300), ("j", 40)]
+    driver.provider("response.done", response={"id": "r", "status": "cancelled"})
     assert driver.session._talk.next_deadline() is None
 
 

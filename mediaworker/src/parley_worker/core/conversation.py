@@ -25,6 +25,7 @@ from parley_worker.core.lines import BUSY_CODE, EVENT_ID_PREFIX, METADATA_KEY
 from parley_worker.core.model import Usage
 from parley_worker.core.playout import Heard, PlayoutLedger
 from parley_worker.core.recorder import Recorder, to_json, without_audio, without_tool_credentials
+from parley_worker.core.response_watch import NOT_ACTIVE_CODE, ResponseWatch
 from parley_worker.core.spoken import Said, SpokenWords
 from parley_worker.core.tool_desk import ToolDesk
 from parley_worker.core.tool_routing import ToolProblem
@@ -65,7 +66,7 @@ class Conversation:
         self._waiting = Interruptions()
         self._words = SpokenWords()
         self._speaking_since: float | None = None
-        self._response_at = 0.0
+        self._watch = ResponseWatch()
         self.usage = Usage()
         self.last_activity = 0.0
         self.caller_answers_clear = True
@@ -77,7 +78,7 @@ class Conversation:
         kind = payload.get("type")
         self._desk.follow(payload, now)
         if isinstance(kind, str) and kind.startswith("response."):
-            self._response_at = now
+            self._watch.came(now)
         match kind:
             case "session.updated":
                 return self._on_session(payload, now)
@@ -97,6 +98,9 @@ class Conversation:
                 ours = _text(error, "event_id").startswith(EVENT_ID_PREFIX)
                 if error.get("code") == BUSY_CODE and not ours:
                     self._tools.want_answer()
+                if error.get("code") == NOT_ACTIVE_CODE and self._watch.cancelling:
+                    self._active.clear()
+                    self._watch.came(now)
                 return [
                     self._recorder.event(
                         "provider_error",
@@ -422,7 +426,7 @@ class Conversation:
 
     def next_deadline(self) -> float | None:
         """When `on_deadline` has something to do."""
-        dues = [self._tools.next_deadline()]
+        dues = [self._tools.next_deadline(), self._cancel_at()]
         if self._asked:
             dues.append(self._asked_since + ASKED_SECONDS)
         if self._tools.answer_due() and not self._active and not self._asked:
@@ -435,9 +439,22 @@ class Conversation:
         effects = self._desk.on_deadline(now)
         if self._asked and now >= self._asked_since + ASKED_SECONDS:
             self._asked = False
+        if (due := self._cancel_at()) is not None and now >= due:
+            self._watch.cancelled(now)
+            effects.append(SendProvider({"type": "response.cancel"}))
         for ended in self._waiting.overdue(now):
             effects += self._settle(ended, None, now)
         return effects + self.ask_if_due(now)
+
+    def _cancel_at(self) -> float | None:
+        """When the response that is being made has been silent for too long."""
+        if not self._active:
+            return None
+        return self._watch.cancel_at(self._ledger.received_at, calling=self._desk.provider_calls)
+
+    def given_up_at(self) -> float | None:
+        """When a provider is given up whose response neither goes on nor ends."""
+        return self._watch.end_at(self._ledger.received_at) if self._active else None
 
     def clearing(self, epoch: int) -> bool:
         """True while the caller's word on a Clear of this epoch is awaited."""
@@ -450,7 +467,7 @@ class Conversation:
         """
         since = max(self.last_activity, self._ledger.playing_until())
         if self._active:
-            heard_of = max(self._response_at, self._ledger.received_at)
+            heard_of = max(self._watch.came_at, self._ledger.received_at)
             since = max(since, heard_of + RESPONSE_SILENCE_SECONDS)
         if self._speaking_since is not None:
             since = max(since, self._speaking_since + SPEECH_SECONDS)

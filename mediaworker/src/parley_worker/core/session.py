@@ -512,6 +512,9 @@ class Session:
         if self._expires is not None:
             text = f"the session reached its limit of {limits.max_duration:g} s"
             dues.append((self._expires + self._acts.extra_seconds(), EndReason.MAX_DURATION, text))
+        if (given_up := self._talk.given_up_at()) is not None:
+            text = "the provider neither finished nor cancelled a response of which nothing came any more"
+            dues.append((given_up, EndReason.PROVIDER_UNAVAILABLE, text))
         talk = self._talk.next_deadline()
         acts = self._acts.next_deadline(self.state, self._expires)
         dues += [(due, None, "") for due in (talk, acts) if due is not None]

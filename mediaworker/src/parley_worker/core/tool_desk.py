@@ -207,6 +207,11 @@ class ToolDesk:
 
     # Calls that the provider makes itself (MCP)
 
+    @property
+    def provider_calls(self) -> bool:
+        """True while the provider calls a tool by itself."""
+        return bool(self._mcp)
+
     def mcp_done(self, item: Payload, now: float) -> list[Effect]:
         """The call is over: recorded as other calls are. The item's id stands for the call."""
         item_id, name = text_of(item, "id"), text_of(item, "name")
