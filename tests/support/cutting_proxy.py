@@ -55,6 +55,7 @@ class CuttingProxy:
         self.links: list[Link] = []
         self.url = ""
         self.refusing = False
+        self.refused = 0
         self._after: list[tuple[int, How]] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -69,6 +70,7 @@ class CuttingProxy:
 
     async def serve(self, near_in: asyncio.StreamReader, near: asyncio.StreamWriter) -> None:
         if self.refusing:
+            self.refused += 1
             near.transport.abort()
             return
         far_in, far = await asyncio.open_connection(self._host, self._port)

@@ -123,8 +123,12 @@ class Connection:
 
     def put_again(self, audio: bytes) -> None:
         """Queue caller audio that an earlier connection had: none of it is dropped for its length."""
-        self._queue.widen(len(audio))
+        self._queue.widen(audio=len(audio))
         self.put_audio(audio)
+
+    def expect_events(self, number: int) -> None:
+        """Let so many more client events wait: they are bounded elsewhere."""
+        self._queue.widen(events=number)
 
     def take_unsent_audio(self) -> bytes:
         """Caller audio that was not sent, off the queue."""
@@ -243,6 +247,21 @@ class Connection:
         )
 
     async def _supervise(self) -> None:
+        try:
+            await self._see_it_end()
+        except asyncio.CancelledError:
+            self.end(ConnectAborted("the event loop ends"))
+            if self._socket is not None:
+                self._socket.transport.abort()
+            raise
+        finally:
+            if self._trace is not None:
+                self._trace.close()
+            self._enter(ConnectionState.CLOSED)
+            self._settled.set()
+            self._all_gone.set()
+
+    async def _see_it_end(self) -> None:
         assert self._work_task is not None
         await asyncio.wait({self._work_task})
         if not self._work_task.cancelled() and (error := self._work_task.exception()) is not None:
@@ -253,11 +272,6 @@ class Connection:
             self.end(error)
         close_event = await self._close_socket() if self._socket is not None else None
         await self._sink.closed(close_event)
-        if self._trace is not None:
-            self._trace.close()
-        self._enter(ConnectionState.CLOSED)
-        self._settled.set()
-        self._all_gone.set()
 
     async def _close_socket(self) -> WebSocketCloseEvent:
         socket = self._socket

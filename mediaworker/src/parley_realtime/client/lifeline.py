@@ -12,10 +12,10 @@ import logging
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from parley_realtime.client.connection import ConnectionState
-from parley_realtime.client.line import Line, RestoreFailed
+from parley_realtime.client.line import LifelineSink, Line, RestoreFailed
 from parley_realtime.client.parameters import Outcome, RealtimeAPIClientParameters, Statistics
 from parley_realtime.errors import (
     ClientStateError,
@@ -47,31 +47,11 @@ LOOK_SECONDS = 0.2
 LAST_MARGIN = 5.0
 """A rotation that found no quiet moment is forced so long before the provider's limit."""
 LONGEST_SESSION = 24 * 3600.0
-
-
-class LifelineSink(Protocol):
-    """Who is told: as `connection.Sink`, with `closed` at the very end, and what becomes of the sockets."""
-
-    def opened(self, socket_id: str) -> None:
-        """The first upgrade succeeded."""
-
-    def received(self, event: ServerEvent) -> None:
-        """An event without audio."""
-
-    def audio(self, chunk: MediaChunk) -> None:
-        """Audio of a response."""
-
-    def ending(self, outcome: Outcome) -> None:
-        """The outcome is known."""
-
-    async def closed(self, event: WebSocketCloseEvent | None) -> None:
-        """All sockets are gone; `event` is always None here."""
-
-    async def socket_closed(self, event: WebSocketCloseEvent) -> None:
-        """One socket is gone."""
-
-    def recovery(self, record: RecoveryRecord) -> None:
-        """The conversation moves, has moved, or cannot."""
+SHORT_LIFE = 2.0
+"""A connection that served for less is one of a row that may have the same cause."""
+USUAL_SHORT_LIVES = 3
+MAX_SHORT_LIVES = 40
+"""So many such connections in a row are waited for ever longer, and so many are the end."""
 
 
 class Lifeline:
@@ -119,6 +99,9 @@ class Lifeline:
         self._not_before = 0.0
         self._attempts = 0
         self._streak_since = 0.0
+        self._served_since = 0.0
+        self._short_lives = 0
+        self._rotations_failed = 0
         self.socket_id = ""
 
     # As Connection
@@ -208,6 +191,9 @@ class Lifeline:
             assert self._line is not None
             self._line.connection.put_event(event)
             return
+        if event.get("type") == "session.close" and self._state is ConnectionState.OPEN and not self._serving:
+            self.end(None)
+            return
         named = _named(event)
         if self._keeper.outstanding.full:
             raise OutgoingQueueFull(
@@ -250,9 +236,9 @@ class Lifeline:
 
     def put_audio(self, payload: bytes) -> None:
         """Caller audio; it waits on the tape while there is no connection."""
-        if self._serving and self._line is not None:
+        if self._line is not None and (self._serving or not self._keeps):
             self._line.connection.put_audio(payload)
-        elif self._state in (ConnectionState.CONNECTING, ConnectionState.OPEN) and self._keeps:
+        elif self._state in (ConnectionState.CONNECTING, ConnectionState.OPEN):
             if len(payload) % self._p.input_format.sample_bytes:
                 raise ValueError(
                     f"push_media: {len(payload)} bytes are no whole number of "
@@ -285,8 +271,7 @@ class Lifeline:
             return
         if self._state is ConnectionState.CONNECTING and line.connection.state is ConnectionState.OPEN:
             self._state = ConnectionState.OPEN
-            self._serving = True
-            self._schedule(line)
+            self._begin(line, RestorePlan(None, ()))
         if self._keeps and not self._keeper.server(event.payload, self.now()):
             return
         if event.type != "error":
@@ -310,6 +295,8 @@ class Lifeline:
             self._serving = False
             if self._keeps:
                 self._keeper.tape.append(line.connection.take_unsent_audio())
+            if self._next is not None:
+                self._next.connection.close()
             self._wake.set()
 
     async def socket_closed(self, line: Line, event: WebSocketCloseEvent | None) -> None:
@@ -330,6 +317,9 @@ class Lifeline:
                 elif not self._line.over:
                     self._wake.clear()
                     await self._until(self._wake, self._next_look())
+        except asyncio.CancelledError:
+            self._finish(ConnectAborted("the event loop ends"))
+            raise
         except Exception as exc:
             shown = None if self._p.privacy else exc
             logger.error("recovery ended by an unexpected %s", type(exc).__name__, exc_info=shown)
@@ -357,10 +347,11 @@ class Lifeline:
         since = self.now()
         if self._attempts == 0:
             self._streak_since = since
+        self._short_lives = self._short_lives + 1 if since - self._served_since < SHORT_LIFE else 0
         error = line.connection.outcome or UnavailableError(
             "the provider's limit is near and no quiet moment came", code="rotation"
         )
-        if not error.retryable or self._ordered_end:
+        if not error.retryable or self._ordered_end or self._short_lives > MAX_SHORT_LIVES:
             self._finish(error)
             return
         reason = self._privacy_refusal()
@@ -375,7 +366,7 @@ class Lifeline:
                 self._finish(error)
                 return
             self._attempts += 1
-            delay = self._r.delay(self._attempts)
+            delay = self._r.delay(self._attempts + max(0, self._short_lives - USUAL_SHORT_LIVES))
             cut_items = loss.cut_items if first else ()
             self._report(Reconnecting(cause, error.message, self._attempts, delay, cut_items, error.reason))
             if first:
@@ -428,15 +419,26 @@ class Lifeline:
         if old is not None and not old.over:
             self._keeper.tape.append(old.connection.take_unsent_audio())
             old.connection.end(None)
-        corrections = self._keeper.corrections(plan)
-        again = self._keeper.carried(plan, rotation=cause == "rotation" and gap == 0)
-        self._serving = True
         self.socket_id = line.connection.socket_id
+        forgotten = self._keeper.history.forgotten
+        told = Reconnected(self.socket_id, cause, gap, len(plan.creates), forgotten)
+        self._begin(line, plan, told, rotation=cause == "rotation" and gap == 0)
+
+    def _begin(
+        self, line: Line, plan: RestorePlan, told: Reconnected | None = None, *, rotation: bool = False
+    ) -> None:
+        """From here on the connection is used: it gets what waits for one."""
+        corrections = self._keeper.corrections(plan)
+        again = self._keeper.carried(plan, rotation=rotation)
+        self._serving = True
+        self._served_since = self.now()
+        self._rotations_failed = 0
         self._schedule(line)
+        line.connection.expect_events(len(corrections) + len(again))
         for event in corrections:
             line.connection.put_event(event)
-        forgotten = self._keeper.history.forgotten
-        self._report(Reconnected(self.socket_id, cause, gap, len(plan.creates), forgotten))
+        if told is not None:
+            self._report(told)
         for each in again:
             if isinstance(each, bytes):
                 line.connection.put_again(each)
@@ -526,7 +528,9 @@ class Lifeline:
             self._rotation_refused(exc.reason)
             return
         except RealtimeError:
-            self._not_before = self.now() + self._r.delay(4)
+            self._rotations_failed += 1
+            pause = LOOK_SECONDS * 2.0 ** min(self._rotations_failed, 6)
+            self._not_before = self.now() + pause + self._r.delay(4)
             return
         quiet = self._r.quiet is None or self._r.quiet()
         if line.over or version != self._keeper.history.version or not (self._keeper.settled and quiet):
@@ -542,7 +546,9 @@ class Lifeline:
     # Telling
 
     def _tell(self, *payloads: Mapping[str, Any]) -> None:
-        """Server events that no provider sent, because none can."""
+        """Server events that no provider sent, because none can; none after the end."""
+        if self._state not in (ConnectionState.CONNECTING, ConnectionState.OPEN):
+            return
         names = self._template.shape
         for payload in payloads:
             kind = str(payload["type"])

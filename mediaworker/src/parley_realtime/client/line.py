@@ -12,6 +12,7 @@ from parley_realtime.errors import UnavailableError
 from parley_realtime.events import SESSION_READY_TYPES, MediaChunk, WebSocketCloseEvent
 from parley_realtime.protocol.core import ProtocolCore, ServerEvent
 from parley_realtime.protocol.restore import RestoreCheck, RestorePlan
+from parley_realtime.recovery import RecoveryRecord
 
 MAX_UNCONFIRMED = 64
 """So many items are sent ahead of their echoes."""
@@ -37,6 +38,31 @@ class LineOwner(Protocol):
     def ended(self, line: Line) -> None: ...
 
     async def socket_closed(self, line: Line, event: WebSocketCloseEvent | None) -> None: ...
+
+
+class LifelineSink(Protocol):
+    """Who is told: as `connection.Sink`, with `closed` at the very end, and what becomes of the sockets."""
+
+    def opened(self, socket_id: str) -> None:
+        """The first upgrade succeeded."""
+
+    def received(self, event: ServerEvent) -> None:
+        """An event without audio."""
+
+    def audio(self, chunk: MediaChunk) -> None:
+        """Audio of a response."""
+
+    def ending(self, outcome: Outcome) -> None:
+        """The outcome is known."""
+
+    async def closed(self, event: WebSocketCloseEvent | None) -> None:
+        """All sockets are gone; `event` is always None here."""
+
+    async def socket_closed(self, event: WebSocketCloseEvent) -> None:
+        """One socket is gone."""
+
+    def recovery(self, record: RecoveryRecord) -> None:
+        """The conversation moves, has moved, or cannot."""
 
 
 class Line:
@@ -71,6 +97,7 @@ class Line:
         RestoreFailed when the provider refuses it; the connection's error when it ends, the provider's when
         it cannot do it now, UnavailableError when it takes longer than `timeout` seconds.
         """
+        self.connection.expect_events(MAX_UNCONFIRMED + 1)
         check = self._check = RestoreCheck(plan, private=self._private)
         try:
             async with asyncio.timeout(timeout):

@@ -104,9 +104,10 @@ class SendQueue:
         self.audio_bytes -= size
         return Outgoing(encode_append(audio), audio)
 
-    def widen(self, size: int) -> None:
-        """Let so many bytes of audio more wait: what is sent again comes faster than a provider reads."""
-        self._max_audio += size
+    def widen(self, *, audio: int = 0, events: int = 0) -> None:
+        """Let so many bytes and events more wait: what is sent again comes faster than a provider reads."""
+        self._max_audio += audio
+        self._max_events += events
 
     def take_audio(self) -> bytes:
         """All audio that waits, in order; the queue holds none of it any more."""
