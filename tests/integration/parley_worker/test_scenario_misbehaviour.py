@@ -94,8 +94,8 @@ MISDEEDS = {
         "the scenario runs more than 64 threads",
     ),
     "no function": (
-        "ctx.caller.add_event_listener(CallEvents.Connected, 5); ctx.spawn(never())",
-        ".*NameError",
+        "ctx.client.add_event_listener(RealtimeAPIEvents.ResponseCreated, 5); ctx.client.response_create()",
+        "ScenarioMistake: a handler of OpenAI.RealtimeAPI.ResponseCreated is a int: register a function",
     ),
     "unknown event": (
         "ctx.caller.add_event_listener('Call.Conected', print)",
