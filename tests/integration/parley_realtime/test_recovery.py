@@ -84,9 +84,30 @@ def done(talker: Talker) -> list[tuple[str, str]]:
     return [(response["id"], response["status"]) for response in found]
 
 
-@pytest.mark.parametrize(
+FATAL = pytest.mark.parametrize(
     ("code", "close"), [("invalid_api_key", 3000), ("invalid_model", 4000), ("insufficient_quota", 4000)]
 )
+
+
+@FATAL
+async def test_a_connection_that_serves_and_is_ended_for_good_is_not_replaced(code: str, close: int) -> None:
+    async def behaviour(socket: Socket) -> None:
+        await socket.greet()
+        await socket.expect("response.create")
+        await socket.send("error", error={"type": "invalid_request_error", "code": code, "message": "no"})
+        await socket.connection.close(close, f"invalid_request_error.{code}")
+
+    async with scripted(behaviour) as script, talking(script.url, 1) as talker:
+        assert talker.client is not None
+        talker.send({"type": "response.create"})
+        outcome = await talker.client.wait_closed()
+        assert outcome is not None
+        assert (outcome.code, outcome.retryable) == (code, False)
+        assert len(script.sockets) == 1
+        assert records(talker, Reconnecting) == []
+
+
+@FATAL
 async def test_what_no_new_socket_can_mend_is_not_tried_again(code: str, close: int) -> None:
     async def behaviour(socket: Socket) -> None:
         if len(script.sockets) == 1:
