@@ -20,8 +20,11 @@ TAIL_S = 1.2
 
 
 def random_code() -> str:
-    """Six random digits, no two neighbours equal (the recogniser may miscount a digit said thrice)."""
-    code = secrets.choice("0123456789")
+    """Six random digits, no two neighbours equal (the recogniser may miscount a digit said thrice).
+
+    None begins with 2, 4 or 8: after a word, "is four" is also "is for".
+    """
+    code = secrets.choice("0135679")
     while len(code) < 6:
         code += secrets.choice("0123456789".replace(code[-1], ""))
     return code
