@@ -82,7 +82,8 @@ class RecoveryParameters:
     gone. response_timeout: a response of which nothing comes for so long is cancelled, and the connection
     replaced if even that is not answered; a request for one that is not taken up for so long, too.
     truncate_grace: how long a restoration waits for `cut_items` to be truncated.
-    keep_private: keep the conversation in memory in spite of the client's `privacy`.
+    keep_private: keep the conversation in memory in spite of the client's `privacy`; without it nothing is
+    carried over then, and pings alone watch the connection.
     quiet: asked before a rotation; False while audio plays that this library does not know of.
     on_recovery: told every record, synchronously. random: numbers in [0, 1). wall: Unix seconds.
     """
