@@ -202,12 +202,12 @@ async def test_a_full_queue_of_events_survives_the_gap() -> None:
         proxy.refusing = True
         proxy.cut()
         await talker.until(lambda: bool(records(talker, Reconnecting)), "a loss")
-        for number in range(19):
+        for number in range(20):
             part = {"type": "input_text", "text": f"note {number}"}
             talker.send({"type": "conversation.item.create", "item": {**USER, "content": [part]}})
         proxy.refusing = False
         notes = "conversation.item.added"
-        await talker.until(lambda: [e["type"] for e in talker.events].count(notes) >= 22, "all of it")
+        await talker.until(lambda: [e["type"] for e in talker.events].count(notes) >= 23, "all of it")
         await talker.answered(talker.ask_remember())
 
 

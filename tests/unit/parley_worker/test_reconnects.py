@@ -7,7 +7,7 @@ from dataclasses import replace
 from parley_worker.core import effects as fx
 from parley_worker.core import events as ev
 from parley_worker.core.conversation import ASKED_SECONDS
-from parley_worker.core.model import EndReason, SessionState
+from parley_worker.core.model import EndReason, LimitsConfig, SessionState
 from session_driver import Driver, sent, to_leg
 
 LOST = ev.ProviderReconnecting("ProviderUnavailable", 1, 0.1)
@@ -100,3 +100,46 @@ def test_a_loss_that_could_not_be_mended_is_counted_as_one() -> None:
     measured = [e.measure for e in effects if isinstance(e, fx.Observe)]
     assert fx.Measure.RECONNECT_FAILED in measured
     assert driver.session.state is SessionState.ENDED
+
+
+def test_speech_that_the_new_provider_does_not_hear_holds_up_nobody() -> None:
+    driver = Driver().ready()
+    driver.attach()
+    driver.provider("session.updated", session={"turn_detection": {"type": "server_vad"}})
+    driver.provider("input_audio_buffer.speech_started", item_id="u", audio_start_ms=0)
+    driver.feed(LOST)
+    driver.until(driver.now + 1)
+    driver.feed(ev.ProviderReconnected("ws_new", "lost", 1.0, 0))
+    assert not driver.session.quiet(driver.now)
+    assert driver.session.quiet(driver.now + 5)
+
+
+def test_speech_goes_on_over_a_rotation_at_a_quiet_moment() -> None:
+    driver = Driver().ready()
+    driver.attach()
+    driver.provider("input_audio_buffer.speech_started", item_id="u", audio_start_ms=0)
+    driver.feed(ev.ProviderReconnected("ws_new", "rotation", 0.0, 0))
+    assert not driver.session.quiet(driver.now + 5)
+
+
+def test_a_gap_in_which_nobody_can_be_heard_is_no_idleness() -> None:
+    driver = Driver(limits=LimitsConfig(3600, 30, 30, 20)).ready()
+    driver.attach()
+    for attempt in range(1, 5):
+        driver.feed(replace(LOST, attempt=attempt))
+        driver.until(driver.now + 20)
+    driver.feed(ev.ProviderReconnected("ws_new", "lost", 80.0, 0))
+    driver.until(driver.now + 20)
+    assert driver.session.state is SessionState.ACTIVE
+    driver.until(driver.now + 20)
+    assert driver.session.report.end_reason is EndReason.IDLE_TIMEOUT
+
+
+def test_a_request_that_waits_in_the_gap_is_not_given_up() -> None:
+    driver = Driver(greet=True).ready()
+    driver.attach()
+    driver.feed(LOST)
+    driver.until(driver.now + ASKED_SECONDS - 1)
+    driver.feed(ev.ProviderReconnected("ws_new", "lost", 44.0, 0))
+    driver.until(driver.now + 2)
+    assert not driver.session._talk.free

@@ -39,6 +39,8 @@ SPEECH_SECONDS = 300.0
 """A turn of the caller that is never said to be over counts for so long."""
 ASKED_SECONDS = 45.0
 """A request for a response that the provider never takes up is forgotten after so long."""
+GAP_SECONDS = 120.0
+"""A gap between two WebSockets of the provider counts for so long."""
 REPLY_SECONDS = 2.0
 """How long a provider that answers by itself may take to begin, after the caller's speech."""
 
@@ -67,9 +69,27 @@ class Conversation:
         self._words = SpokenWords()
         self._speaking_since: float | None = None
         self._watch = ResponseWatch()
+        self._lost_since: float | None = None
         self.usage = Usage()
         self.last_activity = 0.0
         self.caller_answers_clear = True
+
+    # The provider's WebSocket is replaced
+
+    def provider_lost(self, now: float) -> None:
+        """Nobody can be heard until there is a new one: that is no idleness, and no request is late."""
+        if self._lost_since is None:
+            self._lost_since = now
+
+    def provider_replaced(self, now: float) -> None:
+        """After a gap the new provider hears again what was being said, and tells of it anew."""
+        if self._lost_since is None:
+            return
+        self._lost_since = None
+        self.last_activity = self._asked_since = now
+        if self._speaking_since is not None:
+            self._speaking_since = None
+            self._reply_until = now + REPLY_SECONDS
 
     # What the provider says
 
@@ -427,7 +447,7 @@ class Conversation:
     def next_deadline(self) -> float | None:
         """When `on_deadline` has something to do."""
         dues = [self._tools.next_deadline(), self._cancel_at()]
-        if self._asked:
+        if self._asked and self._lost_since is None:
             dues.append(self._asked_since + ASKED_SECONDS)
         if self._tools.answer_due() and not self._active and not self._asked:
             dues.append(self._floor_free_at())
@@ -437,7 +457,7 @@ class Conversation:
     def on_deadline(self, now: float) -> list[Effect]:
         """The caller did not answer a Clear in time, tools take too long, or an answer may be asked for."""
         effects = self._desk.on_deadline(now)
-        if self._asked and now >= self._asked_since + ASKED_SECONDS:
+        if self._asked and self._lost_since is None and now >= self._asked_since + ASKED_SECONDS:
             self._asked = False
         if (due := self._cancel_at()) is not None and now >= due:
             self._watch.cancelled(now)
@@ -466,6 +486,8 @@ class Conversation:
         A response that never ends and speech that never stops count for a bounded time.
         """
         since = max(self.last_activity, self._ledger.playing_until())
+        if self._lost_since is not None:
+            since = max(since, self._lost_since + GAP_SECONDS)
         if self._active:
             heard_of = max(self._watch.came_at, self._ledger.received_at)
             since = max(since, heard_of + RESPONSE_SILENCE_SECONDS)

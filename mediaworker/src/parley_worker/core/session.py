@@ -207,6 +207,7 @@ class Session:
                 return self._on_reconnecting(event, now)
             case ev.ProviderReconnected():
                 self._report = replace(self._report, web_socket_id=event.web_socket_id)
+                self._talk.provider_replaced(now)
                 return [*self._health.on_reconnected(event, now), StateChanged(self.state)]
             case ev.RestoreRefused():
                 return self._health.on_refused(event, now)
@@ -304,6 +305,7 @@ class Session:
     def _on_reconnecting(self, event: ev.ProviderReconnecting, now: float) -> list[Effect]:
         """The call goes on; an answer that was cut in the middle ends at what was heard of it."""
         effects = self._health.on_reconnecting(event, now)
+        self._talk.provider_lost(now)
         if event.cut:
             effects += self._talk.interrupt(ClearReason.RECONNECT, now, self.state is S.ACTIVE)
         return effects
