@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from parley_scenario.events import ScenarioMistake
 
 MAX_TEXT_CHARACTERS = 300
 _OURS = (ScenarioMistake, InvalidEventError, RealtimeError, HandlerTimeout)
+_QUOTED = re.compile(r"['\"].*['\"]", re.DOTALL)
 _PACKAGES = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _INTERNAL = tuple(os.path.join(_PACKAGES, name, "") for name in ("parley_scenario", "parley_realtime"))
 _STDLIB = os.path.join(sysconfig.get_path("stdlib"), "")
@@ -28,6 +30,11 @@ class Fault:
 
     message: str
     text: str = ""
+
+
+def without_values(message: str) -> str:
+    """The message without what it quotes: values that a scenario gave may be content."""
+    return _QUOTED.sub("'...'", message)
 
 
 def fault_of(error: BaseException) -> Fault:

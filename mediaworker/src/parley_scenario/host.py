@@ -16,7 +16,7 @@ from typing import Any
 from parley_scenario.alarm import Alarm, GuardedSelector
 from parley_scenario.context import MAX_TASKS, Context, Limits, SessionInfo, Setup, tool_output
 from parley_scenario.events import CUES, AppEvents, CallEvents, ScenarioMistake
-from parley_scenario.faults import Fault, fault_of, stuck_fault
+from parley_scenario.faults import Fault, fault_of, stuck_fault, without_values
 from parley_scenario.handlers import call
 from parley_scenario.link import Link
 from parley_scenario.loading import load_entry, load_source
@@ -255,7 +255,9 @@ class Host:
     # Failing and ending
 
     def _words(self, fault: Fault) -> str:
-        return fault.message if self._private or not fault.text else f"{fault.message}: {fault.text}"
+        if self._private:
+            return without_values(fault.message)
+        return f"{fault.message}: {fault.text}" if fault.text else fault.message
 
     def fail(self, fault: Fault) -> None:
         """Tell the worker, once; what waits is forgotten. The worker ends the session."""
@@ -264,7 +266,8 @@ class Host:
         self._failed = True
         self._jobs.clear()
         self._timers.close()
-        self._link.send("failed", message=fault.message, text="" if self._private else fault.text)
+        message, text = (without_values(fault.message), "") if self._private else (fault.message, fault.text)
+        self._link.send("failed", message=message, text=text)
 
     def _on_loop_error(self, loop: asyncio.AbstractEventLoop, what: dict[str, Any]) -> None:
         error = what.get("exception")
