@@ -18,6 +18,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from .errors import ConnectError, SessionNotFound
 
 STREAM: Final = "PARLEY_EVENTS"
+JOURNAL: Final = "PARLEY_JOURNAL"
 CONNECT_TIMEOUT: Final = 5.0
 # What becomes of a recording is told when its file is complete: after the session has ended.
 RECORDED: Final = frozenset({"recording-finished", "recording-failed"})
@@ -128,8 +129,41 @@ async def read_events(
         await client.close()
 
 
+async def read_scenario_log(url: str, namespace: str, uid: str) -> AsyncIterator[tuple[str, str]]:
+    """Give out level and text of what a session's scenario logs, from its first line on, until cancelled.
+
+    Raises:
+        ConnectError: NATS cannot be reached, or stopped answering.
+        SessionNotFound: there is no journal there.
+    """
+    client = await _connect(url)
+    try:
+        subscription = await _subscribe(client, url, f"parley.journal.{namespace}.{uid}", True, JOURNAL)
+        while True:
+            try:
+                messages = await subscription.fetch(64, timeout=FETCH_SECONDS)
+            except nats.errors.TimeoutError:
+                continue
+            except (nats.errors.Error, nats.js.errors.Error) as error:
+                raise ConnectError(f"NATS at {_safe(url)} stopped answering: {error}") from error
+            for message in messages:
+                if (line := parse_scenario_log(message.data)) is not None:
+                    yield line
+    finally:
+        await client.close()
+
+
+def parse_scenario_log(payload: bytes) -> tuple[str, str] | None:
+    """Level and text of a line that a scenario logged; None for every other record of the journal."""
+    try:
+        line = json.loads(payload)["scenarioLog"]
+        return str(line["level"]), str(line.get("text", ""))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
 async def _subscribe(
-    client: Client, url: str, subject: str, from_start: bool
+    client: Client, url: str, subject: str, from_start: bool, stream: str = STREAM
 ) -> JetStreamContext.PullSubscription:
     config = ConsumerConfig(
         deliver_policy=DeliverPolicy.ALL if from_start else DeliverPolicy.NEW,
@@ -137,11 +171,9 @@ async def _subscribe(
         inactive_threshold=60,
     )
     try:
-        return await client.jetstream().pull_subscribe(subject, stream=STREAM, config=config)
+        return await client.jetstream().pull_subscribe(subject, stream=stream, config=config)
     except nats.js.errors.NotFoundError as error:
-        raise SessionNotFound(
-            f"{_safe(url)} has no stream {STREAM}: no worker has written events there"
-        ) from error
+        raise SessionNotFound(f"{_safe(url)} has no stream {stream}: no worker has written there") from error
     except (nats.js.errors.ServiceUnavailableError, nats.errors.NoRespondersError) as error:
         raise ConnectError(f"{_safe(url)} has no JetStream") from error
     except (nats.errors.Error, nats.js.errors.Error) as error:

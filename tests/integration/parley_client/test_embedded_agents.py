@@ -94,12 +94,14 @@ class Shown:
 
     facts: dict[str, object] = field(default_factory=dict)
     events: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def heading(self, text: str) -> None:
         """Nothing to remember."""
 
     def note(self, text: str, **facts: object) -> None:
         self.facts.update(facts)
+        self.notes.append(text)
 
     def session_event(self, event: SessionEvent) -> None:
         self.events.append(event.type)
@@ -129,6 +131,50 @@ async def test_a_session_that_is_served_waits_for_callers_from_outside(tmp_path:
     assert str(shown.facts["telephony"]).endswith("/twilio")
     assert shown.events[-2:] == ["ended", "recording-finished"]
     assert "leg-attached" in shown.events
+
+
+LOGGING = """
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: speaker}
+data:
+  main.py: |
+    from parley_scenario import CallEvents
+
+    async def main(ctx):
+        print("loaded")
+        ctx.caller.add_event_listener(CallEvents.Connected, lambda event: ctx.log.warning("attached"))
+---
+apiVersion: parley.dev/v1alpha1
+kind: VoiceSession
+metadata: {name: logging}
+spec:
+  agent:
+    provider: {type: custom, url: "ws://127.0.0.1:1/v1/realtime", model: gpt-realtime}
+    scenario: {configMapRef: {name: speaker, key: main.py}, function: main}
+"""
+
+
+async def test_what_a_scenario_logs_is_shown_while_it_is_served(tmp_path: Path) -> None:
+    shown = Shown()
+    async with tones_stack(tmp_path / "run") as stack, asyncio.timeout(60):
+        serving = asyncio.create_task(serve_session(stack, manifests(LOGGING), cast("Any", shown)))
+        while not {"scenario info: loaded"} & set(shown.notes):
+            assert not serving.done(), serving.result()
+            await asyncio.sleep(0.05)
+        target = resolve_address(
+            str(shown.facts["address"]),
+            await asyncio.to_thread(Path(str(shown.facts["ticket_file"])).read_text),
+            ca_pem=await asyncio.to_thread(Path(str(shown.facts["ca_file"])).read_text),
+            tls_server_name=str(shown.facts["tls_server_name"]),
+        )
+        async with connect(target) as call:
+            async for frame in paced_silence(call.options.input_format, 0.2):
+                await call.send_audio(frame)
+        served = await serving
+    assert served.reason == "CallerHangup"
+    lines = [note for note in shown.notes if note.startswith("scenario")]
+    assert lines == ["scenario info: loaded", "scenario warning: attached"]
 
 
 async def silence(call: Call) -> None:

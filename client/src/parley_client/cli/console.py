@@ -97,6 +97,11 @@ def describe(event: Event) -> str:
             return (
                 f"the provider reports an error: {error.get('message') or error.get('code') or 'no details'}"
             )
+        case ConversationEvent() if event.type == "response.done":
+            response = event.data.get("response") or {}
+            error = (response.get("status_details") or {}).get("error") or {}
+            why = error.get("message") or error.get("code") or "no details"
+            return f"the provider could not answer: {why}" if response.get("status") == "failed" else ""
         case ConversationEvent() if event.type == "response.function_call_arguments.done":
             return f"the agent calls {event.data.get('name') or 'a function'}"
     return ""

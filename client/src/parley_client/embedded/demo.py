@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Final, Protocol
 
 from parley_client.conversation import ConversationOptions, Listener, Outcome, hold
-from parley_client.errors import ParleyError
+from parley_client.errors import ConnectError, ParleyError, SessionNotFound
 from parley_client.formats import PCM16_24K, AudioFormat
-from parley_client.session_events import SessionEvent, read_events
+from parley_client.session_events import SessionEvent, read_events, read_scenario_log
 from parley_client.target import Target
 
 from .manifests import Manifests, is_recorded, parse_manifests, read_manifests
@@ -20,6 +23,7 @@ from .stack import EmbeddedStack, Step
 
 EVENTS_TIMEOUT: Final = 5.0
 RECORDING_TIMEOUT: Final = 10.0
+LOG_SECONDS: Final = 0.3
 EXAMPLE: Final = "receptionist.yaml"
 
 
@@ -86,7 +90,8 @@ async def run_session(
 
     async def talk() -> RunResult:
         presenter.heading("The conversation")
-        result = RunResult(await hold(target, question, answer, presenter, options))
+        async with scenario_log_shown(stack, target, presenter):
+            result = RunResult(await hold(target, question, answer, presenter, options))
         presenter.heading("Events of the session, from NATS")
         result.events = await _collect(stack, target, presenter, is_recorded(manifests))
         presenter.heading("Some of the worker's metrics")
@@ -105,6 +110,26 @@ def announce(stack: EmbeddedStack, presenter: Presenter) -> None:
         presenter.note(f"telephony streams at {stack.telephony_endpoint}", telephony=stack.telephony_endpoint)
     if stack.recordings:
         presenter.note(f"recordings in {stack.recordings}", recordings=str(stack.recordings))
+
+
+@asynccontextmanager
+async def scenario_log_shown(
+    stack: EmbeddedStack, target: Target, presenter: Presenter
+) -> AsyncIterator[None]:
+    """Show what the session's scenario logs while it does; the last lines have a moment to come."""
+
+    async def show() -> None:
+        with suppress(ConnectError, SessionNotFound):
+            async for level, text in read_scenario_log(stack.nats_url, target.namespace, target.session_uid):
+                presenter.note(f"scenario {level}: {text}", scenario_log=level)
+
+    showing = asyncio.create_task(show(), name="scenario log")
+    try:
+        yield
+        await asyncio.sleep(LOG_SECONDS)
+    finally:
+        showing.cancel()
+        await asyncio.wait([showing])
 
 
 async def run_demo(

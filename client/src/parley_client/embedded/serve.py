@@ -10,7 +10,7 @@ from typing import Final
 from parley_client.session_events import read_events
 from parley_client.target import Target
 
-from .demo import RECORDING_TIMEOUT, Presenter, announce
+from .demo import RECORDING_TIMEOUT, Presenter, announce, scenario_log_shown
 from .manifests import Manifests, is_recorded
 from .stack import EmbeddedStack
 
@@ -56,7 +56,8 @@ async def serve_session(stack: EmbeddedStack, manifests: Manifests, presenter: P
                 served = Served(str(event.fields.get("reason", "")), str(event.fields.get("message", "")))
         return served
 
-    return await stack.guard(follow())
+    async with scenario_log_shown(stack, target, presenter):
+        return await stack.guard(follow())
 
 
 def _write_access(folder: Path, target: Target) -> tuple[Path, Path]:
