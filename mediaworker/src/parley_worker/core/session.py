@@ -12,6 +12,7 @@ from typing import Any
 
 from parley_worker.core import events as ev
 from parley_worker.core.acts import Acts
+from parley_worker.core.attach_rules import refusal
 from parley_worker.core.audio import PROVIDER_FORMATS, AudioFormat, delay_ms
 from parley_worker.core.behaviour import HANG_UP
 from parley_worker.core.conversation import Conversation
@@ -23,7 +24,6 @@ from parley_worker.core.effects import (
     DropLeg,
     Effect,
     Ended,
-    Mark,
     Measure,
     Observe,
     SendLeg,
@@ -31,6 +31,7 @@ from parley_worker.core.effects import (
     Started,
     StateChanged,
 )
+from parley_worker.core.marks import Marks
 from parley_worker.core.model import (
     DEFAULT_PROVIDER_AUDIO,
     TRANSITIONS,
@@ -45,13 +46,12 @@ from parley_worker.core.provider_health import ProviderHealth
 from parley_worker.core.recorder import Recorder, Replay, well_formed
 from parley_worker.core.tool_desk import ToolDesk
 from parley_worker.core.tool_routing import ToolRoutes
-from parley_worker.core.units import UnitEventKind
+from parley_worker.core.unit_facts import unit_facts
 
 S = SessionState
 UPDATE_EVENT_ID = "parley_session_update"
 REFUSED_GRACE_SECONDS = 1.0
 QUIET_SECONDS = 0.3
-MAX_MARKS = 4096
 MAX_ERROR_CHARACTERS = 500
 
 
@@ -63,14 +63,6 @@ class SessionBounds:
     cleared_timeout: float = 0.2
     replay_events: int = 512
     replay_bytes: int = 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class _Mark:
-    epoch: int
-    item_id: str
-    content_index: int
-    position_ms: float
 
 
 class Session:
@@ -107,8 +99,7 @@ class Session:
         self._refused: str | None = None
         self._refused_at = 0.0
         self._ticket_used = False
-        self._marks: dict[str, _Mark] = {}
-        self._mark_number = 0
+        self._marks = Marks()
         self._drain_unix: float | None = None
 
     # What others read
@@ -143,39 +134,8 @@ class Session:
 
     def check_attach(self, request: ev.AttachRequest, now: float) -> ev.LegRefusal | None:
         """Why this caller may not attach now, or None."""
-        status, kind = ev.Status, request.credential
-        if request.session_uid and request.session_uid != self.config.key.uid:
-            return ev.LegRefusal(
-                status.PERMISSION_DENIED,
-                "other-session",
-                "the credential belongs to another session than start.session_uid names",
-                "start.session_uid",
-            )
-        if self.state is S.ENDED:
-            return ev.LegRefusal(status.FAILED_PRECONDITION, "session-ended", "the session is over")
-        if self.state is S.CONNECTING:
-            return ev.LegRefusal(
-                status.UNAVAILABLE, "session-not-ready", "the provider is not connected yet: try again"
-            )
-        if kind is ev.CredentialKind.RESUME:
-            return None
-        if kind is ev.CredentialKind.NONE and self.config.access.ticket_sha256:
-            return ev.LegRefusal(
-                status.UNAUTHENTICATED, "credential-missing", "start has no ticket", "start.ticket"
-            )
-        if self._ticket_used:
-            return ev.LegRefusal(
-                status.UNAUTHENTICATED,
-                "ticket-used",
-                "the ticket was used: attach again with the resume token of Started",
-                "start.ticket",
-            )
-        expires = self.config.access.ticket_expires_at
-        if expires is not None and self._recorder.unix(now) >= expires:
-            return ev.LegRefusal(
-                status.UNAUTHENTICATED, "ticket-expired", "the ticket has expired", "start.ticket"
-            )
-        return None
+        unix = self._recorder.unix(now)
+        return refusal(request, self.config, self.state, ticket_used=self._ticket_used, unix=unix)
 
     # Events
 
@@ -193,7 +153,7 @@ class Session:
 
     def _handle(self, event: ev.Event, now: float) -> list[Effect]:
         if isinstance(event, ev.UnitEvent):
-            return self._on_unit(event, now)
+            return unit_facts(event, self._recorder, ended=self.state is S.ENDED, now=now)
         if self.state is S.ENDED:
             return []
         match event:
@@ -342,7 +302,7 @@ class Session:
             self._report = replace(self._report, started_at=self._recorder.unix(now))
         self.ledger.attached(request.playout_buffer_ms, request.mark_interval_ms > 0)
         self._talk.caller_answers_clear = request.answers_clear
-        self._marks.clear()
+        self._marks.forget()
         self._talk.last_activity = now
         key = self.config.key
         started = Started(
@@ -409,29 +369,24 @@ class Session:
     def _on_mark_played(self, mark: ev.MarkPlayed, now: float) -> list[Effect]:
         """A mark that comes back after a Clear proves nothing: some players return those that they threw
         away."""
-        known = self._marks.pop(mark.name, None)
-        if known is not None and known.epoch == mark.epoch and not self._talk.clearing(mark.epoch):
+        known = self._marks.back(mark)
+        if known is not None and not self._talk.clearing(mark.epoch):
             self.ledger.acknowledge((known.item_id, known.content_index), known.position_ms, "mark", now)
         return []
 
     def _on_part_sent(self, part: ev.PartSent) -> list[Effect]:
         if self.state is not S.ACTIVE:
             return []
-        self._mark_number += 1
-        name = f"m{self._mark_number}"
-        self._marks[name] = _Mark(part.epoch, part.item_id, part.content_index, part.position_ms)
         self.ledger.marked((part.item_id, part.content_index), part.position_ms)
-        while len(self._marks) > MAX_MARKS:
-            del self._marks[next(iter(self._marks))]
-        return [SendLeg(Mark(name, part.epoch, part.item_id, part.content_index, int(part.position_ms)))]
+        return [SendLeg(self._marks.after(part))]
 
     def _on_client_event(self, event: Mapping[str, Any], now: float) -> list[Effect]:
         kind = event.get("type")
         if not isinstance(kind, str) or kind not in ev.CLIENT_EVENT_TYPES:
             allowed = ", ".join(sorted(ev.CLIENT_EVENT_TYPES))
             return self._refuse_event(str(kind), f"type {kind!r} is not allowed: use one of {allowed}")
-        if refusal := self._talk.refusal(event):
-            return self._refuse_event(kind, refusal)
+        if why := self._talk.refusal(event):
+            return self._refuse_event(kind, why)
         return self._talk.pass_on(self._acts.completed(event), now)
 
     def _refuse_event(self, kind: str, message: str) -> list[Effect]:
@@ -446,27 +401,6 @@ class Session:
         return [SendLeg(event)] if self.state is S.ACTIVE else []
 
     # Others
-
-    def _on_unit(self, event: ev.UnitEvent, now: float) -> list[Effect]:
-        """Facts about media units; paths, URLs of players and texts of errors stay out of them."""
-        kind, note = event.kind, self._recorder.event
-        match kind:
-            case UnitEventKind.RECORDING_FINISHED:
-                size, length = event.size, event.duration_ms
-                done = note("recording_finished", now, url=event.url, duration_ms=length, bytes=size)
-                return [done, Observe(Measure.RECORDING, 1, "finished")]
-            case UnitEventKind.RECORDING_FAILED:
-                failed = note("recording_failed", now, url=event.url, message=event.message)
-                return [failed, Observe(Measure.RECORDING, 1, "failed")]
-        if self.state is S.ENDED:
-            return []
-        match kind:
-            case UnitEventKind.STARTED:
-                return [note("media_started", now, unit=event.unit, tag=event.tag)]
-            case UnitEventKind.ENDED:
-                length = event.duration_ms
-                return [note("media_ended", now, unit=event.unit, tag=event.tag, duration_ms=length)]
-        return []
 
     def _on_command(self, client_event: Mapping[str, Any] | None, clear: bool, now: float) -> list[Effect]:
         effects: list[Effect] = []
