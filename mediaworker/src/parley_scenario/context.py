@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from parley_scenario.client import BetaClient, GAClient, make_client
-from parley_scenario.events import AppEvents, Event, ScenarioMistake
+from parley_scenario.events import AppEvents, Event, ScenarioMistake, check_text
 from parley_scenario.handlers import Handler, Handlers
 from parley_scenario.link import Link
 from parley_scenario.timers import Timer, Timers
@@ -20,6 +20,8 @@ from parley_scenario.web import Http
 ToolHandler = Callable[[dict[str, Any]], object]
 T = TypeVar("T", bound=ToolHandler)
 MAX_LINE_CHARACTERS = 10_000
+MAX_SOURCE_CHARACTERS = 4096
+MAX_VOLUME = 4
 MAX_TASKS = 100
 
 
@@ -118,8 +120,8 @@ class Context:
         """
         if bool(text) == bool(instructions):
             raise ScenarioMistake("say: give the text to say, or instructions for it")
-        if len(text) + len(instructions) > MAX_LINE_CHARACTERS:
-            raise ScenarioMistake(f"say: at most {MAX_LINE_CHARACTERS} characters")
+        check_text("say: text", text, MAX_LINE_CHARACTERS)
+        check_text("say: instructions", instructions, MAX_LINE_CHARACTERS)
         id = self._link.name("line")
         future = self._link.ask(id)
         self._link.send("say", id=id, text=text, instructions=instructions)
@@ -127,11 +129,13 @@ class Context:
 
     def create_player(self, source: str, *, loop: bool = False, volume: float = 1.0) -> Player:
         """A player of an http or https URL, or of a file, that the pool allows."""
+        check_text("create_player: source", source, MAX_SOURCE_CHARACTERS)
+        if isinstance(volume, bool) or not isinstance(volume, int | float) or not 0 <= volume <= MAX_VOLUME:
+            raise ScenarioMistake(f"create_player: volume is a number from 0 to {MAX_VOLUME}, not {volume!r}")
         player = Player(self._link, self._link.name("player"))
         self._players[player.unit] = player
-        self._link.send(
-            "unit", order="create_player", unit=player.unit, source=source, loop=loop, volume=volume
-        )
+        order = {"order": "create_player", "unit": player.unit, "source": source}
+        self._link.send("unit", **order, loop=bool(loop), volume=volume)
         return player
 
     def send_media_between(self, one: Unit, other: Unit) -> None:
@@ -186,7 +190,7 @@ class Context:
 
     def terminate(self, reason: str = "") -> None:
         """The scenario has done its work: end the session."""
-        self._link.send("complete", reason=reason[:500])
+        self._link.send("complete", reason=check_text("terminate: reason", reason, MAX_LINE_CHARACTERS)[:500])
 
     # What the host does
 

@@ -102,6 +102,15 @@ class UnknownEvent(ScenarioMistake):
     """There is no event of that name."""
 
 
+def check_text(what: str, value: object, most: int) -> str:
+    """The text; ScenarioMistake names `what` is none or has more than `most` characters."""
+    if not isinstance(value, str):
+        raise ScenarioMistake(f"{what} must be a string, not {type(value).__name__}")
+    if len(value) > most:
+        raise ScenarioMistake(f"{what} has at most {most} characters, not {len(value)}")
+    return value
+
+
 def check_event(event: object, known: Collection[str], owner: str) -> str:
     """The event's name. UnknownEvent names the nearest one."""
     if isinstance(event, str) and event in known:

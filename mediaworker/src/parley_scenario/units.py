@@ -14,11 +14,14 @@ from parley_scenario.events import (
     RecorderEvents,
     ScenarioMistake,
     check_event,
+    check_text,
 )
 from parley_scenario.handlers import Handler, Handlers
 from parley_scenario.link import Link
 
 MAX_TARGET_CHARACTERS = 256
+MAX_NOTE_CHARACTERS = 100_000
+MAX_TAG_CHARACTERS = 64
 MAX_UNTAKEN = 256
 
 
@@ -37,7 +40,7 @@ class Unit:
 
         `parameters` is a tag, or an object that has one, as in VoxEngine.
         """
-        self._order("send_media", source=self.unit, target=_name(unit), tag=tag or _tag(parameters))
+        self._order("send_media", source=self.unit, target=_name(unit), tag=_tag(tag or parameters))
 
     def stop_media_to(self, unit: Unit) -> None:
         """Let the other unit not hear this one any more; what else it hears goes on."""
@@ -59,9 +62,7 @@ def _tag(parameters: object) -> str:
         for name in parameters.keys() - {"tag"}:
             raise ScenarioMistake(f"send_media_to: {name!r} has no meaning in a session, give 'tag' alone")
         parameters = parameters.get("tag")
-    if parameters is not None and not isinstance(parameters, str):
-        raise ScenarioMistake(f"send_media_to: a tag is a string, not a {type(parameters).__name__}")
-    return parameters or ""
+    return "" if parameters is None else check_text("send_media_to: tag", parameters, MAX_TAG_CHARACTERS)
 
 
 async def _first(events: asyncio.Queue[Event], timeout: float | None) -> Event | None:
@@ -135,15 +136,16 @@ class CallerLeg(Source):
 
     def hangup(self, *, after_speech: bool = False) -> None:
         """End the call: at once, or after everything that is being said was heard."""
-        self._link.send("hangup", after_speech=after_speech)
+        self._link.send("hangup", after_speech=bool(after_speech))
 
     def transfer(self, target: str, note: str = "") -> None:
         """Ask whoever connects the caller, such as a telephony gateway, to move the call to `target`.
 
         The gateway hangs up once it has; a session that is still there after 30 s is ended.
         """
-        if not target or len(target) > MAX_TARGET_CHARACTERS:
-            raise ScenarioMistake(f"transfer: target has 1 to {MAX_TARGET_CHARACTERS} characters")
+        if not check_text("transfer: target", target, MAX_TARGET_CHARACTERS):
+            raise ScenarioMistake("transfer: target is empty: say where the call is to go")
+        check_text("transfer: note", note, MAX_NOTE_CHARACTERS)
         self._link.send("transfer", target=target, note=note)
 
     async def collect_digits(self, count: int, *, timeout: float = 10.0, end: str = "#") -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -216,7 +218,7 @@ class TestContext:
             (lambda: ctx.say(), "give the text"),
             (lambda: ctx.say("a", instructions="b"), "give the text"),
             (lambda: ctx.say("a" * 10_001), "at most 10000"),
-            (lambda: ctx.caller.transfer(""), "target has 1 to 256"),
+            (lambda: ctx.caller.transfer(""), "target is empty"),
             (lambda: ctx.caller.send_media_to("x"), "is no media unit"),  # type: ignore[arg-type]
             (lambda: ctx.tool("x")(5), "register a function"),  # type: ignore[type-var]
         ):
@@ -287,8 +289,50 @@ class TestContext:
         client.clear_media_buffer({"tag": "line"})
         assert sent[-1]["t"] == "clear"
         for wrong in ({"tag": "a", "encoding": "ULAW"}, {"tag": 5}, 5):
-            with pytest.raises(ScenarioMistake, match=r"send_media_to: ('encoding'|a tag is a string)"):
+            with pytest.raises(ScenarioMistake, match=r"send_media_to: ('encoding'|tag must be a string)"):
                 client.send_media_to(caller, wrong)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(
+        ("mistake", "words"),
+        [
+            (lambda ctx: ctx.say(5), "say: text must be a string, not int"),
+            (lambda ctx: ctx.say(instructions=["x"]), "say: instructions must be a string, not list"),
+            (lambda ctx: ctx.say("x" * 10_001), "say: text has at most 10000 characters, not 10001"),
+            (lambda ctx: ctx.create_player(None), "create_player: source must be a string, not NoneType"),
+            (lambda ctx: ctx.create_player("x" * 5000), "create_player: source has at most 4096"),
+            (
+                lambda ctx: ctx.create_player("a.wav", volume="loud"),
+                "volume is a number from 0 to 4, not 'loud'",
+            ),
+            (lambda ctx: ctx.create_player("a.wav", volume=float("nan")), "volume is a number from 0 to 4"),
+            (lambda ctx: ctx.caller.transfer(5), "transfer: target must be a string, not int"),
+            (lambda ctx: ctx.caller.transfer(""), "transfer: target is empty"),
+            (lambda ctx: ctx.caller.transfer("+1", None), "transfer: note must be a string, not NoneType"),
+            (lambda ctx: ctx.terminate(5), "terminate: reason must be a string, not int"),
+            (lambda ctx: ctx.client.send_media_to(ctx.caller, "x" * 65), "tag has at most 64 characters"),
+        ],
+    )
+    async def test_what_cannot_be_done_is_said_at_its_line(
+        self, mistake: Callable[[Context], object], words: str
+    ) -> None:
+        """And nothing of it reaches the worker, which could only end the process without a line."""
+        made = Made()
+        with pytest.raises(ScenarioMistake, match=re.escape(words)):
+            mistake(made.ctx)
+        assert made.sent == []
+
+    def test_what_is_at_the_limits_is_taken_by_the_worker(self) -> None:
+        made = Made()
+        made.ctx.create_player("x" * 4096, volume=4, loop=1)  # type: ignore[arg-type]
+        made.ctx.caller.transfer("x" * 256, "y" * 100_000)
+        made.ctx.client.send_media_to(made.ctx.caller, "x" * 64)
+        made.ctx.caller.hangup(after_speech=1)  # type: ignore[arg-type]
+        made.ctx.terminate("z" * 10_000)
+        player, moved, _, hung_up, _ = made.orders()
+        assert isinstance(player, commands.OrderUnit)
+        assert player.order == CreatePlayer("player-1", "x" * 4096, True, 4.0)
+        assert moved == commands.TransferCall("x" * 256, "y" * 100_000)
+        assert hung_up == commands.HangUp(True)
 
     def test_results_of_tools(self) -> None:
         assert tool_output("as it is") == "as it is"
