@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from parley_worker.transport.scenario_http import HttpRefused, HttpRequest, ScenarioHttp
+from parley_worker.transport.scenario_http import HttpRefused, HttpRequest, ScenarioHttp, check_url
 
 LIMIT = 64 * 1024
 
@@ -94,3 +94,41 @@ async def test_an_answer_is_text_whatever_it_calls_its_characters(charset: str) 
             assert (await ask(url))["text"] == "grün"
         except HttpRefused:
             assert "\0" in charset
+
+
+@pytest.mark.parametrize(
+    ("url", "rules", "says"),
+    [
+        ("https://crm.example.com/x", ("crm.example.com",), ""),
+        ("https://CRM.example.com/x", ("*.example.com",), ""),
+        ("http://crm.example.com:8080/x", ("crm.example.com:8080",), ""),
+        ("http://127.0.0.1/x", ("127.0.0.1",), ""),
+        ("http://crm.example.com/x", ("crm.example.com", "*.example.com"), "for https only"),
+        ("https://crm.example.com.evil.test/x", ("crm.example.com",), "is not allowed"),
+        ("https://crm.example.com@evil.test/x", ("crm.example.com",), "is not allowed"),
+        ("https://evil.test#@crm.example.com/", ("crm.example.com",), "is not allowed"),
+        ("https://evil.test\\@crm.example.com/", ("evil.example",), "is not allowed"),
+        ("https://crm.example.com:444/x", ("crm.example.com:443",), "is not allowed"),
+        ("https://2130706433/", ("127.0.0.1",), "is not allowed"),
+        ("file:///etc/passwd", ("*.example.com",), "http or https"),
+        ("https://crm.example.com:port/", ("crm.example.com",), "the url is none"),
+    ],
+)
+def test_hosts(url: str, rules: tuple[str, ...], says: str) -> None:
+    request = HttpRequest("GET", url, {}, None, 5.0)
+    if not says:
+        assert check_url(request, rules)
+        return
+    with pytest.raises(HttpRefused, match=says):
+        check_url(request, rules)
+
+
+@pytest.mark.parametrize("trick", ["http://{0}\\@169.254.169.254/", "http://{0}#@169.254.169.254/"])
+async def test_what_is_judged_is_what_is_connected_to(trick: str) -> None:
+    async with answering() as (url, heads):
+        place = url.split("/")[2]
+        try:
+            await ask(trick.format(place))
+        except HttpRefused:
+            return
+        assert len(heads) == 1

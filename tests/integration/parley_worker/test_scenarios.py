@@ -269,7 +269,7 @@ async def test_http_of_a_scenario_keeps_to_its_hosts_and_sizes() -> None:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         base = f"http://127.0.0.1:{runner.addresses[0][1]}"
         async with serve(LOCAL) as local, worker() as host:
-            access = MediaAccess(hosts=("127.0.0.1", "169.254.169.254"))
+            access = MediaAccess(hosts=("127.0.0.1", "169.254.169.254:80"))
             config = admit(host, local.url, source(code, parameters={"base": base}), media_access=access)
             assert (await over(host, config)).end_reason == "ScenarioCompleted"
             assert logged(host, config) == [

@@ -82,6 +82,9 @@ def test_loopback_needs_to_be_listed_exactly(host: str) -> None:
         ("api.openai.com", "wss://API.OpenAI.com./v1", True),
         ("api.openai.com", "wss://api.openai.com.evil.example", False),
         ("api.openai.com:443", "wss://api.openai.com:8443", False),
+        ("api.openai.com:8o43", "wss://api.openai.com", False),
+        ("api.openai.com:0", "wss://api.openai.com", False),
+        ("api.openai.com:443/v1", "wss://api.openai.com", False),
         ("*.example.com", "wss://a.b.example.com", True),
         ("*.example.com", "wss://example.com", False),
         ("*.example.com", "wss://badexample.com", False),
@@ -152,6 +155,7 @@ OPENAI = parse_url("wss://api.openai.com/v1/realtime", "f")
     [
         (None, "SecretNotFound"),
         (secret(labels={}), "SecretNotLabelled"),
+        (secret(labels={"parley.dev/provider-credentials": "false"}), "SecretNotLabelled"),
         (secret(annotations={}), "SecretHostMismatch"),
         (secret(annotations={"parley.dev/provider-hosts": "other.example"}), "SecretHostMismatch"),
         (secret(values={}), "SecretKeyMissing"),

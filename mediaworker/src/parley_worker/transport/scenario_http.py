@@ -92,7 +92,15 @@ def check_url(request: HttpRequest, hosts: tuple[str, ...]) -> str:
     if split.scheme not in ("http", "https") or not host or len(request.url) > MAX_URL_CHARACTERS:
         raise HttpRefused("the url must be http or https, with a host")
     port = port or (443 if split.scheme == "https" else 80)
-    if not any(_fits(host, port, rule) for rule in hosts):
+    fitting = [rule for rule in hosts if _fits(host, port, rule)]
+    if (
+        fitting
+        and split.scheme == "http"
+        and not _is_loopback(host)
+        and not any(":" in rule for rule in fitting)
+    ):
+        raise HttpRefused(f"host {host!r} is allowed for https only: list it as {host}:{port} for http")
+    if not fitting:
         raise HttpRefused(f"host {host!r} is not allowed: the pool lists hosts in media.allowedHosts")
     return host
 
@@ -102,6 +110,10 @@ def _fits(host: str, port: int, rule: str) -> bool:
     if wanted and wanted != str(port):
         return False
     return host.endswith(name[1:]) if name.startswith("*.") else host == name
+
+
+def _is_loopback(host: str) -> bool:
+    return host == "localhost" or host == "::1" or host.startswith("127.")
 
 
 async def _answer(response: aiohttp.ClientResponse, max_bytes: int, host: str) -> dict[str, Any]:

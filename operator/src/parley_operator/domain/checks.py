@@ -146,7 +146,7 @@ def open_secret(
             f"{where}.name: Secret {name} does not exist in namespace {namespace}; create it with the "
             f"label {kind.label} and the annotation {kind.hosts_annotation}",
         )
-    if kind.label not in secret.labels:
+    if secret.labels.get(kind.label, "").lower() != "true":
         return Problem(
             "SecretNotLabelled",
             f"{where}.name: Secret {name} is not meant for {kind.purpose}; label it {kind.label}=true "

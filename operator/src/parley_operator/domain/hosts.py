@@ -143,7 +143,7 @@ def matches(entry: str, endpoint: Endpoint, *, exact: bool = False) -> bool:
 
 
 def split_entry(entry: str) -> tuple[str, int]:
-    """Host and port of a list entry; port 0 means every port."""
+    """Host and port of a list entry; port 0 means every port, -1 none: what stands there is no port."""
     text = entry.strip().lower()
     if text.startswith("["):
         host, _, rest = text[1:].partition("]")
@@ -152,7 +152,10 @@ def split_entry(entry: str) -> tuple[str, int]:
         host, _, port = text.partition(":")
     else:
         host, port = text, ""
-    return host, int(port) if port.isdigit() else 0
+    if not port:
+        return host, 0
+    number = int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else 0
+    return host, number or -1
 
 
 def covers(entries: Iterable[str], endpoint: Endpoint, *, exact: bool = False) -> bool:
