@@ -361,9 +361,11 @@ async def test_strays_are_ended_a_few_at_a_time(worker: ControlWorker) -> None:
     for n in range(8):
         ref = pb.SessionRef(namespace="default", name=f"stray-{n}", session_uid=f"uid-{n}", attempt=1)
         worker.sessions[f"uid-{n}"] = pb.SessionReport(session=ref, state=pb.SESSION_STATE_ACTIVE)
-    async with plane_with(worker) as plane:
+    plane = EmbeddedControlPlane(workers=[WorkerTarget(worker.name, f"127.0.0.1:{worker.port}")])
+    plane._settings = replace(plane._settings, sweep_every=1.0)
+    async with plane:
         await until(lambda: len(worker.terminates) >= 5)
-        # The next few come with the next sweep, seconds later.
+        # The next few come with the next sweep, a second later.
         assert len(worker.terminates) == 5
         assert b"parley_operator_stray_sessions 8.0" in plane.metrics.render()
 

@@ -115,6 +115,14 @@ class Cluster:
 
         return await self.run_pod((await until(new, "a pod is made"))[0])
 
+    async def looked_after(self) -> None:
+        """The default pool has a status: the operator watches. To stop while it begins to takes seconds."""
+
+        async def reported() -> bool:
+            return bool((await self.get(POOL, "default")).get("status"))
+
+        await until(reported, "the pool has a status")
+
     async def phase(self, name: str, *phases: str) -> Any:
         async def reached() -> Any:
             body = await self.get(SESSION, name)
@@ -391,6 +399,7 @@ async def test_the_default_pool_is_applied_from_its_file(cluster: Cluster, tmp_p
 
         body = await until(there, "the pool is made")
         assert body["spec"]["replicas"] == 0
+        await cluster.looked_after()
 
 
 async def test_another_certificate_cannot_control_a_worker(cluster: Cluster) -> None:
@@ -493,6 +502,8 @@ async def test_health_and_metrics_are_served(cluster: Cluster) -> None:
             "parley_operator_queue_depth",
         } <= families
         assert all(name.startswith("parley_operator_") for name in families)
+        await cluster.apply(POOL, "default", {**POOL_SPEC, "replicas": 0})
+        await cluster.looked_after()
 
 
 async def test_promtool_finds_nothing_wrong_with_the_metrics(cluster: Cluster) -> None:
