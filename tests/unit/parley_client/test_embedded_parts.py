@@ -59,6 +59,29 @@ def test_only_the_loopback_provider_is_moved_and_its_path_stays() -> None:
     assert provider_urls(manifests) != provider_urls(moved)
 
 
+def test_a_pool_and_a_key_of_the_file_follow_the_provider_to_its_port() -> None:
+    others = """
+kind: VoiceWorkerPool
+metadata: {name: default}
+spec: {provider: {allowedHosts: ["localhost:8765", voice.example]}}
+---
+kind: Secret
+metadata: {name: key, annotations: {parley.dev/provider-hosts: "voice.example, localhost:8765"}}
+---
+kind: VoiceWorkerPool
+metadata: {name: odd}
+spec: null
+"""
+    moved = point_at(
+        parse_manifests(f"{SESSION}---{others}", "x"),
+        "ws://localhost:8765/v1/realtime?x=1",
+        "ws://127.0.0.1:40001/v1/realtime",
+    )
+    key, pool, _ = moved.objects
+    assert pool["spec"]["provider"]["allowedHosts"] == ["127.0.0.1:40001", "voice.example"]
+    assert key["metadata"]["annotations"]["parley.dev/provider-hosts"] == "voice.example,127.0.0.1:40001"
+
+
 def test_objects_come_before_what_refers_to_them() -> None:
     others = "kind: ConfigMap\nmetadata: {name: m}\n---\nkind: Secret\nmetadata: {name: s}\n"
     manifests = parse_manifests(f"{SESSION}---{AGENT}---\n{others}", "x")

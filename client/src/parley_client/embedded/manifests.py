@@ -17,6 +17,7 @@ from parley_client.target import is_loopback
 Manifest = dict[str, Any]
 
 _POOL = "VoiceWorkerPool"
+_PROVIDER_HOSTS = "parley.dev/provider-hosts"
 _ORDER = {"Secret": 0, "ConfigMap": 1, _POOL: 2, "VoiceAgent": 3, "VoiceSession": 4}
 
 
@@ -122,7 +123,11 @@ def loopback_url(url: str) -> bool:
 
 
 def point_at(manifests: Manifests, old: str, new: str) -> Manifests:
-    """Return the objects with host and port of the provider URL `old` replaced by those of `new`."""
+    """Return the objects with host and port of the provider URL `old` replaced by those of `new`.
+
+    Also in what a pool of the file allows, and in the hosts that a Secret's key may go to.
+    """
+    before, after = urlsplit(old).netloc, urlsplit(new).netloc
 
     def moved(document: Manifest) -> Manifest:
         changed = copy.deepcopy(document)
@@ -130,6 +135,13 @@ def point_at(manifests: Manifests, old: str, new: str) -> Manifests:
             if provider["url"] == old:
                 ours, theirs = urlsplit(new), urlsplit(old)
                 provider["url"] = urlunsplit(theirs._replace(scheme=ours.scheme, netloc=ours.netloc))
+        rules = _child(changed, "spec", "provider") if changed["kind"] == _POOL else {}
+        if isinstance(rules.get("allowedHosts"), list):
+            rules["allowedHosts"] = [after if host == before else host for host in rules["allowedHosts"]]
+        notes = _child(changed, "metadata", "annotations")
+        if changed["kind"] == "Secret" and isinstance(notes.get(_PROVIDER_HOSTS), str):
+            hosts = [host.strip() for host in notes[_PROVIDER_HOSTS].split(",")]
+            notes[_PROVIDER_HOSTS] = ",".join(after if host == before else host for host in hosts)
         return changed
 
     return Manifests(tuple(map(moved, manifests.objects)), moved(manifests.session))
@@ -188,6 +200,12 @@ def _agents(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     spec = document.get("spec")
     if isinstance(spec, dict) and document.get("kind") != _POOL:
         yield from (holder for holder in (spec, spec.get("agent")) if isinstance(holder, dict))
+
+
+def _child(value: object, *path: str) -> dict[str, Any]:
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else {}
 
 
 def _text_at(value: object, *path: str) -> str:
