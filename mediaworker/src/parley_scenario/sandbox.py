@@ -17,6 +17,7 @@ import resource
 import struct
 import sys
 import sysconfig
+from collections.abc import Iterator, Sequence
 
 from parley_scenario.system_calls import seccomp_filter
 
@@ -37,10 +38,11 @@ _FS_RIGHTS = (1 << 13) - 1
 """All rights over files of the first version of Landlock."""
 
 
-def apply(memory_bytes: int, *, strict: bool) -> list[str]:
+def apply(memory_bytes: int, *, strict: bool, hidden: Sequence[str] = ()) -> list[str]:
     """Confine this process. Returns what the kernel does not offer, in words.
 
-    memory_bytes: address space beyond what the process has now. strict: see above.
+    memory_bytes: address space beyond what the process has now. strict: see above. hidden: files and folders
+    that nothing is read of, also when not strict.
     """
     missing = []
     libc = ctypes.CDLL(None, use_errno=True)
@@ -59,7 +61,7 @@ def apply(memory_bytes: int, *, strict: bool) -> list[str]:
     if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
         return ["no_new_privs"]
     _drop_capabilities(libc)
-    if strict and not _landlock(libc):
+    if not _landlock(libc, strict, hidden):
         missing.append("landlock")
     if not _seccomp(libc, network=not strict):
         missing.append("seccomp")
@@ -101,15 +103,18 @@ def _drop_capabilities(libc: ctypes.CDLL) -> None:
         libc.capset(header, ctypes.create_string_buffer(struct.pack("IIIIII", kept, kept, 0, 0, 0, 0)))
 
 
-def _landlock(libc: ctypes.CDLL) -> bool:
-    """Reading below what Python needs; nothing else of the file system."""
-    rights = struct.pack("Q", _FS_RIGHTS)
+def _landlock(libc: ctypes.CDLL, strict: bool, hidden: Sequence[str]) -> bool:
+    """Reading: below what Python needs and nothing else when strict, otherwise all but what is hidden."""
+    concealed = [os.path.realpath(path) for path in hidden]
+    if not strict and not concealed:
+        return True
+    rights = struct.pack("Q", _FS_RIGHTS if strict else _READ_FILE)
     ruleset = libc.syscall(_LANDLOCK_CREATE, ctypes.c_char_p(rights), len(rights), 0)
     if ruleset < 0:
         return False
     try:
-        for path in _readable():
-            _allow(libc, ruleset, path)
+        for path in _readable() if strict else _all_but(concealed, "/"):
+            _allow(libc, ruleset, path, _READ_FILE | _READ_DIR if strict else _READ_FILE)
         done: int = libc.syscall(_LANDLOCK_RESTRICT, ruleset, 0)
         return done == 0
     finally:
@@ -123,13 +128,25 @@ def _readable() -> list[str]:
     return sorted(path for path in paths if os.path.exists(path))
 
 
-def _allow(libc: ctypes.CDLL, ruleset: int, path: str) -> None:
+def _all_but(concealed: Sequence[str], folder: str) -> Iterator[str]:
+    """The fewest paths below the folder that hold everything but those."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            real = os.path.realpath(entry.path)
+            within = [path for path in concealed if f"{path}/".startswith(f"{real}/")]
+            if not within:
+                yield entry.path
+            elif real not in concealed and not entry.is_symlink():
+                yield from _all_but(within, real)
+
+
+def _allow(libc: ctypes.CDLL, ruleset: int, path: str, wanted: int) -> None:
     try:
         handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:
         return
     try:
-        rights = _READ_FILE | (_READ_DIR if os.path.isdir(path) else 0)
+        rights = wanted if os.path.isdir(path) else _READ_FILE
         rule = struct.pack("=Qi", rights, handle)
         libc.syscall(_LANDLOCK_ADD, ruleset, 1, ctypes.c_char_p(rule), 0)
     finally:

@@ -136,7 +136,9 @@ def scenario(connection: socket.socket, crashes: int) -> None:
     connection.settimeout(BOOT_SECONDS)
     header = _read(connection, HEADER_BYTES)
     boot = decode(_read(connection, body_length(header)))
-    boot["unconfined"] = sandbox.apply(int(boot["memory_bytes"]), strict=bool(boot["strict"]))
+    boot["unconfined"] = sandbox.apply(
+        int(boot["memory_bytes"]), strict=bool(boot["strict"]), hidden=boot.get("hidden", ())
+    )
     host.run(connection, boot)
 
 

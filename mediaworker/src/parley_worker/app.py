@@ -99,7 +99,7 @@ class WorkerApp:
         self.lag = LagProbe(metrics)
         self.bus = _bus(settings, self.instance, clock, metrics)
         self.shards = OneShard()
-        self.scenarios = Scenarios(settings.scenario_paths)
+        self.scenarios = Scenarios(settings.scenario_paths, settings.secret_paths)
         deps = RunnerDeps(
             clock=clock,
             sink=self.bus,

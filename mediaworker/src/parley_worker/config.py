@@ -272,6 +272,12 @@ class Settings:
     )
     uvloop: bool = _var(_boolean, "run on uvloop", True)
 
+    @property
+    def secret_paths(self) -> tuple[str, ...]:
+        """Files and folders with keys of this worker."""
+        given = (self.control_tls_dir, self.media_tls_dir, self.nats_tls_dir, self.nats_creds)
+        return tuple(str(path) for path in given if path is not None)
+
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Settings:
         """Read every variable; raise ConfigError with all problems at once."""

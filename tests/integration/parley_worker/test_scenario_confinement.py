@@ -15,7 +15,7 @@ HEAD = """
 import ctypes, fcntl, json, mmap, os, signal, socket, struct, sys, threading
 from parley_scenario import sandbox
 other, path = int(sys.argv[1]), sys.argv[2]
-missing = sandbox.apply(256 << 20, strict=sys.argv[3] == "strict")
+missing = sandbox.apply(256 << 20, strict=sys.argv[3] == "strict", hidden=sys.argv[4:])
 libc = ctypes.CDLL(None, use_errno=True)
 def call(x86, arm, *arguments):
     number = arm if os.uname().machine == "aarch64" else x86
@@ -108,3 +108,42 @@ def test_root_has_no_more_rights_than_others_in_it(tmp_path: Path) -> None:
         capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     assert int(said.stdout, 16) & ~(1 << 2) == 0
+
+
+def test_the_workers_own_keys_are_read_by_no_scenario(tmp_path: Path) -> None:
+    """Laid out as a cluster mounts Secrets: names that lead to a folder of this version."""
+    version, keys, other = tmp_path / "mount" / "..v1", tmp_path / "keys", tmp_path / "other"
+    for folder in (version, keys, other):
+        folder.mkdir(parents=True)
+        (folder / "tls.key").write_text("secret")
+        (folder / "beside").write_text("fine")
+    (tmp_path / "mount" / "..data").symlink_to("..v1")
+    (tmp_path / "mount" / "tls.key").symlink_to("..data/tls.key")
+    (tmp_path / "detour").symlink_to("keys")
+    code = (
+        HEAD
+        + """
+found = {}
+for name in json.loads(path):
+    try:
+        found[name] = open(name).read()
+    except OSError as error:
+        found[name] = type(error).__name__
+print(json.dumps([missing, found]))
+"""
+    )
+    names = ["mount/tls.key", "mount/..data/tls.key", "mount/..v1/tls.key", "keys/tls.key", "keys/beside"]
+    names += ["detour/tls.key", "other/../keys/tls.key"]
+    open_names = ["other/tls.key", "mount/..v1/beside"]
+    every = [str(tmp_path / name) for name in names + open_names]
+    around = [f"/proc/self/root{every[0]}", f"/proc/self/cwd{every[3]}"]
+    hidden = [str(tmp_path / "mount" / "tls.key"), str(tmp_path / "keys")]
+    said = subprocess.run(
+        [sys.executable, "-c", code, "0", json.dumps(every + around), "image", *hidden],
+        capture_output=True, text=True, timeout=60, check=True, cwd="/",
+    )  # fmt: skip
+    missing, found = json.loads(said.stdout)
+    assert missing == []
+    refused = {name for name, end in found.items() if end == "PermissionError"}
+    assert refused == set(every[: len(names)] + around)
+    assert [found[str(tmp_path / name)] for name in open_names] == ["secret", "fine"]

@@ -344,6 +344,29 @@ async def test_an_entry_point_of_the_image_runs_with_the_network(tmp_path: Path)
         assert (await over(host, config)).end_message == "the scenario has ended: fine"
 
 
+async def test_code_of_the_image_reads_no_key_of_its_worker(tmp_path: Path) -> None:
+    module = """
+def end_of(name):
+    try:
+        return open(name).read()
+    except OSError as error:
+        return type(error).__name__
+async def main(ctx):
+    ctx.terminate(" ".join(map(end_of, ctx.parameters["names"])))
+"""
+    modules, keys = tmp_path / "modules", tmp_path / "keys"
+    modules.mkdir()
+    keys.mkdir()
+    (modules / "reader.py").write_text(module)
+    (keys / "nats.creds").write_text("secret")
+    (keys / "other").write_text("fine")
+    parameters = {"names": [str(keys / "nats.creds"), str(keys / "other")]}
+    settings: dict[str, Any] = {"scenario_paths": (str(modules),), "nats_creds": keys / "nats.creds"}
+    async with serve(LOCAL) as local, worker(**settings) as host:
+        config = admit(host, local.url, ScenarioConfig(entry_point="reader:main", parameters=parameters))
+        assert (await over(host, config)).end_message == "the scenario has ended: PermissionError fine"
+
+
 async def test_a_scenario_goes_on_when_the_web_socket_of_its_provider_is_cut() -> None:
     code = """
     async def main(ctx):

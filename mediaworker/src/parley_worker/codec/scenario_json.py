@@ -41,8 +41,8 @@ class BadFrame(ValueError):
     """A frame that no scenario host sends."""
 
 
-def boot_frame(config: SessionConfig) -> dict[str, Any]:
-    """What a scenario's process is told first. Holds no credential of any kind."""
+def boot_frame(config: SessionConfig, hidden: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What a scenario's process is told first. Holds no credential of any kind, only paths in `hidden`."""
     scenario, key = config.scenario, config.key
     assert scenario is not None
     limits = scenario.limits
@@ -58,6 +58,7 @@ def boot_frame(config: SessionConfig) -> dict[str, Any]:
         "privacy": config.privacy,
         "strict": not scenario.entry_point,
         "memory_bytes": limits.memory_bytes,
+        "hidden": list(hidden),
         "limits": {
             "handler_timeout": limits.handler_timeout,
             "async_handler_timeout": limits.async_handler_timeout,

@@ -46,9 +46,10 @@ _FRAME_LINE = re.compile(r'File "([^"]+)", line (\d+)')
 
 
 class Scenarios:
-    """What the scenarios of a worker share. `paths` are put before their module path."""
+    """What the scenarios of a worker share. `paths` are put before their module path, `hidden` not read."""
 
-    def __init__(self, paths: tuple[str, ...] = ()) -> None:
+    def __init__(self, paths: tuple[str, ...] = (), hidden: tuple[str, ...] = ()) -> None:
+        self.hidden = hidden
         self.processes = ScenarioProcesses(paths)
         self.http = ScenarioHttp()
 
@@ -72,6 +73,7 @@ class SessionScenario:
         assert config.scenario is not None
         self._config, self._limits = config, config.scenario.limits
         self._processes, self._http, self._clock, self._feed = shared.processes, shared.http, clock, feed
+        self._hidden = shared.hidden
         self._metrics, self._asked_at = metrics, 0.0
         self._shape = BETA if config.provider.api_version == "beta" else GA
         self._listens: frozenset[str] = frozenset()
@@ -148,7 +150,7 @@ class SessionScenario:
     async def _run(self) -> None:
         self._asked_at = self._clock.monotonic()
         try:
-            self._process = await self._processes.start(boot_frame(self._config))
+            self._process = await self._processes.start(boot_frame(self._config, self._hidden))
         except ScenarioLost as error:
             self._fail(str(error))
             return
