@@ -234,3 +234,56 @@ async def test_rate_limits_are_told_once_when_they_run_low() -> None:
             await caller.expect("ended")
         told = [r.fields["remaining"] for r in records(host, config, "rate_limited")]
         assert told == [400, 100]
+
+
+async def in_the_gap(host: Any, config: Any, proxy: Any) -> None:
+    """The provider is gone, and does not come back."""
+    proxy.refusing = True
+    proxy.cut()
+    await host.until(config, lambda r: bool(records(host, config, "provider_reconnecting")))
+
+
+async def test_a_caller_comes_back_in_the_gap_and_is_answered_once_after_it() -> None:
+    async with recalling() as (local, _), cutting(local.url) as proxy, worker() as host:
+        config = host.admit(proxy.url, provider={"model": "local"}, session=GA)
+        async with calling(host, start(config, playout_mode=pb.PLAYOUT_MODE_BURST)) as caller:
+            token = (await caller.expect("started")).resume_token
+            talk = Talk(caller)
+            await talk.answered(await talk.ask("q1 remember alpha"))
+            await in_the_gap(host, config, proxy)
+            await talk.ask("q2 remember beta")
+            seen = max(e.sequence for e in caller.of("event"))
+        await host.state(config, SessionState.DETACHED)
+        first = start(resume_token=token, last_event_sequence=seen, playout_mode=pb.PLAYOUT_MODE_BURST)
+        async with calling(host, first) as again:
+            await again.expect("started")
+            talk = Talk(again)
+            await talk.say([4, 5])
+            proxy.refusing = False
+            await talk.until(lambda: "heard numbers 4 5" in talk.answers())
+            assert await talk.answered(await talk.ask("q3 recall")) == "a3 alpha beta 4-5"
+            numbers = [e.sequence for e in again.of("event")]
+            assert numbers == list(range(seen + 1, seen + 1 + len(numbers))), "nothing twice, nothing missing"
+        done = [r.fields["item_json"] for r in host.of(config, "journal") if r.type == "item_done"]
+        items = [json.loads(each)["id"] for each in done]
+        assert len(items) == len(set(items)), "the journal has each item once"
+
+
+async def test_who_hangs_up_in_the_gap_has_hung_up() -> None:
+    async with recalling() as (local, _), cutting(local.url) as proxy, worker() as host:
+        config = host.admit(proxy.url, provider={"model": "local"}, session=GA)
+        async with calling(host, start(config)) as caller:
+            await caller.expect("started")
+            await in_the_gap(host, config, proxy)
+            await caller.send(hangup=pb.Hangup())
+            assert (await caller.expect("ended", timeout=5)).reason == R.CALLER_HANGUP
+
+
+async def test_the_longest_time_is_over_in_the_gap_too_and_silence_is_not() -> None:
+    limits = {"max_duration": 3.0, "idle_timeout": 1.0}
+    async with recalling() as (local, _), cutting(local.url) as proxy, worker() as host:
+        config = host.admit(proxy.url, provider={"model": "local"}, session=GA, limits=limits)
+        async with calling(host, start(config)) as caller:
+            await caller.expect("started")
+            await in_the_gap(host, config, proxy)
+            assert (await caller.expect("ended")).reason == R.MAX_DURATION
