@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 from kept import SESSION, Kept, second
+from local_session import Harness
+from parley_local.core.settings import Shape
 from parley_realtime.errors import QuotaError, UnavailableError
 from parley_realtime.protocol.restore import Refusal, RestoreCheck, RestorePlan
 
@@ -277,3 +279,51 @@ def test_a_caller_without_transcription_is_still_refused_with_the_reason() -> No
     kept.turn("u1", 0, 1000)
     plan = kept.keeper.plan()
     assert isinstance(plan, Refusal)
+
+
+def test_calls_of_the_providers_own_tools_and_their_approvals_are_carried_over() -> None:
+    kept = Kept()
+    tools = {"id": "l1", "type": "mcp_list_tools", "server_label": "s", "tools": []}
+    asked = {"id": "p1", "type": "mcp_approval_request", "server_label": "s", "name": "f", "arguments": "{}"}
+    allowed = {"id": "p2", "type": "mcp_approval_response", "approval_request_id": "p1", "approve": True}
+    call = {"id": "m1", "type": "mcp_call", "server_label": "s", "name": "f", "arguments": "{}"}
+    kept.server("conversation.item.added", item=tools)
+    kept.user("u1")
+    for item in (asked, allowed, call):
+        kept.server("conversation.item.added", item={**item, "status": "in_progress"})
+    kept.server("response.mcp_call_arguments.done", item_id="m1", arguments='{"x":1}')
+    done = {**call, "arguments": '{"x":1}', "output": "7", "error": None, "status": "completed"}
+    kept.server("conversation.item.done", item=done)
+    for item in (asked, allowed):
+        kept.server("conversation.item.done", item={**item, "status": "completed"})
+    kept.server("conversation.item.added", item={**call, "id": "m2", "status": "in_progress"})
+    kept.keeper.lost(b"", "x")
+    plan = kept.keeper.plan()
+    assert isinstance(plan, RestorePlan)
+    items = [create["item"] for create in plan.creates]
+    assert items[1:] == [asked, allowed, {**call, "arguments": '{"x":1}', "output": "7"}]
+    provider = Harness(Shape.GA, pace=0.0)
+    check = RestoreCheck(plan)
+    for create in plan.creates:
+        for event in provider.send(create["type"], event_id=create["event_id"], item=create["item"]):
+            check.server(event)
+    assert check.complete, check.failed
+
+
+def test_a_session_without_turn_detection_by_volume_is_asked_like_any_other() -> None:
+    kept = Kept({"audio": {"input": {"turn_detection": {"type": "semantic_vad"}, "transcription": {}}}})
+    kept.keeper.tape.append(second(2))
+    kept.turn("u1", 0, 1000, words="what time is it")
+    assert [each["type"] for each in kept.lost() if not isinstance(each, bytes)] == ["response.create"]
+
+
+def test_half_a_written_answer_is_over_and_asked_for_again() -> None:
+    kept = Kept()
+    kept.user("u1")
+    kept.answer("r1")
+    item = {"id": "a1", "type": "message", "role": "assistant", "content": []}
+    kept.server("response.output_item.added", response_id="r1", item=item)
+    ids = {"response_id": "r1", "item_id": "a1", "content_index": 0}
+    kept.server("response.output_text.delta", **ids, delta="half of ")
+    assert [each["type"] for each in kept.lost()] == ["response.create"]
+    assert kept.keeper.history.canonical()[-1]["words"] == "half of "
