@@ -29,6 +29,7 @@ from parley_realtime.protocol.core import ProtocolCore, ServerEvent
 from parley_realtime.protocol.keeper import AT_ONCE, ConversationKeeper
 from parley_realtime.protocol.outstanding import CONFIRMED
 from parley_realtime.protocol.restore import Refusal, RestorePlan
+from parley_realtime.protocol.rotation import RotationSchedule
 from parley_realtime.protocol.shape import ClientType
 from parley_realtime.protocol.vigil import GiveUp, Vigil
 from parley_realtime.recovery import (
@@ -44,9 +45,6 @@ logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.2
 """How often a moment for a rotation is looked for, and deadlines are looked at while something is awaited."""
-LAST_MARGIN = 5.0
-"""A rotation that found no quiet moment is forced so long before the provider's limit."""
-LONGEST_SESSION = 24 * 3600.0
 SHORT_LIFE = 2.0
 """A connection that served for less is one of a row that may have the same cause."""
 USUAL_SHORT_LIVES = 3
@@ -94,14 +92,11 @@ class Lifeline:
         self._closing = asyncio.Event()
         self._gone = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._rotate_at: float | None = None
-        self._last_moment: float | None = None
-        self._not_before = 0.0
+        self._rotation = RotationSchedule()
         self._attempts = 0
         self._streak_since = 0.0
         self._served_since = 0.0
         self._short_lives = 0
-        self._rotations_failed = 0
         self.socket_id = ""
 
     # As Connection
@@ -312,7 +307,7 @@ class Lifeline:
             while self._state is ConnectionState.OPEN and self._line is not None:
                 if self._line.over:
                     await self._recover(self._line)
-                elif self._watch() and self._rotation_due():
+                elif self._watch() and self._rotation.due(self.now(), self._calm):
                     await self._rotate(self._line)
                 elif not self._line.over:
                     self._wake.clear()
@@ -432,7 +427,6 @@ class Lifeline:
         again = self._keeper.carried(plan, rotation=rotation)
         self._serving = True
         self._served_since = self.now()
-        self._rotations_failed = 0
         self._schedule(line)
         line.connection.expect_events(len(corrections) + len(again))
         for event in corrections:
@@ -477,38 +471,22 @@ class Lifeline:
         assert self._line is not None
         now = self.now()
         due = self._vigil.next_due(self._keeper.outstanding, self._line.connection.received_at)
-        dues = [] if due is None else [due]
-        if self._rotate_at is not None:
-            dues.append(max(self._rotate_at, self._not_before, now + LOOK_SECONDS))
+        dues = [each for each in (due, self._rotation.next_look(now, LOOK_SECONDS)) if each is not None]
         return max(min(dues), now + 0.01) if dues else None
 
     # A connection that is to be replaced
 
     def _schedule(self, line: Line) -> None:
         """When this connection is to be replaced, by the provider's limit and the parameters."""
-        now = self.now()
-        self._rotate_at = self._last_moment = None
-        self._not_before = 0.0
         expires = line.expires_at
         remaining = expires - self._r.wall() if expires is not None else 0.0
-        if 0 < remaining <= LONGEST_SESSION:
-            margin = min(self._r.rotate_margin, remaining / 10)
-            self._rotate_at = now + remaining - margin
-            self._last_moment = now + remaining - min(LAST_MARGIN, margin / 2)
-        if self._r.rotate_after:
-            wanted = now + self._r.rotate_after
-            self._rotate_at = wanted if self._rotate_at is None else min(wanted, self._rotate_at)
-        if self._rotate_at is not None:
+        if self._rotation.begin(self.now(), remaining, self._r.rotate_after, self._r.rotate_margin):
             self._wake.set()
 
-    def _rotation_due(self) -> bool:
-        now = self.now()
-        if self._rotate_at is None or now < self._rotate_at:
-            return False
-        if self._last_moment is not None and now >= self._last_moment:
-            return True
+    def _calm(self) -> bool:
+        """Nothing is on its way, and whoever was asked says that it is quiet."""
         quiet = self._r.quiet is None or self._r.quiet()
-        return now >= self._not_before and self._keeper.settled and quiet
+        return self._keeper.settled and quiet
 
     async def _rotate(self, line: Line) -> None:
         plan = self._keeper.plan() if self._keeps else None
@@ -516,8 +494,8 @@ class Lifeline:
         if reason is not None:
             self._rotation_refused(reason)
             return
-        if self._last_moment is not None and self.now() >= self._last_moment:
-            self._last_moment = None
+        if self._rotation.forced(self.now()):
+            self._rotation.taken()
             line.connection.end(None)
             await self._recover(line, "rotation")
             return
@@ -528,19 +506,16 @@ class Lifeline:
             self._rotation_refused(exc.reason)
             return
         except RealtimeError:
-            self._rotations_failed += 1
-            pause = LOOK_SECONDS * 2.0 ** min(self._rotations_failed, 6)
-            self._not_before = self.now() + pause + self._r.delay(4)
+            self._rotation.failed(self.now(), LOOK_SECONDS, self._r.delay(4))
             return
-        quiet = self._r.quiet is None or self._r.quiet()
-        if line.over or version != self._keeper.history.version or not (self._keeper.settled and quiet):
+        if line.over or version != self._keeper.history.version or not self._calm():
             new.connection.close()
             return
         self._switch(new, made, "rotation", 0.0)
 
     def _rotation_refused(self, reason: str) -> None:
         """Said once; the connection goes on as long as the provider lets it."""
-        self._rotate_at = self._last_moment = None
+        self._rotation.never()
         self._report(RestoreRefused("rotation", reason))
 
     # Telling
