@@ -1,10 +1,12 @@
-"""A caller in one file: attach to a session, speak a WAV, hear the answer, print what both sides say.
+r"""A caller in one file: attach to a session, speak a WAV, hear the answer, print what both sides say.
 
     python examples/call.py first-call question.wav answer.wav
 
-The session is found through your kubeconfig. Without a cluster, give the worker's address and the ticket:
+The session is found through your kubeconfig. Without a cluster, give the address that `parley run` prints,
+and what is in the files that it names:
 
-    PARLEY_TICKET=... python examples/call.py 127.0.0.1:7070 question.wav answer.wav
+    PARLEY_TICKET=$(cat ticket) PARLEY_CA=ca.crt PARLEY_TLS_NAME=worker.parley.local \
+        python examples/call.py 127.0.0.1:7070 question.wav answer.wav
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from pathlib import Path
 
 from parley_client import (
     Call,
@@ -34,7 +37,10 @@ ANSWER_SECONDS = 15
 
 async def find(session: str) -> Target:
     if ":" in session:
-        return resolve_address(session, os.environ.get("PARLEY_TICKET", ""))
+        given = os.environ.get
+        ca = await asyncio.to_thread(Path(given("PARLEY_CA", os.devnull)).read_text)
+        name = given("PARLEY_TLS_NAME", "")
+        return resolve_address(session, given("PARLEY_TICKET", ""), ca_pem=ca, tls_server_name=name)
     return await resolve_cluster(session, wait=30)
 
 

@@ -1,10 +1,11 @@
-"""A tool of the caller: the agent asks where the caller is, and the caller's own program knows.
+r"""A tool of the caller: the agent asks where the caller is, and the caller's own program knows.
 
     python examples/tools/caller_tool.py tools question.wav answer.wav
 
-Without a cluster, give the worker's address and the ticket:
+Without a cluster, give the address that `parley run` prints, and what is in the files that it names:
 
-    PARLEY_TICKET=... python examples/tools/caller_tool.py 127.0.0.1:7070 question.wav answer.wav
+    PARLEY_TICKET=$(cat ticket) PARLEY_CA=ca.crt PARLEY_TLS_NAME=worker.parley.local \
+        python examples/tools/caller_tool.py 127.0.0.1:7070 question.wav answer.wav
 
 The agent names it so (see session.yaml); a function without a route is the caller's:
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from pathlib import Path
 
 from parley_client import (
     Call,
@@ -72,11 +74,17 @@ async def converse(target: Target, question: str, answer: str) -> str:
     return said
 
 
+async def find(session: str) -> Target:
+    if ":" not in session:
+        return await resolve_cluster(session, wait=30)
+    given = os.environ.get
+    ca = await asyncio.to_thread(Path(given("PARLEY_CA", os.devnull)).read_text)
+    name = given("PARLEY_TLS_NAME", "")
+    return resolve_address(session, given("PARLEY_TICKET", ""), ca_pem=ca, tls_server_name=name)
+
+
 async def main(session: str, question: str, answer: str) -> None:
-    ticket = os.environ.get("PARLEY_TICKET", "")
-    by_address = ":" in session
-    target = resolve_address(session, ticket) if by_address else await resolve_cluster(session, wait=30)
-    await converse(target, question, answer)
+    await converse(await find(session), question, answer)
 
 
 if __name__ == "__main__":

@@ -149,6 +149,8 @@ def _refusal(target: Target, error: grpc.aio.AioRpcError) -> Exception:
         if target.tls and any(word in details.lower() for word in _TLS_WORDS):
             name = target.tls_server_name or target.address.rpartition(":")[0]
             return TlsError(f"{target.address}: the connection as {name!r} was refused: {details}")
+        if not target.tls and "socket closed" in details.lower():
+            details += "; it was spoken to in plain text: give its CA where it serves TLS"
         return ConnectError(f"{target.address} cannot be reached: {details}")
     if error.code() is grpc.StatusCode.UNIMPLEMENTED and not reason:
         return ProtocolError(f"{target.address} is no Parley media worker: {details}")

@@ -360,6 +360,16 @@ async def test_tls_by_the_sessions_own_authority_and_name() -> None:
                     pytest.fail("attached")
 
 
+async def test_plain_text_to_a_worker_that_serves_tls_says_what_is_missing() -> None:
+    async def script(leg: DoubleLeg) -> None:
+        raise AssertionError("nobody attaches")
+
+    async with media_server(script, credentials=make_certificate("worker.example").credentials) as server:
+        with pytest.raises(ConnectError, match="give its CA"):
+            async with connect(target(server.address), options=QUICK):
+                pytest.fail("attached")
+
+
 @pytest.mark.parametrize("address", ["10.0.0.7:8443", "worker.example:8443"])
 def test_plain_text_outside_loopback_is_refused_unless_asked_for(address: str) -> None:
     with pytest.raises(UsageError, match="TLS is required"):
@@ -411,11 +421,15 @@ async def test_the_example_program(tmp_path: Path) -> None:
     question, answer = tmp_path / "q.wav", tmp_path / "a.wav"
     write_wav(question, np.ones(16000, dtype=np.int16), 16000)
     program = Path(__file__).parents[3] / "examples" / "call.py"
-    async with media_server(script) as server:
+    certificate = make_certificate("worker.parley.local")
+    ca = tmp_path / "ca.crt"
+    ca.write_text(certificate.certificate_pem)
+    access = {"PARLEY_TICKET": TICKET, "PARLEY_CA": str(ca), "PARLEY_TLS_NAME": "worker.parley.local"}
+    async with media_server(script, credentials=certificate.credentials) as server:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *map(str, (program, server.address, question, answer)),
-            env={**os.environ, "PARLEY_TICKET": TICKET},
+            env={**os.environ, **access},
             stdout=asyncio.subprocess.PIPE,
         )
         async with asyncio.timeout(30):
