@@ -14,7 +14,7 @@ from parley_worker.transport.media_websocket import TelephonyServer, TelephonySe
 from parley_worker.transport.tls import TlsContext
 from pki import TestAuthority
 from websockets.asyncio.client import connect
-from websockets.exceptions import InvalidMessage, InvalidStatus
+from websockets.exceptions import ConnectionClosedError, InvalidMessage, InvalidStatus
 
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -92,3 +92,15 @@ async def test_connections_that_say_nothing_are_bounded_in_time(encrypted: bool,
         silent = await opened(port, 1)
         assert await is_cut(silent[0], 5)
         await close(silent)
+
+
+@pytest.mark.parametrize("text", ["\\ud800", "x" * 600, "ticket", "\\u0000", "9" * 500])
+async def test_no_ticket_is_an_error_of_ours(text: str) -> None:
+    begin = '{"event":"start","streamSid":"MZ1","start":{"mediaFormat":{"encoding":"audio/x-mulaw",'
+    begin += f'"sampleRate":8000,"channels":1}},"customParameters":{{"ticket":"{text}"}}}}}}'
+    async with telephony() as port, connect(f"ws://127.0.0.1:{port}/twilio") as stream:
+        await stream.send(begin)
+        with pytest.raises(ConnectionClosedError) as closed:
+            await stream.recv()
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1008

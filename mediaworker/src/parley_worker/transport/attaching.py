@@ -46,4 +46,4 @@ async def attach(
 
 
 def _digest(start: StartMessage) -> bytes:
-    return hashlib.sha256(start.credential.encode()).digest()
+    return hashlib.sha256(start.credential.encode(errors="replace")).digest()

@@ -278,4 +278,4 @@ def _dialect(path: str) -> tuple[str, str] | None:
 
 def _fitting(reason: str) -> str:
     """A close reason has at most 123 bytes."""
-    return reason.encode()[:MAX_REASON].decode(errors="ignore")
+    return reason.encode(errors="replace")[:MAX_REASON].decode(errors="ignore")
