@@ -20,7 +20,8 @@ def load_entry(entry_point: str) -> Any:
         if error.name is None or not (module_name + ".").startswith(error.name + "."):
             raise
         raise ScenarioMistake(
-            f"entry point {entry_point!r}: there is no module {error.name!r} in the worker's image"
+            f"entry point {entry_point!r}: there is no module {error.name!r}:"
+            " it must be in the worker's image, or for `parley run` beside the YAML file or below --scenario-path"
         ) from None
     for name in path.split("."):
         if not hasattr(found, name):
