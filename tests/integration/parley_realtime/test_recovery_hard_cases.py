@@ -165,7 +165,10 @@ async def test_a_rotation_that_fails_is_tried_again_ever_later() -> None:
         assert not records(talker, Reconnecting), "the conversation goes on where it is"
 
 
-async def test_a_provider_that_dies_of_what_it_is_sent_is_not_stormed() -> None:
+async def test_a_provider_that_dies_of_what_it_is_sent_is_not_stormed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("parley_realtime.client.lifeline.MAX_SHORT_LIVES", 12)
     waits: list[float] = []
 
     async def behaviour(socket: Socket) -> None:
@@ -182,7 +185,7 @@ async def test_a_provider_that_dies_of_what_it_is_sent_is_not_stormed() -> None:
         outcome = await talker.client.wait_closed()
         waits = [record.delay for record in records(talker, Reconnecting)]
         assert waits[:8] == pytest.approx([0.01, 0.01, 0.01, 0.02, 0.04, 0.08, 0.08, 0.08])
-        assert len(waits) == 40
+        assert len(waits) == 12
         assert outcome is not None
         assert outcome.retryable
 
@@ -208,6 +211,9 @@ async def test_a_full_queue_of_events_survives_the_gap() -> None:
         proxy.refusing = False
         notes = "conversation.item.added"
         await talker.until(lambda: [e["type"] for e in talker.events].count(notes) >= 23, "all of it")
+        # An answer that was cut before its first word is given again, and only then another may be asked for.
+        done = "response.done"
+        await talker.until(lambda: [e["type"] for e in talker.events].count(done) == 2, "the second answer")
         await talker.answered(talker.ask_remember())
 
 
@@ -320,7 +326,7 @@ async def test_hundreds_of_rotations_leave_nothing_behind(monkeypatch: pytest.Mo
             return lines, len(asyncio.all_tasks()), len(os.listdir(fds))
 
         early = await seen(20)
-        late = await seen(320)
+        late = await seen(170)
         assert all(b <= a + 12 for a, b in zip(early, late, strict=True)), (early, late)
 
 
