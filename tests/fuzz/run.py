@@ -16,6 +16,8 @@ import sys
 import time
 from pathlib import Path
 
+import json_mutations
+
 ROOT = Path(__file__).resolve().parents[2]
 CORPUS = ROOT / "tests" / "fuzz" / "corpus"
 BUILD = ROOT / "build" / "fuzz"
@@ -23,6 +25,8 @@ MAX_INPUT = 8192
 RSS_MB = 2048
 SLOWEST_S = 10
 INSTRUMENTED = ["parley_realtime", "parley_local", "parley_worker", "recorded_session", "fuzz_targets"]
+STREAMS = """connected start media mark clear stop dtmf event streamSid sequenceNumber chunk timestamp payload
+    track digit name mediaFormat encoding sampleRate channels customParameters ticket session tag mediaInfo"""
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 
@@ -44,7 +48,7 @@ def words() -> list[str]:
         "choices",
         "message",
     }
-    return sorted(kinds | fields | more)
+    return sorted(kinds | fields | more | set(STREAMS.split()))
 
 
 def guided(target: str, seconds: int) -> None:
@@ -62,7 +66,15 @@ def guided(target: str, seconds: int) -> None:
         f"-rss_limit_mb={RSS_MB}", f"-timeout={SLOWEST_S}", f"-dict={dictionary}", "-print_final_stats=1",
         f"-artifact_prefix={BUILD}/{target}-",
     ]  # fmt: skip
-    atheris.Setup(arguments, fuzz_targets.TARGETS[target])
+    names = words()
+
+    def change(data: bytes, max_size: int, seed: int) -> bytes:
+        """Half of the time what was JSON stays JSON: keys are what bytes rarely hit."""
+        dice = random.Random(seed)
+        kept = json_mutations.mutated(dice, data, names) if dice.random() < 0.5 else None
+        return atheris.Mutate(data, max_size) if kept is None or len(kept) > max_size else kept
+
+    atheris.Setup(arguments, fuzz_targets.TARGETS[target], custom_mutator=change)
     atheris.Fuzz()
 
 
@@ -75,11 +87,14 @@ def blind(target: str, seconds: int) -> int:
     dice = random.Random(seed)
     print(f"{target}: seed {seed}")
     seeds = [path.read_bytes() for path in sorted((CORPUS / target).iterdir())] or [b""]
-    spliced = [word.encode() for word in words()]
+    names = words()
+    spliced = [word.encode() for word in names]
     end = time.monotonic() + seconds
     runs = 0
     while time.monotonic() < end:
-        data = mutated(dice, dice.choice(seeds), dice.choice(seeds), spliced)
+        seed_data = dice.choice(seeds)
+        kept = json_mutations.mutated(dice, seed_data, names) if dice.random() < 0.5 else None
+        data = kept or mutated(dice, seed_data, dice.choice(seeds), spliced)
         began = time.monotonic()
         try:
             fuzz_targets.TARGETS[target](data)
