@@ -224,7 +224,7 @@ class SessionScenario:
             case {"t": "tool_result", "call_id": str(call_id), "output": str(output)}:
                 self._feed(ev.ToolReturned(call_id, output))
             case {"t": "tool_failed", "call_id": str(call_id), "message": str(message)}:
-                self._feed(ev.ToolFailed(call_id, ToolProblem(ToolCode.FAILED, message)))
+                self._feed(ev.ToolFailed(call_id, ToolProblem(ToolCode.FAILED, message[:400])))
             case {"t": "http", "id": str(id)}:
                 self._request(id, frame)
             case _:
