@@ -371,9 +371,35 @@ JSON = st.recursive(
     max_leaves=8,
 )
 NAMES = st.sampled_from(
-    "item response session error item_id response_id content_index audio_end_ms delta audio_start_ms "
-    "previous_item_id transcript arguments text id content role type output status call_id name "
-    "conversation_id event_id audio input turn_detection".split()
+    [
+        "item",
+        "response",
+        "session",
+        "error",
+        "item_id",
+        "response_id",
+        "content_index",
+        "audio_end_ms",
+        "delta",
+        "audio_start_ms",
+        "previous_item_id",
+        "transcript",
+        "arguments",
+        "text",
+        "id",
+        "content",
+        "role",
+        "type",
+        "output",
+        "status",
+        "call_id",
+        "name",
+        "conversation_id",
+        "event_id",
+        "audio",
+        "input",
+        "turn_detection",
+    ]
 )
 BODY = st.recursive(
     JSON | st.sampled_from(["i1", "a1", "r1", "message", "input_audio", "audio", 10**400, float("inf"), -1]),
