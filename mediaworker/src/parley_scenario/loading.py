@@ -21,7 +21,7 @@ def load_entry(entry_point: str) -> Any:
             raise
         raise ScenarioMistake(
             f"entry point {entry_point!r}: there is no module {error.name!r}:"
-            " it must be in the worker's image, or for `parley run` beside the YAML file or below --scenario-path"
+            " it must be in the worker's image, or for `parley run` beside the YAML or in --scenario-path"
         ) from None
     for name in path.split("."):
         if not hasattr(found, name):

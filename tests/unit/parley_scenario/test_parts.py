@@ -370,7 +370,7 @@ class TestLoading:
         assert load_entry("json:JSONEncoder.encode") is json.JSONEncoder.encode
         for entry, words in (
             ("json", "is not package.module:function"),
-            ("no_such_module:main", "there is no module 'no_such_module': .* beside the YAML file"),
+            ("no_such_module:main", "there is no module 'no_such_module': .* beside the YAML"),
             ("json:main", "json has no 'main'"),
             ("json:__name__", "is a str: name a function"),
         ):
