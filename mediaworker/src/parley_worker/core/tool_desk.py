@@ -143,6 +143,7 @@ class ToolDesk:
         item = {"type": "function_call_output", "call_id": call.call_id, "output": output}
         effects: list[Effect] = [SendProvider({"type": "conversation.item.create", "item": item})]
         effects += self._record(call, output, problem, now)
+        call.silent = not respond
         if respond:
             self.ledger.want_answer(call.response_id)
         return effects

@@ -21,6 +21,8 @@ class ToolCall:
     called_at: float
     returned: bool = False
     echoed: bool = False
+    silent: bool = False
+    """Its result asks for no answer."""
 
     @property
     def deadline(self) -> float:
@@ -94,7 +96,9 @@ class ToolLedger:
     def response_created(self) -> None:
         """The provider makes a response: it answers the results that were in its history before."""
         self._wanted &= {
-            call.response_id for call in self._calls.values() if call.returned and not call.echoed
+            call.response_id
+            for call in self._calls.values()
+            if call.returned and not call.echoed and not call.silent
         }
 
     def _has_open(self, response_id: str) -> bool:
