@@ -97,6 +97,12 @@ def test_the_examples_are_accepted(call: Call, examples: Path) -> None:
             "spec.provider.url",
             "should match",
         ),
+        (
+            "VoiceAgent",
+            {"provider": {**OPENAI, "project": "line\nbreak"}},
+            "spec.provider.project",
+            "should match",
+        ),
         ("VoiceWorkerPool", {"replicas": -1}, "spec.replicas", "greater than or equal to 0"),
         (
             "VoiceWorkerPool",

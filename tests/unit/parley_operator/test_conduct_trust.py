@@ -273,6 +273,16 @@ def admitted(found: Plan | Problem) -> pb.SessionConfig:
     return admit_message(request, 1).config
 
 
+def test_a_worker_is_told_whose_account_pays() -> None:
+    account = {"organization": "org-1", "project": "proj_1", "safetyIdentifier": "caller-7"}
+    config = admitted(plan({}, {"provider": account}))
+    assert dict(config.provider.headers) == {
+        "OpenAI-Organization": "org-1",
+        "OpenAI-Project": "proj_1",
+        "OpenAI-Safety-Identifier": "caller-7",
+    }
+
+
 def test_a_worker_is_told_everything() -> None:
     agent = {
         "tools": [

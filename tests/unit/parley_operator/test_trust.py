@@ -20,7 +20,7 @@ from parley_operator.domain.checks import (
 )
 from parley_operator.domain.conduct import Materials
 from parley_operator.domain.hosts import canonical_host, is_forbidden, is_loopback, parse_url
-from parley_operator.domain.merge import deep_merge, merge_provider, session_object
+from parley_operator.domain.merge import deep_merge, merge_provider, provider_headers, session_object
 from parley_operator.domain.observation import Plan, Subject
 from parley_operator.domain.subjects import PoolView, make_plan
 
@@ -200,6 +200,26 @@ def test_another_address_drops_the_agents_key() -> None:
     assert moved.credentials is None
     assert merge_provider(agent, ProviderSpec(model="other")).credentials == SecretRef("key")
     assert merge_provider(agent, ProviderSpec(type="openai")).url == ""
+
+
+def test_the_account_goes_into_headers_and_not_to_another_address() -> None:
+    given = {"type": "openai", "organization": "org-1", "project": "proj_1", "safetyIdentifier": "caller-7"}
+    agent = parse_agent_spec({"provider": given}).provider
+    assert provider_headers(merge_provider(agent, ProviderSpec())) == {
+        "OpenAI-Organization": "org-1",
+        "OpenAI-Project": "proj_1",
+        "OpenAI-Safety-Identifier": "caller-7",
+    }
+    own = merge_provider(agent, ProviderSpec(project="proj_2", safety_identifier="caller-8"))
+    assert (own.project, own.safety_identifier) == ("proj_2", "caller-8")
+    moved = merge_provider(agent, ProviderSpec(type="custom", url="wss://other.example"))
+    assert provider_headers(moved) == {"OpenAI-Safety-Identifier": "caller-7"}
+
+
+@pytest.mark.parametrize("bad", ["two words", "line\nbreak", "ünïcode", "x" * 257])
+def test_what_no_header_can_carry_is_refused_with_its_field(bad: str) -> None:
+    with pytest.raises(FieldError, match=r"^spec\.provider\.organization"):
+        parse_agent_spec({"provider": {"type": "openai", "organization": bad}})
 
 
 def test_openai_needs_a_key() -> None:

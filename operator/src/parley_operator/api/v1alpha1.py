@@ -45,6 +45,9 @@ class ProviderSpec:
     api_version: str = ""
     model: str = ""
     credentials: SecretRef | None = None
+    organization: str = ""
+    project: str = ""
+    safety_identifier: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,11 +154,21 @@ def parse_provider(fields: Fields, *, partial: bool) -> ProviderSpec:
         api_version=fields.choice("apiVersion", API_VERSIONS, ""),
         model=fields.text("model", longest=256),
         credentials=reference,
+        organization=_header_value(fields, "organization"),
+        project=_header_value(fields, "project"),
+        safety_identifier=_header_value(fields, "safetyIdentifier"),
     )
     fields.finish()
     if not partial:
         check_provider(found, fields.path)
     return found
+
+
+def _header_value(fields: Fields, key: str) -> str:
+    value = fields.text(key, longest=256)
+    if any(not "!" <= letter <= "~" for letter in value):
+        raise FieldError(fields.at(key), "goes into a header: use visible ASCII characters without spaces")
+    return value
 
 
 def check_provider(provider: ProviderSpec, path: str) -> None:

@@ -27,7 +27,7 @@ def deep_merge(base: Mapping[str, object], over: Mapping[str, object]) -> dict[s
 
 
 def merge_provider(agent: ProviderSpec, session: ProviderSpec) -> ProviderSpec:
-    """The session's words win one by one; another type or URL drops the agent's credentials.
+    """The session's words win one by one; another type or URL drops the agent's credentials and account.
 
     Raises `FieldError` when the result is not complete.
     """
@@ -41,9 +41,22 @@ def merge_provider(agent: ProviderSpec, session: ProviderSpec) -> ProviderSpec:
         api_version=session.api_version or agent.api_version or "ga",
         model=session.model or agent.model or DEFAULT_MODEL,
         credentials=session.credentials or (None if moved else agent.credentials),
+        organization=session.organization or ("" if moved else agent.organization),
+        project=session.project or ("" if moved else agent.project),
+        safety_identifier=session.safety_identifier or agent.safety_identifier,
     )
     check_provider(merged, "spec.provider")
     return merged
+
+
+def provider_headers(provider: ProviderSpec) -> dict[str, str]:
+    """Whom the provider bills and watches, by the names of its headers."""
+    named = {
+        "OpenAI-Organization": provider.organization,
+        "OpenAI-Project": provider.project,
+        "OpenAI-Safety-Identifier": provider.safety_identifier,
+    }
+    return {name: value for name, value in named.items() if value}
 
 
 def provider_url(provider: ProviderSpec) -> str:

@@ -120,6 +120,7 @@ class ProviderTarget:
     model: str
     api_key: SecretText = field(repr=False)
     type: str = "custom"
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

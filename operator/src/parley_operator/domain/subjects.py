@@ -32,7 +32,7 @@ from .checks import (
 )
 from .conduct import Materials, Needs, check_conduct, conduct_needs, plan_conduct
 from .hosts import parse_url
-from .merge import merge_provider, provider_url, session_json
+from .merge import merge_provider, provider_headers, provider_url, session_json
 from .model import Placement, ProviderTarget, worker_id
 from .observation import Plan, Subject
 from .status import parse_timestamp
@@ -171,7 +171,14 @@ def make_plan(
     conduct = plan_conduct(agent, spec, pool.spec, subject.namespace, given)
     if isinstance(conduct, Problem):
         return conduct
-    target = ProviderTarget(provider_url(provider), provider.api_version, provider.model, key, provider.type)
+    target = ProviderTarget(
+        url=provider_url(provider),
+        api_version=provider.api_version,
+        model=provider.model,
+        api_key=key,
+        type=provider.type,
+        headers=provider_headers(provider),
+    )
     return Plan(
         spec=spec,
         pool_namespace=pool.namespace,

@@ -120,6 +120,7 @@ def admit_message(request: AdmitRequest, leader_epoch: int) -> pb.AdmitRequest:
                 model=request.provider.model,
                 api_key=request.provider.api_key.reveal(),
                 type=request.provider.type,
+                headers=request.provider.headers,
             ),
             session_json=request.session_json,
             greet=request.greet,
