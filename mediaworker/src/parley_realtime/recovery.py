@@ -69,6 +69,8 @@ RecoveryRecord = Reconnecting | Reconnected | RestoreRefused
 class RecoveryParameters:
     """Times in seconds unless the name says otherwise; ValueError names the field that cannot work.
 
+    connect_attempts: how often the first WebSocket is tried, within the client's `connect_timeout` and with
+    the same back-off, as long as no upgrade has succeeded.
     attempts, deadline: how often and how long a lost connection is tried to be replaced; a new one that is
     lost again before the provider has said anything counts on.
     backoff_base, backoff_cap: the wait before try n is random in [0, min(cap, base * 2^(n-1))].
@@ -88,6 +90,7 @@ class RecoveryParameters:
     on_recovery: told every record, synchronously. random: numbers in [0, 1). wall: Unix seconds.
     """
 
+    connect_attempts: int = 3
     attempts: int = 10
     deadline: float = 60.0
     backoff_base: float = 0.25
@@ -110,6 +113,7 @@ class RecoveryParameters:
 
     def __post_init__(self) -> None:
         for name in (
+            "connect_attempts",
             "attempts",
             "deadline",
             "attempt_timeout",

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from cutting_proxy import cutting
 from parley_realtime import (
+    ConnectAborted,
     RealtimeAPIClient,
     RealtimeAPIClientParameters,
     RealtimeAPIEvents,
@@ -39,6 +40,53 @@ async def test_a_silent_socket_is_found_by_what_it_does_not_answer() -> None:
         (lost,) = records(talker, Reconnecting)
         assert "said nothing for 0.3 s" in lost.reason
         assert await talker.recall() == talker.facts
+
+
+async def test_a_provider_that_is_away_at_first_is_tried_again() -> None:
+    quick = replace(QUICK, connect_attempts=50, backoff_base=0.02, backoff_cap=0.02)
+    async with recalling() as (local, _), cutting(local.url) as proxy:
+        proxy.refusing = True
+
+        async def come_back() -> None:
+            while proxy.refused < 3:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+            proxy.refusing = False
+
+        back = asyncio.create_task(come_back())
+        async with talking(proxy.url, 1, quick) as talker:
+            await talker.answered(talker.ask_remember())
+            assert await talker.recall() == talker.facts
+            assert talker.records == [], "nothing was lost yet"
+        await back
+        assert proxy.refused >= 3
+
+
+@pytest.mark.parametrize("attempts", [1, 3])
+async def test_the_first_websocket_is_tried_a_few_times(attempts: int) -> None:
+    quick = replace(QUICK, connect_attempts=attempts, backoff_base=0.001)
+    async with recalling() as (local, _), cutting(local.url) as proxy:
+        proxy.refusing = True
+        client = RealtimeAPIClient(RealtimeAPIClientParameters(base_url=proxy.url, recovery=quick))
+        with pytest.raises(UnavailableError):
+            await client.connect()
+        assert proxy.refused == attempts
+        assert await client.wait_closed() is client.error
+
+
+async def test_close_ends_the_wait_before_the_next_try() -> None:
+    quick = replace(QUICK, backoff_base=60.0, backoff_cap=60.0, random=lambda: 0.1)
+    async with recalling() as (local, _), cutting(local.url) as proxy:
+        proxy.refusing = True
+        client = RealtimeAPIClient(RealtimeAPIClientParameters(base_url=proxy.url, recovery=quick))
+        connecting = asyncio.create_task(client.connect())
+        while not proxy.refused:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.05)
+        client.close()
+        with pytest.raises(ConnectAborted):
+            await asyncio.wait_for(connecting, 2)
+        await client.wait_closed()
+        assert proxy.refused == 1
 
 
 async def test_a_response_that_never_ends_is_cancelled_and_then_asked_for_elsewhere() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import uuid
 from collections.abc import Callable, Mapping
@@ -126,15 +127,34 @@ class Lifeline:
                 f"connect() works once, the client is {self._state.value}: make a new client"
             )
         self._state = ConnectionState.CONNECTING
-        line = self._line = self._new_line(self._p)
-        line.on_opened = self._first_opened
         try:
-            await line.connection.connect()
-        except BaseException:
-            self._finish(line.connection.outcome)
+            await self._open_first()
+        except BaseException as exc:
+            self._finish(exc if isinstance(exc, RealtimeError) else ConnectAborted("connect() was cancelled"))
             await self._shut()
             raise
         self._task = asyncio.get_running_loop().create_task(self._drive(), name="realtime-lifeline")
+
+    async def _open_first(self) -> None:
+        """Within `connect_timeout`, what failed before the upgrade and may go better later is tried again."""
+        clock = asyncio.get_running_loop().time
+        end = clock() + self._p.connect_timeout
+        for attempt in itertools.count(1):
+            given = self._p if attempt == 1 else replace(self._p, connect_timeout=end - clock())
+            line = self._line = self._new_line(given)
+            line.on_opened = self._first_opened
+            try:
+                await line.connection.connect()
+                return
+            except RealtimeError as error:
+                again = clock() + self._r.delay(attempt)
+                last = attempt >= self._r.connect_attempts or again >= end
+                if last or self.socket_id or not error.retryable:
+                    raise
+                logger.info("try %d to reach the provider failed: %s", attempt, error.reason)
+            await self._until(self._closing, again)
+            if self._closing.is_set():
+                raise ConnectAborted("close() was called before the connection was open")
 
     def _first_opened(self, socket_id: str) -> None:
         self.socket_id = socket_id
@@ -146,6 +166,7 @@ class Lifeline:
             self._state = ConnectionState.CLOSED
             self._gone.set()
         elif self._state is ConnectionState.CONNECTING and self._line is not None:
+            self._closing.set()
             self._line.connection.close()
         else:
             self.end(None)
