@@ -95,6 +95,7 @@ async def talk(socket: Socket) -> None:
     done = "conversation.item.input_audio_transcription.completed"
     await socket.send(done, item_id="u", content_index=0, transcript=f"my word is {SAID}")
     await socket.say(bytes(4800), "r2", f"item-{SAID}")
+    await asyncio.sleep(0.5)  # the caller attaches, before any of the ends that follow
     error = {"type": "invalid_request_error", "code": "bad", "message": f"{SAID}: key {KEY} is wrong"}
     await socket.send("error", error=error)
 
