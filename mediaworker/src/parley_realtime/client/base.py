@@ -24,9 +24,16 @@ from parley_realtime.client.parameters import (
     SendMediaParameters,
     Statistics,
 )
-from parley_realtime.client.statistics import Meter
+from parley_realtime.client.statistics import METERED, Meter
 from parley_realtime.errors import ClientStateError, InvalidEventError, RealtimeError, ScenarioError
-from parley_realtime.events import AUDIO_DONE_TYPES, MediaChunk, MediaSource, MediaUnit, WebSocketCloseEvent
+from parley_realtime.events import (
+    AUDIO_DONE_TYPES,
+    SESSION_READY_TYPES,
+    MediaChunk,
+    MediaSource,
+    MediaUnit,
+    WebSocketCloseEvent,
+)
 from parley_realtime.formats import AudioFormat
 from parley_realtime.payloads.common import RateLimit
 from parley_realtime.protocol.core import ProtocolCore, ServerEvent
@@ -35,6 +42,13 @@ from parley_realtime.recovery import RecoveryEvents, RecoveryRecord
 
 logger = logging.getLogger(__name__)
 MAX_RATE_LIMITS = 16
+_FOLLOWED = AUDIO_DONE_TYPES | {
+    "response.created",
+    "response.done",
+    "input_audio_buffer.speech_started",
+    "rate_limits.updated",
+}
+"""What `_follow` looks at."""
 
 
 class BaseRealtimeAPIClient:
@@ -248,7 +262,9 @@ class BaseRealtimeAPIClient:
 
     def received(self, event: ServerEvent) -> None:
         """See Sink."""
-        self._meter.received(event.payload, self._connection.now())
+        kind = event.type
+        if kind in METERED:
+            self._meter.received(event.payload, self._connection.now())
         if self._p.observer is not None:
             try:
                 self._p.observer(event.payload)
@@ -256,10 +272,12 @@ class BaseRealtimeAPIClient:
                 self._complain("the observer raised", exc)
                 self._connection.end(RealtimeError(f"the observer raised {type(exc).__name__}"))
                 return
-        self._follow(event)
-        if self._connection.state is ConnectionState.OPEN and event.type.endswith("session.created"):
+        if kind in _FOLLOWED:
+            self._follow(event)
+        if kind in SESSION_READY_TYPES and self._connection.state is ConnectionState.OPEN:
             self._dispatcher.ready()
-        self._emit(event.name, {"payload": event.payload})
+        if self._dispatcher.takes(event.name):
+            self._emit(event.name, {"payload": event.payload})
 
     def _follow(self, event: ServerEvent) -> None:
         """Keep the media plane in step with what the provider says about responses."""

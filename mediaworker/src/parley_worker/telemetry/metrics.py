@@ -5,6 +5,8 @@ from __future__ import annotations
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from parley_worker.telemetry.frames import FrameCounts
+
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_PLAIN_0_0_4
 
 _LATENCY = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
@@ -18,6 +20,8 @@ prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
 class Metrics:
     """Every number of one worker process, in a registry of its own.
+
+    What is counted for every frame is written to `frames` directly.
 
     Words used as label values come from closed lists (session states, endReason, refusal reasons, gRPC status
     names, event kinds); callers never pass ids, names or texts.
@@ -63,18 +67,8 @@ class Metrics:
             buckets=_LATENESS,
             registry=r,
         )
-        self._lateness = Histogram(
-            p + "frame_lateness_seconds",
-            "How late agent frames left against the playout clock.",
-            buckets=_LATENESS,
-            registry=r,
-        )
-        audio_bytes = Counter(p + "audio_bytes_total", "Audio bytes by direction.", ["direction"], registry=r)
-        audio_frames = Counter(
-            p + "audio_frames_total", "Audio frames by direction.", ["direction"], registry=r
-        )
-        self._bytes_in, self._bytes_out = audio_bytes.labels("in"), audio_bytes.labels("out")
-        self._frames_in, self._frames_out = audio_frames.labels("in"), audio_frames.labels("out")
+        self.frames = FrameCounts(p, _LATENESS)
+        r.register(self.frames)
         self._frames_dropped = Counter(
             p + "frames_dropped_total",
             "Audio frames thrown away, by direction and cause.",
@@ -217,23 +211,12 @@ class Metrics:
         """A media stream ended with a gRPC error status (name of the status, such as `INVALID_ARGUMENT`)."""
         self._leg_errors.labels(code).inc()
 
-    def audio_in(self, size: int, frames: int = 1) -> None:
-        self._bytes_in.inc(size)
-        self._frames_in.inc(frames)
-
-    def audio_out(self, size: int, frames: int = 1) -> None:
-        self._bytes_out.inc(size)
-        self._frames_out.inc(frames)
-
     def frames_dropped(self, direction: str, cause: str, frames: int = 1) -> None:
         """`direction` is `in` or `out`; `cause` a word such as `stale`, `overflow`, `barge-in`."""
         self._frames_dropped.labels(direction, cause).inc(frames)
 
     def frame_gap(self) -> None:
         self._sequence_gaps.inc()
-
-    def frame_lateness(self, seconds: float) -> None:
-        self._lateness.observe(seconds)
 
     def recording(self, outcome: str) -> None:
         """`outcome` is `finished` or `failed`."""
