@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -29,6 +31,7 @@ class Metrics:
 
     def __init__(self, version: str = "", shard: int = 0) -> None:
         self.registry = r = CollectorRegistry()
+        self._refresh: list[Callable[[], None]] = []
         prometheus_client.ProcessCollector(registry=r)
         prometheus_client.GCCollector(registry=r)
         p = "parley_worker_"
@@ -165,8 +168,14 @@ class Metrics:
             p + "task_crashes_total", "Tasks that ended with an unexpected error.", registry=r
         )
 
+    def refreshed_by(self, refresh: Callable[[], None]) -> None:
+        """Call it before the metrics are told: for gauges of what changes more often than anybody looks."""
+        self._refresh.append(refresh)
+
     def render(self) -> bytes:
         """The text exposition of every metric."""
+        for refresh in self._refresh:
+            refresh()
         return generate_latest(self.registry)
 
     # Worker and admission
