@@ -31,37 +31,37 @@ class _Unusual(Exception):
 def _text(value: object) -> str:
     if value.__class__ is not str:
         raise _Unusual
-    return value  # type: ignore[return-value]
+    return value
 
 
 def _small(value: object) -> int:
-    if value.__class__ is not int or not -_INT32 <= value < _INT32:  # type: ignore[operator]
+    if value.__class__ is not int or not -_INT32 <= value < _INT32:
         raise _Unusual
-    return value  # type: ignore[return-value]
+    return value
 
 
 def _large(value: object) -> str:
-    if value.__class__ is not int or not -_INT64 <= value < _INT64:  # type: ignore[operator]
+    if value.__class__ is not int or not -_INT64 <= value < _INT64:
         raise _Unusual
     return str(value) if value else ""
 
 
 def _real(value: object) -> float:
-    if value.__class__ is not float or not math.isfinite(value):  # type: ignore[arg-type]
+    if value.__class__ is not float or not math.isfinite(value):
         raise _Unusual
-    return value  # type: ignore[return-value]
+    return value
 
 
 def _flag(value: object) -> bool:
     if value.__class__ is not bool:
         raise _Unusual
-    return value  # type: ignore[return-value]
+    return value
 
 
 def _moment(value: object) -> str:
     if value.__class__ is not float:
         raise _Unusual
-    return moment(value)  # type: ignore[arg-type]
+    return moment(value)
 
 
 @lru_cache(maxsize=8)
