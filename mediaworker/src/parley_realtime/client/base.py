@@ -81,6 +81,7 @@ class BaseRealtimeAPIClient:
             lambda error: self._complain("a media unit is detached, it raised", error),
         )
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0.0
         self._fill: LineFill | None = None
         self._scenario_error: ScenarioError | None = None
         self._rate_limits: dict[str, RateLimit] = {}
@@ -400,10 +401,12 @@ class BaseRealtimeAPIClient:
         deadline = self._media.deadline()
         if deadline is None or self._connection.state is not ConnectionState.OPEN:
             return
-        if self._timer is not None and not self._timer.cancelled() and self._timer.when() <= deadline:
+        # Not `TimerHandle.when`: uvloop gives a handle without it for a time that has passed.
+        if self._timer is not None and not self._timer.cancelled() and self._timer_due <= deadline:
             return
         if self._timer is not None:
             self._timer.cancel()
+        self._timer_due = deadline
         self._timer = asyncio.get_running_loop().call_at(deadline, self._on_timer)
 
     def _on_timer(self) -> None:
