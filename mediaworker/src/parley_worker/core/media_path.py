@@ -296,6 +296,8 @@ class OutputPath:
         """When `take` has something; None while nothing waits or nobody is attached."""
         if self._leg is None:
             return None
+        if self._plain and self._due is not None and self._parts and self._parts[0].left >= self._size:
+            return self._due
         if not self._parts or not self._enough(self._parts[0]):
             return (self._due or now) if self._mix is not None and self._mix.sounding else None
         if self._mode is PlayoutMode.BURST or self._due is None:
