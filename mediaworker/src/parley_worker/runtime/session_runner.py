@@ -190,6 +190,7 @@ class SessionRunner:
                 on_recovery=self._feed,
                 quiet=lambda: self._session.quiet(self._deps.clock.monotonic()),
                 on_trace=lambda direction, text: self._feed(ev.ProviderTraced(direction, text)),
+                transport=self._deps.settings.provider_transport,
             )
         except ValueError as exc:
             self._feed(ev.TerminateRequested(EndReason.INVALID_SPEC, f"provider: {exc}"))
