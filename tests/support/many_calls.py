@@ -115,6 +115,10 @@ class ManySide:
         leg = self._legs[handle] = ManyLeg(self, handle)
         return leg
 
+    def leg_of(self, handle: int) -> ManyLeg:
+        """The leg that is under the handle now."""
+        return self._legs[handle]
+
     async def write(self, entries: list[pb.CallerEntry]) -> None:
         async with self._writing:
             await self.stream.write(pb.ConverseManyRequest(entries=entries))
