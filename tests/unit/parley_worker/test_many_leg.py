@@ -51,7 +51,9 @@ def new(turns: Turns | None = None, **bounds: Any) -> ManyLeg:
 
 def give(leg: ManyLeg, room: int = EVERYTHING, share: int = EVERYTHING) -> tuple[list[pb.AgentEntry], bool]:
     response = pb.ConverseManyResponse()
+    before = leg.waiting
     given, more = leg.give(response.entries, room, share)
+    assert given == before - leg.waiting
     assert given >= sum(len(e.audio) or e.message.ByteSize() for e in response.entries)
     assert {e.handle for e in response.entries} <= {7}
     return list(response.entries), more
@@ -73,7 +75,7 @@ def test_entries_leave_in_order_in_one_turn() -> None:
     entries, more = give(leg)
     assert (kinds(entries), more) == (["audio", "mark", "audio"], False)
     assert [e.sequence for e in entries if e.HasField("audio")] == [1, 2]
-    assert turns.waiting == leg.waiting == 0
+    assert leg.waiting == 0
     assert leg.audio_room() == LegBounds().audio_bytes
 
 
@@ -109,8 +111,9 @@ def test_a_clear_overtakes_audio_and_its_marks_but_no_event() -> None:
     assert leg.drop_audio() == {("i", 0): 0, ("j", 1): 0}
     leg.send(CLEAR)
     leg.send_audio(FRAME)
+    assert turns.waiting == leg.waiting
     assert kinds(give(leg)[0]) == ["event", "clear", "audio"]
-    assert turns.waiting == 0
+    assert leg.waiting == 0
 
 
 @pytest.mark.parametrize("bounds", [{"messages": 3}, {"bytes": 4 * SIZE - 1}])

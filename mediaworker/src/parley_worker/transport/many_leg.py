@@ -212,13 +212,15 @@ class ManyLeg:
     def give(self, entries: Entries, room: int, share: int) -> tuple[int, bool]:
         """Add what waits to `entries`: at most `room` bytes, and `share` unless the first entry is larger.
 
-        Returns the bytes added, and whether the leg has to give more.
+        Returns the bytes added, which the stream takes off what waits, and whether the leg has to give more.
         """
         queue, given, more = self._queue, 0, False
         while queue:
             item = queue[0]
-            said = isinstance(item, _Said)
-            size = item.size if said else len(item.payload) + ENTRY_BYTES  # type: ignore[union-attr]
+            if isinstance(item, _Said):
+                size = item.size
+            else:
+                size = len(item.payload) + ENTRY_BYTES
             if given + size > room or (given and given + size > share):
                 more = True
                 break
@@ -226,36 +228,33 @@ class ManyLeg:
                 entry = entries.add()
                 entry.handle = self.handle
                 entry.message.CopyFrom(item.message)
-            elif self.credit is None or self.credit > 0:
-                self._give_frame(entries, item)
-                self._audio_bytes -= size
             else:
-                break
+                if self.credit is not None:
+                    if self.credit <= 0:
+                        break
+                    self.credit -= size - ENTRY_BYTES
+                self._audio_bytes -= size
+                self._frames += 1
+                # Set one by one: half the cost of keyword arguments.
+                entry = entries.add()
+                entry.handle = self.handle
+                entry.audio = item.payload
+                entry.sequence = self._frames
+                entry.epoch = item.epoch
+                entry.position_ms = int(item.position_ms)
+                if item.content_index:
+                    entry.content_index = item.content_index
+                if item.item_id != self._item:
+                    self._item = entry.item_id = item.item_id
             queue.popleft()
             given += size
         self._turn = more
-        self._take_off(given)
+        self.waiting -= given
         if self.closing and not queue:
             self._give_last(entries)
         elif self._starved:
             self._tell_room()
         return given, more
-
-    def _give_frame(self, entries: Entries, frame: OutFrame) -> None:
-        if self.credit is not None:
-            self.credit -= len(frame.payload)
-        self._frames += 1
-        # Set one by one: half the cost of keyword arguments.
-        entry = entries.add()
-        entry.handle = self.handle
-        entry.audio = frame.payload
-        entry.sequence = self._frames
-        entry.epoch = frame.epoch
-        entry.position_ms = int(frame.position_ms)
-        if frame.content_index:
-            entry.content_index = frame.content_index
-        if frame.item_id != self._item:
-            self._item = entry.item_id = frame.item_id
 
     def _give_last(self, entries: Entries) -> None:
         if self.gone:

@@ -93,6 +93,7 @@ class ManyWriter:
             leg = turns.popleft()
             given, again = leg.give(entries, left if entries else MAX_ENTRY, bounds.share_bytes)
             left -= given
+            self.waiting -= given
             if again:
                 more = True
                 if given:
