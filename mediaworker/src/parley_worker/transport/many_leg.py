@@ -56,8 +56,9 @@ class _Said:
 class ManyLeg:
     """See LegPort. In use until its last word was given: the end of its session, or `failed`.
 
-    `hear` is where its caller's audio goes: to `deaf` before the attach and after the end. `on_slow` is called once when the queue overflows, `on_room` when
-    a session that was told of no room has some again. Sizes are estimates.
+    `hear` is where its caller's audio goes: to `deaf` before the attach and after the end. `on_slow` is called
+    once when the queue overflows, `on_room` when a session that was told of no room has some again. Sizes are
+    estimates.
     """
 
     __slots__ = (
@@ -219,10 +220,7 @@ class ManyLeg:
         queue, given, more = self._queue, 0, False
         while queue:
             item = queue[0]
-            if isinstance(item, _Said):
-                size = item.size
-            else:
-                size = len(item.payload) + ENTRY_BYTES
+            size = item.size if isinstance(item, _Said) else len(item.payload) + ENTRY_BYTES
             if given + size > room or (given and given + size > share):
                 more = True
                 break
