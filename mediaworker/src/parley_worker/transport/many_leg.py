@@ -56,9 +56,9 @@ class _Said:
 class ManyLeg:
     """See LegPort. In use until its last word was given: the end of its session, or `failed`.
 
-    `hear` is where its caller's audio goes: to `deaf` before the attach and after the end. `on_slow` is called
-    once when the queue overflows, `on_room` when a session that was told of no room has some again. Sizes are
-    estimates.
+    `hear` is where its caller's audio goes: to `deaf` before the attach and after the end. `on_slow` is
+    called once when the queue overflows, `on_room` when a session that was told of no room has some again.
+    Sizes are estimates.
     """
 
     __slots__ = (
