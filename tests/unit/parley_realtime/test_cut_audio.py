@@ -14,7 +14,7 @@ from parley_realtime.protocol.core import CUT_BYTES, AudioDelta, Malformed, Prot
 from parley_realtime.protocol.ga import GA
 from parley_realtime.protocol.shape import ClientType
 
-AUDIO = base64.b64encode(bytes(range(256)) * 4).decode()
+AUDIO = base64.b64encode(bytes(range(256)) * 8).decode()
 KIND = "response.output_audio.delta"
 USUAL = {
     "type": KIND,
@@ -95,10 +95,10 @@ def test_what_is_unusual_means_the_same(frame: bytes) -> None:
 
 
 def test_long_audio_of_half_a_sample_is_refused_in_the_same_words() -> None:
-    frame = json.dumps(USUAL | {"delta": base64.b64encode(bytes(1001)).decode()}).encode()
+    frame = json.dumps(USUAL | {"delta": base64.b64encode(bytes(2001)).decode()}).encode()
     incoming = both(frame)
     assert isinstance(incoming, Malformed)
-    assert "1001 bytes" in str(incoming.error)
+    assert "2001 bytes" in str(incoming.error)
 
 
 VALUES = st.sampled_from(

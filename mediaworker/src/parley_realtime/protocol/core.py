@@ -22,7 +22,7 @@ from parley_realtime.protocol.shape import ClientType, Event, Shape
 
 MAX_EVENT_ID = 512
 MAX_CONTENT_INDEX = 2**31 - 1
-CUT_BYTES = 512
+CUT_BYTES = 2048
 """From so much base64 on, audio is cut out of its frame before the frame is parsed."""
 MAX_AROUND = 1024
 """No more than this stands before, and after, audio that is cut out."""
@@ -121,31 +121,38 @@ class ProtocolCore:
             audio = pybase64.b64decode(memoryview(frame)[begin:end], validate=True)
         except (msgspec.MsgspecError, ValueError, RecursionError):
             return None
-        kind = rest.get("type") if isinstance(rest, dict) else None
-        if kind not in AUDIO_DELTA_TYPES or _misplaced(kind, rest) is not None:
+        if not isinstance(rest, dict) or rest.get("type") not in AUDIO_DELTA_TYPES:
             return None
-        made = self._chunk(kind, rest, audio)
-        return made if isinstance(made, AudioDelta) else None
+        response_id, item_id = rest.get("response_id"), rest.get("item_id")
+        index = rest.get("content_index")
+        if not isinstance(response_id, str) or not isinstance(item_id, str) or not isinstance(index, int):
+            return None
+        if (
+            not (response_id.isascii() and item_id.isascii() and 0 <= index <= MAX_CONTENT_INDEX)
+            or len(audio) % self.outward.sample_bytes
+        ):
+            return None
+        return AudioDelta(MediaChunk(audio, response_id, item_id, index))
 
     def _audio(self, kind: str, payload: Event) -> Incoming:
         delta = payload.get("delta")
         if not isinstance(delta, str):
             return _malformed(f"{kind} whose delta is not a string")
-        if (wrong := _misplaced(kind, payload)) is not None:
-            return wrong
+        response_id, item_id = _given(payload, "response_id", ""), _given(payload, "item_id", "")
+        index = _given(payload, "content_index", 0)
+        if not _is_id(response_id) or not _is_id(item_id) or not isinstance(index, int):
+            return _malformed(f"{kind} with ids of the wrong kind")
+        if not 0 <= index <= MAX_CONTENT_INDEX:
+            return _malformed(f"{kind} with a content_index out of range")
         try:
             audio = _unbase64(delta)
         except ValueError as exc:
             return _malformed(f"{kind} whose delta is not base64 ({_short(exc)})")
-        return self._chunk(kind, payload, audio)
-
-    def _chunk(self, kind: str, payload: Event, audio: bytes) -> AudioDelta | Malformed:
         if len(audio) % self.outward.sample_bytes:
             return _malformed(
                 f"{kind} with {len(audio)} bytes, not a whole number of {self.outward.name} samples"
             )
-        response_id, item_id = _given(payload, "response_id", ""), _given(payload, "item_id", "")
-        return AudioDelta(MediaChunk(audio, response_id, item_id, _given(payload, "content_index", 0)))
+        return AudioDelta(MediaChunk(audio, response_id, item_id, index))
 
     def encode(self, event: Mapping[str, Any]) -> str:
         """The JSON text of a client event, audio formats replaced by the connector's own."""
@@ -198,17 +205,6 @@ def _unbase64(text: str) -> bytes:
         return pybase64.b64decode(text, validate=True)
     except ValueError:
         return binascii.a2b_base64(text, strict_mode=True)
-
-
-def _misplaced(kind: str, payload: Event) -> Malformed | None:
-    """What is wrong with the place an audio delta names."""
-    index = _given(payload, "content_index", 0)
-    ids = _given(payload, "response_id", ""), _given(payload, "item_id", "")
-    if not _is_id(ids[0]) or not _is_id(ids[1]) or not isinstance(index, int):
-        return _malformed(f"{kind} with ids of the wrong kind")
-    if not 0 <= index <= MAX_CONTENT_INDEX:
-        return _malformed(f"{kind} with a content_index out of range")
-    return None
 
 
 def _malformed(what: str) -> Malformed:
