@@ -192,3 +192,13 @@ class Admission:
             self._ended.put(uid, attempt, now)
         else:
             self._leaving.discard((uid, attempt))
+
+    def withdraw(self, uid: str, attempt: int) -> None:
+        """Take a new place back as if it had never been given; an attempt that it replaced keeps its own."""
+        if self._live.get(uid) != attempt:
+            return
+        del self._live[uid]
+        older = max((held for known, held in self._leaving if known == uid), default=None)
+        if older is not None:
+            self._leaving.discard((uid, older))
+            self._live[uid] = older
