@@ -17,7 +17,7 @@ from parley_worker.config import Address, Settings
 from parley_worker.core.admission import Admission, WorkerState
 from parley_worker.core.agent import ToolRouteKind
 from parley_worker.core.model import Secret, SessionConfig, SessionReport
-from parley_worker.doors import SERVER_GRACE, Doors, credentials, default_limits, identity
+from parley_worker.doors import SERVER_GRACE, Doors, credentials, default_limits, identity, nats_settings
 from parley_worker.runtime.deps import RunnerDeps, RunnerSettings
 from parley_worker.runtime.drain import Drain, end_at_once
 from parley_worker.runtime.pacer import Pacer
@@ -31,7 +31,6 @@ from parley_worker.telemetry.metrics import Metrics
 from parley_worker.transport import control_server, grpc_base, media_server
 from parley_worker.transport.media_websocket import TelephonyServer, TelephonySettings
 from parley_worker.transport.nats_bus import BusSettings, NatsBus, NullBus
-from parley_worker.transport.nats_connection import ConnectionSettings
 from parley_worker.transport.nats_tools import NatsTools
 from parley_worker.transport.tls import TlsContext
 from parley_worker.transport.tool_ports import ToolService
@@ -125,7 +124,7 @@ class MediaApp:
         services: dict[ToolRouteKind, ToolService] = {ToolRouteKind.WEBHOOK: self._webhooks}
         self._nats_tools = None
         if settings.nats_url:
-            self._nats_tools = NatsTools(_nats(settings, "tools"), self.metrics.task_crashed)
+            self._nats_tools = NatsTools(nats_settings(settings, "tools"), self.metrics.task_crashed)
             services[ToolRouteKind.NATS] = self._nats_tools
         return ToolServices(services, settings.tool_calls)
 
@@ -259,8 +258,3 @@ def _bus(settings: Settings, instance: str, clock: SystemClock, metrics: Metrics
         window=settings.event_window,
     )
     return NatsBus(bus_settings, worker=settings.name, instance=instance, clock=clock, metrics=metrics)
-
-
-def _nats(settings: Settings, part: str) -> ConnectionSettings:
-    name = f"parley-worker {settings.name} {part}"
-    return ConnectionSettings(settings.nats_url, name, settings.nats_creds, settings.nats_tls_dir)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,22 @@ ROOT = Path("/")
 def affinity() -> list[int]:
     """Numbers of the cores that this process may run on, in order."""
     return sorted(os.sched_getaffinity(0))
+
+
+_before: set[int] = set()
+
+
+def pin(core: int) -> None:
+    """Bind this process to one core; its threads and children too, unless they are released."""
+    _before.update(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {core})
+
+
+def release(pid: int) -> None:
+    """Let a child of a bound process run wherever this one might before."""
+    if _before:
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(pid, _before)
 
 
 def usable(cores: int, quota: float | None) -> int:

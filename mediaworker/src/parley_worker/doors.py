@@ -1,4 +1,4 @@
-"""The two doors of a worker beside media: control, for the operator, and admin, for monitors."""
+"""What a worker has with or without shards: doors for the operator (control) and for monitors (admin)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from parley_worker.core.model import LimitsConfig
 from parley_worker.telemetry.process_metrics import CONTENT_TYPE
 from parley_worker.transport import control_server, grpc_base
 from parley_worker.transport.admin_http import AdminServer
+from parley_worker.transport.nats_connection import ConnectionSettings
 from parley_worker.transport.tls import CertificateFiles
 
 SERVER_GRACE = 1.0
@@ -77,3 +78,9 @@ def default_limits(settings: Settings) -> LimitsConfig:
 def credentials(directory: Path | None, *, mutual: bool) -> grpc.ServerCredentials | None:
     """Those of a server, from the files of a directory; None for plaintext."""
     return CertificateFiles(directory, mutual=mutual).credentials() if directory else None
+
+
+def nats_settings(settings: Settings, part: str) -> ConnectionSettings:
+    """Where NATS is, for a part of the worker with a connection of its own."""
+    name = f"parley-worker {settings.name} {part}"
+    return ConnectionSettings(settings.nats_url, name, settings.nats_creds, settings.nats_tls_dir)

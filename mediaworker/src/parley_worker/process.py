@@ -16,6 +16,7 @@ import uvloop
 from parley_scenario.sandbox import hide_memory
 
 from parley_worker.config import Settings
+from parley_worker.runtime import orphans
 from parley_worker.runtime.drain import Drain
 from parley_worker.runtime.supervisor import Supervisor
 from parley_worker.telemetry import logging as log_setup
@@ -72,6 +73,8 @@ async def serve(settings: Settings, worker: AbstractAsyncContextManager[App]) ->
 def run(settings: Settings, work: Coroutine[Any, Any, int], **log_fields: str) -> int:
     """Run `work` in a hardened process; returns its exit code."""
     harden()
+    if settings.shards:
+        orphans.adopt()
     log_setup.set_up(settings.log_format, settings.log_level, {"worker": settings.name, **log_fields})
     gc.collect()
     gc.freeze()

@@ -60,13 +60,13 @@ def main() -> None:
     boot = read_boot(connection)
     if os.getppid() != boot.supervisor_pid:
         sys.exit(1)
-    if boot.core is not None:
-        with contextlib.suppress(OSError):
-            os.sched_setaffinity(0, {boot.core})
-    from parley_worker import process
+    from parley_worker import cores, process
     from parley_worker.config import Settings
     from parley_worker.shard_server import serve
 
+    if boot.core is not None:
+        with contextlib.suppress(OSError):
+            cores.pin(boot.core)
     settings = Settings.from_environ(boot.settings)
     sys.exit(process.run(settings, serve(boot, settings, connection), shard=str(boot.shard)))
 

@@ -15,7 +15,7 @@ from parley_worker.codec.shard_frames import Boot, Ready
 from parley_worker.config import Settings
 from parley_worker.core.admission import Admission, WorkerState
 from parley_worker.core.lost import LostSession
-from parley_worker.doors import Doors, default_limits, identity
+from parley_worker.doors import Doors, default_limits, identity, nats_settings
 from parley_worker.runtime.drain import END_SECONDS, Drain, end_at_once
 from parley_worker.runtime.front import Front
 from parley_worker.runtime.shard_fleet import ShardFleet
@@ -24,9 +24,13 @@ from parley_worker.sharding import core_of, resolved, settings_of
 from parley_worker.telemetry.lag import LagProbe
 from parley_worker.telemetry.process_metrics import WORKER_WIDE, SupervisorMetrics
 from parley_worker.transport.front_server import FrontControl
+from parley_worker.transport.nats_ends import LostEnds
 
 CLOSING_SECONDS = 3.0
 """Beyond the delivery of records, for a shard to end when the worker does."""
+
+ENDS_SECONDS = 2.0
+"""For the ends of sessions that were lost at the very end."""
 
 
 class ShardedApp:
@@ -70,6 +74,10 @@ class ShardedApp:
             on_lost=self._on_lost,
             watch_buffer=settings.watch_buffer,
         )
+        self._ends = None
+        if settings.nats_url:
+            connection = nats_settings(settings, "supervisor")
+            self._ends = LostEnds(connection, worker=settings.name, instance=self.instance, metrics=metrics)
         self.drain = Drain(self.front, self.supervisor, clock, self._on_drain)
         control = FrontControl(
             identity=identity(settings, self.instance),
@@ -106,7 +114,8 @@ class ShardedApp:
         ]
 
     def _on_lost(self, lost: LostSession) -> None:
-        pass
+        if self._ends is not None:
+            self._ends.add(lost)
 
     def _on_drain(self) -> None:
         self.supervisor.spawn("health", self._doors.serving(False))
@@ -123,6 +132,8 @@ class ShardedApp:
 
     async def _start(self) -> None:
         self.supervisor.spawn("lag", self.lag.run(), vital=True)
+        if self._ends is not None:
+            self.supervisor.spawn("lost-ends", self._ends.run(), vital=True)
         self.control_address, self.admin_address = await self._doors.start()
         self.readies = await self.fleet.start()
         await self._doors.serving(True)
@@ -131,6 +142,8 @@ class ShardedApp:
     async def _stop(self) -> None:
         self.front.become(WorkerState.STOPPED)
         await self.fleet.stop()
+        if self._ends is not None:
+            await self._ends.close(min(ENDS_SECONDS, self.settings.flush_timeout))
         await self._doors.stop()
         await self.supervisor.stop()
 

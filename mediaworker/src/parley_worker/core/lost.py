@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 
 from parley_worker.core.model import SessionReport
@@ -16,46 +17,52 @@ class LostSession:
     privacy: bool = False
     recorded: bool = False
 
+    def wanted(self, kind: RecordKind) -> dict[str, dict[str, object]]:
+        """The records that close the session, in order: fields by type."""
+        report = self.report
+        if kind == "journal":
+            return {} if self.privacy else {"session_ended": {"reason": str(report.end_reason), "note": ""}}
+        usage = report.usage
+        found: dict[str, dict[str, object]] = {
+            "ended": {
+                "reason": str(report.end_reason),
+                "message": "" if self.privacy else report.end_message,
+                "input_tokens": usage.input_tokens,
+                "output_tokens": usage.output_tokens,
+                "input_audio_seconds": usage.input_audio_seconds,
+                "output_audio_seconds": usage.output_audio_seconds,
+            }
+        }
+        if self.recorded and report.started_at is not None:
+            found["recording_failed"] = {"message": report.end_message}
+        return found
+
 
 @dataclass(frozen=True, slots=True)
-class LastRecord:
-    """The last record of a session in a stream; attempt 0 for none. `type` is its field in events.v1."""
+class StoredRecord:
+    """A record that a stream holds; attempt 0 for none. `type` is its field in events.v1, `position` its
+    sequence in the stream."""
 
     attempt: int = 0
     sequence: int = 0
     type: str = ""
+    position: int = 0
 
 
-def closing_records(lost: LostSession, kind: RecordKind, last: LastRecord) -> list[EventRecord]:
-    """What is missing after `last` of this kind, in order; nothing when a newer attempt writes already."""
-    key = lost.report.key
-    if last.attempt > key.attempt:
+def closing_records(
+    lost: LostSession, kind: RecordKind, last: StoredRecord, present: Set[str] = frozenset()
+) -> list[EventRecord]:
+    """What is missing after `last`, the session's own last record, in order.
+
+    `present` are types that this attempt has written already. Nothing is missing where a newer attempt
+    writes.
+    """
+    report = lost.report
+    if last.attempt > report.key.attempt:
         return []
-    ours = last.attempt == key.attempt
-    wanted = _journal(lost) if kind == "journal" else _events(lost)
-    names = [type_ for type_, _ in wanted]
-    done = names.index(last.type) + 1 if ours and last.type in names else 0
-    first = last.sequence + 1 if ours else 1
-    at = lost.report.ended_at or 0.0
+    first = last.sequence + 1 if last.attempt == report.key.attempt else 1
+    missing = [(type_, fields) for type_, fields in lost.wanted(kind).items() if type_ not in present]
     return [
-        EventRecord(kind, key, number, at, type_, fields)
-        for number, (type_, fields) in enumerate(wanted[done:], first)
+        EventRecord(kind, report.key, number, report.ended_at or 0.0, type_, fields)
+        for number, (type_, fields) in enumerate(missing, first)
     ]
-
-
-def _journal(lost: LostSession) -> list[tuple[str, dict[str, object]]]:
-    return [] if lost.privacy else [("session_ended", {"reason": str(lost.report.end_reason), "note": ""})]
-
-
-def _events(lost: LostSession) -> list[tuple[str, dict[str, object]]]:
-    usage = lost.report.usage
-    ended: dict[str, object] = {
-        "reason": str(lost.report.end_reason),
-        "message": "" if lost.privacy else lost.report.end_message,
-        "input_tokens": usage.input_tokens,
-        "output_tokens": usage.output_tokens,
-        "input_audio_seconds": usage.input_audio_seconds,
-        "output_audio_seconds": usage.output_audio_seconds,
-    }
-    recording: dict[str, object] = {"message": lost.report.end_message}
-    return [("ended", ended), *([("recording_failed", recording)] if lost.recorded else [])]

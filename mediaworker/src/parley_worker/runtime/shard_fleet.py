@@ -9,6 +9,7 @@ from functools import partial
 from parley_worker.clock import Clock
 from parley_worker.codec.shard_frames import Boot, Kind, Ready
 from parley_worker.core.shards import LossCause, Pauses, Silence
+from parley_worker.runtime import orphans
 from parley_worker.runtime.front import Front
 from parley_worker.runtime.shard_process import ShardProcess
 from parley_worker.runtime.supervisor import Supervisor
@@ -175,9 +176,10 @@ class ShardFleet:
         return True
 
     async def _watch(self) -> None:
-        """Kill what gives no sign of life."""
+        """Kill what gives no sign of life, and bury what dead shards left."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
+            orphans.bury()
             now = self._clock.monotonic()
             for shard in self._shards:
                 quiet = shard.silence.look(now)
