@@ -117,6 +117,19 @@ def alive(pid: int) -> bool:
         return False
 
 
+def exists(pid: int) -> bool:
+    """Also as a zombie."""
+    return (Path("/proc") / str(pid)).exists()
+
+
+async def eventually(test: Callable[[], bool], timeout: float) -> None:
+    """Wait until `test` holds."""
+    deadline = asyncio.get_running_loop().time() + timeout
+    while not test():
+        assert asyncio.get_running_loop().time() < deadline, "it never came about"
+        await asyncio.sleep(0.05)
+
+
 def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
     os.kill(pid, number)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -14,7 +15,7 @@ from nats_server import find_program
 from parley.control.v1 import control_pb2 as pb
 from parley_worker.core.model import EndReason
 from provider_script import Socket, scripted
-from shards import Sharded, alive, children, idle, kill, sharded
+from shards import Sharded, alive, children, eventually, exists, idle, kill, sharded
 
 FRAME = bytes(960)
 
@@ -71,20 +72,36 @@ async def test_a_newer_attempt_takes_over_from_a_shard_to_another() -> None:
         assert late.reason == pb.REFUSAL_REASON_STALE_ATTEMPT
 
 
-async def speak(caller: Caller, seconds: float) -> None:
-    for _ in range(int(seconds / 0.02)):
+async def speak(caller: Caller, frames: int) -> None:
+    for _ in range(frames):
         await caller.speak(FRAME)
         await asyncio.sleep(0.02)
 
 
+async def longest_stall(size: Callable[[], int], seconds: float) -> float:
+    """The longest time in which a size did not grow, as seen every 20 ms."""
+    loop = asyncio.get_running_loop()
+    before, since, longest = size(), loop.time(), 0.0
+    until = since + seconds
+    while (now := loop.time()) < until:
+        if (found := size()) != before:
+            before, since = found, now
+        longest = max(longest, now - since)
+        await asyncio.sleep(0.02)
+    return longest
+
+
 async def test_a_killed_shard_takes_its_own_sessions_only_and_comes_back() -> None:
-    arrived: list[Socket] = []
+    talking: list[Socket] = []
 
-    async def listens(socket: Socket) -> None:
-        arrived.append(socket)
-        await idle(socket)
+    async def talks(socket: Socket) -> None:
+        await socket.greet()
+        await socket.expect_audio(len(FRAME))
+        talking.append(socket)
+        await socket.say(FRAME * 150, "resp_1", "item_1", finish=False)
+        await asyncio.Event().wait()
 
-    async with scripted(listens) as script, sharded(2, log_format="plain") as worker:
+    async with scripted(talks) as script, sharded(2, log_format="plain") as worker:
         lost, kept = [await worker.admit(script.url, uid) for uid in ("lost", "kept")]
         async with (
             calling(lost.endpoint, start(session_uid="lost")) as gone,
@@ -92,20 +109,22 @@ async def test_a_killed_shard_takes_its_own_sessions_only_and_comes_back() -> No
         ):
             await gone.expect("started")
             await stays.expect("started")
-            speaking = asyncio.create_task(speak(stays, 3))
-            await asyncio.sleep(0.5)
+            speaking = asyncio.create_task(speak(stays, 150))
+            await stays.expect("audio")
+            provider = talking[0]
+            stalls = asyncio.gather(
+                longest_stall(lambda: len(provider.audio), 2), longest_stall(lambda: len(stays.audio()), 2)
+            )
             kill(worker.pids[lost.shard])
             report = await worker.watch.end_of("lost", timeout=2)
             assert report.end_reason == EndReason.SHARD_LOST
             assert report.end_message == "shard 0 of the worker was killed by SIGKILL"
             assert report.HasField("end_time")
             assert report.HasField("start_time")
-            error = await gone.ended(5)
-            assert error is not None
+            assert await gone.ended(5) is not None
+            assert max(await stalls) < 1
             await speaking
-            sent = int(3 / 0.02) * len(FRAME)
-            heard = next(s for s in arrived if len(s.audio) >= sent // 2)
-            assert len(await heard.expect_audio(sent)) == sent
+            assert len(await provider.expect_audio(150 * len(FRAME))) == 150 * len(FRAME)
             await worker.capacity(8)
             # The dead shard's place is free, also for the session that it lost.
             back = await worker.admit(script.url, "lost", attempt=2)
@@ -118,6 +137,7 @@ async def test_a_killed_shard_takes_its_own_sessions_only_and_comes_back() -> No
         assert 'parley_worker_sessions_ended_total{reason="ShardLost"} 1.0' in page
         assert 'parley_worker_shard_up{shard="0"} 1.0' in page
         worker.worker.process.send_signal(signal.SIGTERM)
+        await worker.watch.until(lambda: worker.watch.workers[-1].state == pb.WORKER_STATE_DRAINING)
         worker.worker.process.send_signal(signal.SIGTERM)
         assert await worker.worker.wait() == 0
     assert b"shard 0 was killed by SIGKILL" in worker.worker.log
@@ -128,7 +148,7 @@ async def test_a_hung_shard_is_found_out_and_replaced() -> None:
         admitted = [await worker.admit(script.url, uid) for uid in ("a", "b")]
         hung = worker.pids[admitted[0].shard]
         kill(hung, signal.SIGSTOP)
-        # What waits for its answer meanwhile is carried to another shard.
+        # It has as few sessions as the other one: what waits for its answer is carried there.
         late = await worker.admit(script.url, "c")
         assert late.shard == 1
         report = await worker.watch.end_of("a")
@@ -199,9 +219,7 @@ async def test_a_supervisor_that_dies_takes_its_shards_with_it() -> None:
     async with sharded(2) as worker:
         kill(worker.worker.process.pid)
         await worker.worker.wait()
-        async with asyncio.timeout(5):
-            while any(alive(pid) for pid in worker.pids):
-                await asyncio.sleep(0.05)
+        await eventually(lambda: not any(alive(pid) for pid in worker.pids), 5)
 
 
 async def test_all_shards_are_on_one_page_of_metrics(tmp_path: Path) -> None:
@@ -331,14 +349,12 @@ async def test_scenarios_of_a_lost_shard_are_gone_and_buried() -> None:
         scenario = pb.Scenario(source="def main(context):\n    pass\n")
         await worker.admit(script.url, "a", scenario=scenario)
         await worker.watch.until(lambda: worker.watch.of("a")[-1].state == pb.SESSION_STATE_READY)
-        async with asyncio.timeout(15):
-            while not (zygotes := children(worker.pids[0])) or not children(zygotes[0]):
-                await asyncio.sleep(0.1)
-        below = [*zygotes, *children(zygotes[0])]
+        shard = worker.pids[0]
+        await eventually(lambda: any(children(zygote) for zygote in children(shard)), 15)
+        (zygote,) = children(shard)
+        below = [zygote, *children(zygote)]
         kill(worker.pids[0])
         assert (await worker.watch.end_of("a")).end_reason == EndReason.SHARD_LOST
         await worker.capacity(8)
-        async with asyncio.timeout(10):
-            while any(Path(f"/proc/{pid}").exists() for pid in below):
-                await asyncio.sleep(0.1)
+        await eventually(lambda: not any(exists(pid) for pid in below), 10)
         assert len(worker.children()) == 2

@@ -22,6 +22,9 @@ from parley_worker.transport.shard_link import ShardLink
 
 log = logging.getLogger(__name__)
 
+QUIET_SECONDS = 1.0
+"""Without a sign of life for so long a shard is given no more sessions."""
+
 Placement = tuple[str, int]
 
 
@@ -34,12 +37,20 @@ class _Shard:
     state: ShardState = ShardState.STARTING
     sessions: int = 0
     beat: Beat = field(default_factory=Beat)
+    quiet: float = 0.0
     link: ShardLink | None = None
     endpoint: Endpoint = field(default_factory=lambda: Endpoint(""))
 
     def become(self, state: ShardState) -> None:
         assert state in TRANSITIONS[self.state], (self.index, self.state, state)
         self.state = state
+
+    def view(self) -> ShardView:
+        """As admission sees it: a link that is lost is known before the process is buried."""
+        gone = self.state is ShardState.UP and self.link is not None and self.link.lost
+        short = f"nothing was heard of it for {self.quiet:.1f} s" if self.quiet >= QUIET_SECONDS else ""
+        state = ShardState.DOWN if gone else self.state
+        return ShardView(self.index, state, self.capacity, self.sessions, self.beat.overloaded or short)
 
 
 @dataclass(slots=True)
@@ -126,11 +137,17 @@ class Front:
             held.settled = True
             self._metrics.admitted()
 
-    def withdraw(self, key: SessionKey) -> None:
-        """The shard has said no, or was lost before it said anything: the place is free as if never taken."""
+    def withdraw(self, key: SessionKey, overloaded: str = "") -> None:
+        """The shard has said no, or was lost before it said anything: the place is free as if never taken.
+
+        `overloaded`: what is short there, which its next sign of life would have told.
+        """
         held = self._held.get((key.uid, key.attempt))
         if held is None or held.settled:
             return
+        shard = self._shards[held.shard]
+        if overloaded:
+            shard.beat = replace(shard.beat, overloaded=overloaded)
         self._free(held)
         self.admission.withdraw(key.uid, key.attempt)
         attempts = [attempt for uid, attempt in self._held if uid == key.uid]
@@ -150,7 +167,7 @@ class Front:
         return self.admission.check_attempt(key.uid, key.attempt, self._clock.monotonic())
 
     def _views(self) -> list[ShardView]:
-        return [ShardView(s.index, s.state, s.capacity, s.sessions, s.beat.overloaded) for s in self._shards]
+        return [shard.view() for shard in self._shards]
 
     def _count_places(self) -> None:
         """A shard that is down has no places: nobody may count on them."""
@@ -192,7 +209,7 @@ class Front:
         """The shard serves at that endpoint."""
         shard = self._shards[index]
         shard.become(ShardState.UP)
-        shard.link, shard.endpoint, shard.beat = link, endpoint, Beat()
+        shard.link, shard.endpoint, shard.beat, shard.quiet = link, endpoint, Beat(), 0.0
         self._metrics.shard_up(index, True)
         self._count_places()
         if self._drain_deadline is not None:
@@ -205,6 +222,10 @@ class Front:
             self._shards[index].beat = Beat.decode(body)
         elif kind is Kind.REPORT:
             self._on_report(index, control_pb.read_session_report(body))
+
+    def shard_quiet(self, index: int, seconds: float) -> None:
+        """For how long nothing was heard of the shard."""
+        self._shards[index].quiet = seconds
 
     def shard_lost(self, index: int, words: str, *, again: bool) -> None:
         """The shard's process is gone, and its sessions with it. `again`: it will be started again."""

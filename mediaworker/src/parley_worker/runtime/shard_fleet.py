@@ -183,6 +183,7 @@ class ShardFleet:
             now = self._clock.monotonic()
             for shard in self._shards:
                 quiet = shard.silence.look(now)
+                self._front.shard_quiet(shard.boot.shard, quiet)
                 if shard.process is None or not shard.process.ready.done() or quiet < self._timeout:
                     continue
                 log.error("nothing was heard of shard %d for %.1f s", shard.boot.shard, quiet)

@@ -11,13 +11,14 @@ from parley.control.v1 import control_pb2 as pb
 
 from parley_worker.codec import control_pb
 from parley_worker.codec.shard_frames import Kind
-from parley_worker.core.admission import Fence, Refusal, RefusalReason
+from parley_worker.config import MAX_SHARDS
+from parley_worker.core.admission import TRY_ANOTHER, Fence, Refusal, RefusalReason
 from parley_worker.core.model import EndReason, SessionConfig, SessionKey
 from parley_worker.transport.control_server import ControlBase, WatchedPort, abort
 from parley_worker.transport.shard_link import Aborted, LinkLost, ShardLink
 
-TRIES = 4
-"""Shards that one Admit is carried to, as they are lost under it."""
+MAX_LOSSES = 2
+"""Shards that may be lost under one Admit: perhaps it is the Admit that ends them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class FrontPort(WatchedPort, Protocol):
 
     def settle(self, key: SessionKey, link: ShardLink) -> bool: ...
 
-    def withdraw(self, key: SessionKey) -> None: ...
+    def withdraw(self, key: SessionKey, overloaded: str = "") -> None: ...
 
     def link_of(self, key: SessionKey) -> ShardLink | None: ...
 
@@ -61,8 +62,9 @@ class FrontControl(ControlBase):
     async def _carry(
         self, request: pb.AdmitRequest, config: SessionConfig, fence: Fence
     ) -> pb.Admitted | Refusal:
-        refusal: Refusal | None = None
-        for _ in range(TRIES):
+        refusal = Refusal(RefusalReason.OVERLOADED, f"shards were lost under it{TRY_ANOTHER}")
+        losses = 0
+        for _ in range(MAX_SHARDS + MAX_LOSSES):
             placed = self._front.place(config, fence)
             if isinstance(placed, Refusal):
                 refusal = placed
@@ -71,25 +73,31 @@ class FrontControl(ControlBase):
                 verdict = await self._ask(placed, request, config.key)
             except LinkLost:
                 self._front.withdraw(config.key)
+                losses += 1
+                if losses == MAX_LOSSES:
+                    break
                 continue
             if isinstance(verdict, pb.Admitted):
                 return verdict
-            refusal = verdict
-            break
-        lost = Refusal(RefusalReason.OVERLOADED, "shards were lost under it: try another worker")
-        refusal = refusal or lost
+            if verdict.reason is not RefusalReason.OVERLOADED:
+                refusal = verdict
+                break
+            # It lags since its last sign of life: now the front knows, and chooses another one, or none.
         self._metrics.refused(refusal.reason)
         return refusal
 
     async def _ask(self, placed: Placed, request: pb.AdmitRequest, key: SessionKey) -> pb.Admitted | Refusal:
         answer = pb.AdmitResponse.FromString(await placed.link.call(Kind.ADMIT, request.SerializeToString()))
         if not answer.HasField("admitted"):
-            self._front.withdraw(key)
-            return control_pb.parse_refusal(answer.refused)
+            refusal = control_pb.parse_refusal(answer.refused)
+            short = refusal.message.removesuffix(TRY_ANOTHER)
+            short = short if refusal.reason is RefusalReason.OVERLOADED else ""
+            self._front.withdraw(key, short)
+            return refusal
         if not self._front.settle(key, placed.link):
             raise LinkLost
         if placed.older is not None:
-            await self._end_older(*placed.older, request)
+            self._spawn(f"take-over-{key.uid}", self._end_older(*placed.older, request))
         return answer.admitted
 
     async def _end_older(self, link: ShardLink, attempt: int, request: pb.AdmitRequest) -> None:
