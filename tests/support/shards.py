@@ -91,6 +91,14 @@ class Sharded:
         writer.close()
         return int(head.split()[1]), body
 
+    async def written(self, ends: int, timeout: float = 20) -> None:
+        """Wait until the records of that many lost sessions' ends are written."""
+        line = f'shard_ends_written_total{{outcome="written"}} {ends}.0'
+        deadline = asyncio.get_running_loop().time() + timeout
+        while line not in (await self.get("/metrics"))[1]:
+            assert asyncio.get_running_loop().time() < deadline, "the ends were not written"
+            await asyncio.sleep(0.1)
+
     def children(self) -> list[int]:
         """Processes that the supervisor has now, zombies included."""
         return children(self.worker.process.pid)
