@@ -105,6 +105,9 @@ conformance: setup ground-conformance ## Independent clients and servers
 e2e: setup ground-e2e ## A real cluster: ours, or the one of KUBECONFIG
 	$(BIN)/pytest tests/e2e
 
+loadgen: ## Build the load program (build/bin/parley-loadgen) and test it
+	@tests/load/loadgen/build.sh
+
 chart-test: setup cluster-tools ## helm lint, rendered and compared, kubeconform
 	$(CLUSTER)/../chart/chart-test.sh
 
@@ -145,4 +148,4 @@ lock: setup ## Compile the pins anew from pyproject.toml
 clean: ## Remove what the build made in the tree
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
-.PHONY: help setup peers programs demo test lint types gen verify-gen unit fuzz integration conformance e2e chart-test cluster-tools ground-integration ground-conformance ground-e2e images cluster-up cluster-down docs verify-docs format lock clean
+.PHONY: help setup peers programs demo test lint types gen verify-gen unit fuzz integration conformance e2e loadgen chart-test cluster-tools ground-integration ground-conformance ground-e2e images cluster-up cluster-down docs verify-docs format lock clean
