@@ -58,7 +58,8 @@ class Bridge(ABC):
             "output": {"format": pcm, "voice": "marin"},
         }
         session = {"type": "realtime", "instructions": f"floor sid={self.sid}", "audio": audio}
-        return orjson.dumps({"type": "session.update", "session": session})
+        update: bytes = orjson.dumps({"type": "session.update", "session": session})
+        return update
 
     async def append(self, frame: bytes) -> None:
         await self.send(PREFIX + binascii.b2a_base64(frame, newline=False) + b'"}')

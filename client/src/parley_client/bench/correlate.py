@@ -18,7 +18,11 @@ EDGE_PIECES: Final = 2
 
 
 def traffic(
-    callers: Mapping[str, Any], provider: Mapping[str, Any], begin: float, end: float, answer_s: float
+    callers: Mapping[str, Any],
+    connections: Sequence[Mapping[str, Any]],
+    begin: float,
+    end: float,
+    answer_s: float,
 ) -> Traffic:
     """What happened between `begin` and `end` (CLOCK_MONOTONIC seconds).
 
@@ -30,15 +34,13 @@ def traffic(
 
     Upwards only the jitter is known, against the best append of the call: such a caller joins in midstream.
     """
-    connections = {
-        c["sid"]: c for c in sorted(provider["connections"], key=lambda c: len(c["ap_t"])) if c.get("sid")
-    }
+    known = {c["sid"]: c for c in sorted(connections, key=lambda c: len(c["ap_t"])) if c.get("sid")}
     up: list[float] = []
     first: list[float] = []
     late: list[float] = []
     due = received = drops = complete = responses = sent = 0
     for session in callers["sessions"]:
-        connection = connections.get(session["sid"])
+        connection = known.get(session["sid"])
         if connection is None:
             continue
         jitter = list(_jitter(connection, begin, end))

@@ -98,27 +98,19 @@ def describe(point: Point) -> str:
 
 
 async def run(
-    make: Make,
-    wanted: Sequence[Variant],
-    scenario: Scenario,
-    machine: str,
-    note: Note,
-    done: Callable[[Row], None],
+    make: Make, wanted: Sequence[Variant], scenario: Scenario, machine: str, note: Note
 ) -> tuple[list[Row], list[str]]:
     """Every variant, one after another; the rows, and what could not be measured with the reason.
 
-    `done` is told each row as it comes. A variant that cannot be run does not end the others.
+    A variant that cannot be run does not end the others.
     """
     rows: list[Row] = []
     missing: list[str] = []
     for variant in wanted:
         try:
-            row = await search(make, variant, scenario, machine, note)
+            rows.append(await search(make, variant, scenario, machine, note))
         except ParleyError as error:
             missing.append(f"{variant.label}: {error}")
             note(missing[-1])
-            continue
-        rows.append(row)
-        done(row)
         await asyncio.sleep(1.0)
     return rows, missing

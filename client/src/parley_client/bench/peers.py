@@ -183,7 +183,7 @@ class LiveKit(System):
         )
         inside = ["nsenter", "-t", str(space.pid), "-n", "--"]
         pins = self.scenario.pinning
-        self._load = await self.load_program(inside, "-logs")
+        self._load = await self.load_program(inside, "-raw")
         argv = [server, "--config", program("livekit.yaml")]
         self._server = await self.child(
             ChildSpec("livekit-server", [*inside, *pinned(argv, pins.others)], json_ready=False)
@@ -231,15 +231,15 @@ class LiveKit(System):
         begin = time.monotonic()
         await asyncio.sleep(seconds)
         end = time.monotonic()
-        callers, provider = self.place.folder / "callers.json", self.place.folder / "provider.json"
+        callers, provider = self.place.folder / "callers.json", self.place.folder / "provider"
+        provider.mkdir(exist_ok=True)
         await self.callers.request({"op": "dump", "path": str(callers)}, "dumped", 30)
         assert self._load is not None
-        await self._load.request({"op": "provider_log", "path": str(provider)}, "provider_logged", 30)
+        await self._load.request({"op": "provider_log", "path": str(provider)}, "provider_log", 30)
         answer_s = self.scenario.workload.answer_s
         return await asyncio.to_thread(_correlated, callers, provider, begin, end, answer_s)
 
 
 def _correlated(callers: Path, provider: Path, begin: float, end: float, answer_s: float) -> Traffic:
-    return correlate.traffic(
-        json.loads(callers.read_text()), json.loads(provider.read_text()), begin, end, answer_s
-    )
+    connections = [json.loads(file.read_text()) for file in sorted(provider.glob("*.json"))]
+    return correlate.traffic(json.loads(callers.read_text()), connections, begin, end, answer_s)
