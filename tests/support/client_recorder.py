@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import protocol_scenarios as scenarios
@@ -27,9 +26,8 @@ from parley_realtime import (
 )
 from parley_realtime.client.trace import TraceEntry
 from parley_realtime.protocol.shape import ClientType
+from parley_realtime.transport import Ending, Receiver
 from recorded_session import DELTA_TYPES, SHAPES, Recording, Step, wire_text
-from websockets.exceptions import ConnectionClosedOK
-from websockets.frames import Close
 
 GOLDEN = Path(__file__).parents[1] / "unit" / "parley_realtime" / "golden"
 GOLDEN_SCENARIOS = (
@@ -160,8 +158,9 @@ async def record(scenario: scenarios.Scenario, base_url: str) -> Recording:
 
 
 class PlayedBack:
-    """A socket that gives a recording's received frames and takes what is sent."""
+    """A socket that gives a recording's received frames, one a turn of the loop, and takes what is sent."""
 
+    writable = True
     latency = 0.0
     close_code = 1000
     close_reason = ""
@@ -172,24 +171,29 @@ class PlayedBack:
             for step in recording.steps
             if step.direction == "received"
         ]
-        self._closed = asyncio.Event()
-        self.transport = SimpleNamespace(abort=self._closed.set)
         self.sent: list[str | bytes] = []
+        self._receiver: Receiver | None = None
 
-    async def recv(self, decode: bool | None = None) -> bytes:
-        await asyncio.sleep(0)
-        if self.frames:
-            return self.frames.pop(0)
-        raise ConnectionClosedOK(Close(1000, ""), Close(1000, ""), True)
+    def start(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        asyncio.get_running_loop().call_soon(self._next)
 
-    async def send(self, data: str | bytes, text: bool | None = None) -> None:
+    def _next(self) -> None:
+        assert self._receiver is not None
+        if not self.frames:
+            self._receiver.lost(Ending(1000, "", 1000, received_first=True))
+            return
+        asyncio.get_running_loop().call_soon(self._next)
+        self._receiver.frame(self.frames.pop(0))
+
+    def send(self, data: str | bytes) -> None:
         self.sent.append(data)
 
-    async def close(self, code: int = 1000, reason: str = "") -> None:
-        self._closed.set()
+    async def close(self, code: int, reason: str) -> None:
+        """Gone at once."""
 
-    async def wait_closed(self) -> None:
-        await self._closed.wait()
+    def abort(self) -> None:
+        """Nothing is open."""
 
 
 async def play_back(recording: Recording) -> Listener:

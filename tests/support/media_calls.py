@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 from unittest import mock
 
 import grpc
+from many_calls import gateway
 from parley.media.v1 import media_pb2 as pb
 from parley.media.v1 import media_pb2_grpc
 from parley_worker.app import WorkerApp
@@ -234,11 +235,10 @@ def start(config: SessionConfig | None = None, **fields: Any) -> pb.Start:
 
 @asynccontextmanager
 async def calling(target: Worker | str, first: pb.Start | pb.ConverseRequest | None) -> AsyncIterator[Caller]:
-    """A stream to the worker that begins with `first`."""
+    """A stream to the worker that begins with `first`; of the kind that `over` says."""
     address = target if isinstance(target, str) else target.app.media_address
-    async with grpc.aio.insecure_channel(address) as channel:
-        stub = media_pb2_grpc.MediaServiceStub(channel)
-        caller = Caller(stub.Converse())
+    async with _stream(address) as stream:
+        caller = Caller(stream)
         if isinstance(first, pb.Start):
             await caller.send(start=first)
         elif first is not None:
@@ -247,3 +247,24 @@ async def calling(target: Worker | str, first: pb.Start | pb.ConverseRequest | N
             yield caller
         finally:
             await caller.close()
+
+
+RPCS = ("Converse", "ConverseMany")
+_rpc = RPCS[0]
+
+
+@contextmanager
+def over(rpc: str) -> Iterator[None]:
+    """Within, `calling` uses that RPC, with one leg on each stream."""
+    with mock.patch(f"{__name__}._rpc", rpc):
+        yield
+
+
+@asynccontextmanager
+async def _stream(address: str) -> AsyncIterator[Any]:
+    if _rpc == "ConverseMany":
+        async with gateway(address, alone=True) as side:
+            yield side.leg(1)
+        return
+    async with grpc.aio.insecure_channel(address) as channel:
+        yield media_pb2_grpc.MediaServiceStub(channel).Converse()

@@ -46,6 +46,7 @@ from .events import (
     transcript_of,
 )
 from .formats import AudioFormat, Encoding
+from .many import MediaGateway
 from .options import CallOptions, CallState, CallStats, Playout
 from .resolve import resolve_address, resolve_cluster
 from .target import Target
@@ -74,6 +75,7 @@ __all__ = [
     "Heard",
     "LevelMeter",
     "Mark",
+    "MediaGateway",
     "MissingProgram",
     "Moved",
     "ParleyError",

@@ -44,7 +44,7 @@ from .events import (
     Started,
 )
 from .formats import PCM16_24K, AudioFormat
-from .leg import Leg, is_resumable
+from .leg import AttachedLeg, Leg, LegOpener, is_resumable
 from .options import PROGRESS_SECONDS, TICK_SECONDS, TRANSITIONS, CallOptions, CallState, CallStats, Playout
 from .target import Target
 from .tool_handlers import Handler
@@ -62,6 +62,7 @@ def connect(
     playout: Playout = Playout.REALTIME,
     player: BufferedPlayer | None = None,
     options: CallOptions | None = None,
+    open_leg: LegOpener = Leg.open,
 ) -> Call:
     """Return a call to use as `async with connect(target) as call`; entering it attaches.
 
@@ -72,6 +73,7 @@ def connect(
         playout: REALTIME, or BURST for a player with a long buffer.
         player: hears the agent, such as a `WavRecorder`; a silent one on the call's clock if not given.
         options: everything else; its formats and playout are replaced by the arguments.
+        open_leg: how a stream is opened; `MediaGateway` gives another one.
 
     Raises (on entering):
         ConnectError, TlsError, AttachRefused, ProtocolError.
@@ -79,7 +81,7 @@ def connect(
     source = AudioFormat.parse(input_format) if isinstance(input_format, str) else input_format
     sink = AudioFormat.parse(output_format) if isinstance(output_format, str) else output_format or source
     chosen = replace(options or CallOptions(), input_format=source, output_format=sink, playout=playout)
-    return Call(target, chosen, player or BufferedPlayer())
+    return Call(target, chosen, player or BufferedPlayer(), open_leg)
 
 
 class Call:
@@ -90,7 +92,9 @@ class Call:
     its event is seen.
     """
 
-    def __init__(self, target: Target, options: CallOptions, player: BufferedPlayer) -> None:
+    def __init__(
+        self, target: Target, options: CallOptions, player: BufferedPlayer, open_leg: LegOpener = Leg.open
+    ) -> None:
         self.target = target
         self.options = options
         self.player = player
@@ -111,7 +115,8 @@ class Call:
         self._incoming = asyncio.Event()
         self._over = asyncio.Event()
         self._tools = CallerTools(self.send_tool_output)
-        self._leg: Leg | None = None
+        self._open_leg = open_leg
+        self._leg: AttachedLeg | None = None
         self._supervisor: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -242,7 +247,7 @@ class Call:
 
     # The supervisor
 
-    async def _attach_first(self) -> Leg:
+    async def _attach_first(self) -> AttachedLeg:
         deadline = self._now() + self.options.attach_timeout
         attempt = 0
         while True:
@@ -257,7 +262,7 @@ class Call:
                     raise
                 await asyncio.sleep(pause)
 
-    async def _supervise(self, leg: Leg) -> None:
+    async def _supervise(self, leg: AttachedLeg) -> None:
         try:
             while True:
                 try:
@@ -286,7 +291,7 @@ class Call:
             self._over.set()
             self._incoming.set()
 
-    async def _resume(self, cause: str) -> Leg:
+    async def _resume(self, cause: str) -> AttachedLeg:
         deadline = self._now() + self.options.resume_timeout
         attempt = 0
         while True:
@@ -304,13 +309,13 @@ class Call:
                         f"the stream was cut ({cause}) and not resumed within {waited}: {error}"
                     ) from error
 
-    async def _attach(self, start: pb.Start, deadline: float, *, resumed: bool) -> Leg:
+    async def _attach(self, start: pb.Start, deadline: float, *, resumed: bool) -> AttachedLeg:
         options = self.options
         start.input_format.CopyFrom(codec.format_to_pb(options.input_format))
         start.output_format.CopyFrom(codec.format_to_pb(options.output_format))
         start.playout_mode = options.playout.value
         start.playout_buffer_ms = self.player.buffer_ms
-        leg = await Leg.open(self.target, start, max(0.1, deadline - self._now()))
+        leg = await self._open_leg(self.target, start, max(0.1, deadline - self._now()))
         try:
             started = codec.started_from_pb(leg.started, resumed=resumed)
             if started.output_format != options.output_format or started.input_format != options.input_format:
@@ -332,7 +337,7 @@ class Call:
         self._emit(started)
         return leg
 
-    async def _serve(self, leg: Leg) -> str:
+    async def _serve(self, leg: AttachedLeg) -> str:
         """Run one leg to its end; return why it ended. Raises what must not be resumed."""
         tasks = [
             asyncio.create_task(self._read(leg), name="parley-call-read"),
@@ -354,7 +359,7 @@ class Call:
                 raise error
         return "the worker ended the stream" if tasks[0].cancelled() else tasks[0].result()
 
-    async def _read(self, leg: Leg) -> str:
+    async def _read(self, leg: AttachedLeg) -> str:
         while True:
             response = await leg.read()
             if response is None:
@@ -403,7 +408,7 @@ class Call:
         self._control.appendleft(pb.ConverseRequest(cleared=cleared))
         self._outgoing.set()
 
-    async def _write(self, leg: Leg) -> str:
+    async def _write(self, leg: AttachedLeg) -> str:
         while True:
             while self._control or self._audio or self._hangup is not None:
                 if self._control:
@@ -417,7 +422,7 @@ class Call:
             self._outgoing.clear()
             await self._outgoing.wait()
 
-    async def _write_control(self, leg: Leg) -> None:
+    async def _write_control(self, leg: AttachedLeg) -> None:
         """Write one message; one that was not taken goes out first on the next leg."""
         request = self._control.popleft()
         try:

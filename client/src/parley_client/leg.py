@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Final
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final, Protocol
 
 import grpc
 import grpc.aio
 from parley.media.v1 import media_pb2 as pb
 from parley.media.v1 import media_pb2_grpc as pb_grpc
 
-from .errors import AttachRefused, ConnectError, ProtocolError, StreamError, TlsError
+from .errors import AttachRefused, ConnectError, ParleyError, ProtocolError, StreamError, TlsError
 from .target import Target
 
 REASON_KEY: Final = "parley-reason"
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 
 _RETRYABLE: Final = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "UNKNOWN", "INTERNAL"})
-_RESUMABLE_REASONS: Final = frozenset({"slow-reader", "draining", "no-caller-audio"})
+_RESUMABLE_REASONS: Final = frozenset({"slow-reader", "draining", "no-caller-audio", "too-many-starts"})
 _TLS_WORDS: Final = (
     "verification",
     "handshake failed",
@@ -39,6 +39,23 @@ _OPTIONS: Final = (
 )
 
 _Stream = grpc.aio.StreamStreamCall[pb.ConverseRequest, pb.ConverseResponse]
+
+
+class AttachedLeg(Protocol):
+    """What a call speaks through: a stream of its own, or its part of a gateway's. See `Leg`."""
+
+    @property
+    def started(self) -> pb.Started: ...
+
+    async def read(self) -> pb.ConverseResponse | None: ...
+
+    async def write(self, request: pb.ConverseRequest) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+LegOpener = Callable[[Target, pb.Start, float], Awaitable[AttachedLeg]]
+"""Attaches within so many seconds, as `Leg.open`."""
 
 
 class Leg:
@@ -66,7 +83,7 @@ class Leg:
             AttachRefused: the worker said no.
             ProtocolError: the first answer was not Started.
         """
-        channel = _channel(target)
+        channel = channel_to(target)
         try:
             async with asyncio.timeout(timeout):
                 stream: _Stream = pb_grpc.MediaServiceStub(channel).Converse()
@@ -88,7 +105,7 @@ class Leg:
             if isinstance(error, TimeoutError):
                 raise ConnectError(f"{target.address} did not answer within {timeout:g} s") from error
             if isinstance(error, grpc.aio.AioRpcError):
-                raise _refusal(target, error) from error
+                raise refusal_of(target, error) from error
             raise
 
     async def read(self) -> pb.ConverseResponse | None:
@@ -100,7 +117,7 @@ class Leg:
         try:
             return await anext(self._responses, None)
         except grpc.aio.AioRpcError as error:
-            raise _stream_error(error) from error
+            raise stream_error(error) from error
 
     async def write(self, request: pb.ConverseRequest) -> None:
         """Send a request; waits while the transport is full.
@@ -111,7 +128,7 @@ class Leg:
         try:
             await self._stream.write(request)
         except grpc.aio.AioRpcError as error:
-            raise _stream_error(error) from error
+            raise stream_error(error) from error
         except asyncio.InvalidStateError as error:
             raise StreamError("UNAVAILABLE", "the stream is over") from error
 
@@ -128,7 +145,8 @@ def is_resumable(error: StreamError) -> bool:
     return error.status in _RETRYABLE
 
 
-def _channel(target: Target) -> grpc.aio.Channel:
+def channel_to(target: Target) -> grpc.aio.Channel:
+    """Return a channel to the worker; it connects when it is used."""
     options: list[tuple[str, str | int]] = list(_OPTIONS)
     if not target.tls:
         return grpc.aio.insecure_channel(target.address, options=options)
@@ -138,11 +156,13 @@ def _channel(target: Target) -> grpc.aio.Channel:
     return grpc.aio.secure_channel(target.address, grpc.ssl_channel_credentials(roots), options=options)
 
 
-def _stream_error(error: grpc.aio.AioRpcError) -> StreamError:
+def stream_error(error: grpc.aio.AioRpcError) -> StreamError:
+    """Say why a stream ended that was attached."""
     return StreamError(error.code().name, error.details() or "no details given", reason=_reason(error))
 
 
-def _refusal(target: Target, error: grpc.aio.AioRpcError) -> Exception:
+def refusal_of(target: Target, error: grpc.aio.AioRpcError) -> ParleyError:
+    """Say why a stream ended that was not attached yet."""
     details = error.details() or "no details given"
     reason = _reason(error)
     if error.code() is grpc.StatusCode.UNAVAILABLE and not reason:

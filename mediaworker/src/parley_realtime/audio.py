@@ -15,7 +15,7 @@ G.711 on both sides is passed through untouched, without delay.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
@@ -45,6 +45,11 @@ class SampleFormat:
 
     encoding: Encoding
     rate: int
+    sample_bytes: int = field(init=False, repr=False, compare=False)
+    bytes_per_ms: int = field(init=False, repr=False, compare=False)
+    bytes_per_second: int = field(init=False, repr=False, compare=False)
+    frame_bytes: int = field(init=False, repr=False, compare=False)
+    """Bytes of a 20 ms frame."""
 
     def __post_init__(self) -> None:
         rates = PCM_RATES if self.encoding is Encoding.PCM16 else (G711_RATE,)
@@ -52,23 +57,15 @@ class SampleFormat:
             raise ValueError(
                 f"sample_rate_hz is {self.rate}; {self.encoding.value} takes {', '.join(map(str, rates))}"
             )
-
-    @property
-    def sample_bytes(self) -> int:
-        return 2 if self.encoding is Encoding.PCM16 else 1
-
-    @property
-    def bytes_per_ms(self) -> int:
-        return self.rate // 1000 * self.sample_bytes
-
-    @property
-    def bytes_per_second(self) -> int:
-        return self.rate * self.sample_bytes
-
-    @property
-    def frame_bytes(self) -> int:
-        """Bytes of a 20 ms frame."""
-        return self.rate // 50 * self.sample_bytes
+        sample = 2 if self.encoding is Encoding.PCM16 else 1
+        derived = {
+            "sample_bytes": sample,
+            "bytes_per_ms": self.rate // 1000 * sample,
+            "bytes_per_second": self.rate * sample,
+            "frame_bytes": self.rate // 50 * sample,
+        }
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
 
     def ms(self, size: int) -> float:
         """Duration of `size` bytes in milliseconds."""

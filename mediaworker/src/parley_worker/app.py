@@ -28,7 +28,7 @@ from parley_worker.config import Address, Settings
 from parley_worker.core.admission import Admission, WorkerState
 from parley_worker.core.agent import ToolRouteKind
 from parley_worker.core.model import LimitsConfig, Secret, SessionConfig, SessionReport
-from parley_worker.runtime.deps import RunnerDeps
+from parley_worker.runtime.deps import RunnerDeps, RunnerSettings
 from parley_worker.runtime.drain import END_SECONDS, Drain
 from parley_worker.runtime.pacer import Pacer
 from parley_worker.runtime.registry import OneShard, Runner, SessionRegistry
@@ -111,6 +111,7 @@ class WorkerApp:
             worker_instance_id=self.instance,
             tools=self._tool_services(clock),
             scenarios=self.scenarios,
+            settings=RunnerSettings(provider_transport=settings.provider_transport),
         )
 
         def make_runner(config: SessionConfig) -> Runner:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from parley_realtime.transport import TransportName, check_transport, fastest
+
 PREFIX = "PARLEY_WORKER_"
 TLS_FILES = ("tls.crt", "tls.key")
 MTLS_FILES = ("ca.crt", "tls.crt", "tls.key")
@@ -97,6 +99,11 @@ def _choice(*words: str) -> Callable[[str], str]:
         return value
 
     return parse
+
+
+def _transport(value: str) -> TransportName:
+    check_transport(value)
+    return "picows" if value == "picows" else "websockets"
 
 
 def _boolean(value: str) -> bool:
@@ -271,6 +278,9 @@ class Settings:
         _paths, "directories, separated by colons, with modules of scenarios beside the image's own", ()
     )
     uvloop: bool = _var(_boolean, "run on uvloop", True)
+    provider_transport: TransportName = _var(
+        _transport, "what speaks WebSocket with providers: picows or websockets", fastest()
+    )
 
     @property
     def secret_paths(self) -> tuple[str, ...]:

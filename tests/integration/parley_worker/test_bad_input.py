@@ -7,13 +7,13 @@ import hashlib
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
 import pytest
-from media_calls import PCM8, PCM24, Worker, calling, start, trailer, worker
+from media_calls import PCM8, PCM24, RPCS, Worker, calling, over, start, trailer, worker
 from parley.media.v1 import media_pb2 as pb
 from parley.media.v1 import media_pb2_grpc
 from parley_worker.core.model import AccessConfig, EndReason, SessionConfig, SessionState
@@ -23,6 +23,16 @@ from parley_worker.transport.leg import LegBounds
 from provider_script import ScriptedProvider, Socket, scripted
 
 FRAME = bytes(960)
+
+
+@pytest.fixture(params=RPCS, autouse=True)
+def rpc(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every call here is made by each RPC."""
+    with over(request.param):
+        yield request.param
+
+
+only_converse = pytest.mark.parametrize("rpc", RPCS[:1], indirect=True)
 
 
 async def quiet(socket: Socket) -> None:
@@ -260,6 +270,7 @@ async def test_half_close() -> None:
         assert gone.fields["cause"] == "half-closed"
 
 
+@only_converse
 async def test_slow_reader() -> None:
     async def flood(socket: Socket) -> None:
         await socket.greet()
@@ -301,6 +312,7 @@ with grpc.insecure_channel(sys.argv[1]) as channel:
 """
 
 
+@only_converse
 async def test_caller_killed() -> None:
     async with ready() as (host, config, _):
         arguments = (host.app.media_address, start(config).SerializeToString().hex())
@@ -387,6 +399,7 @@ async def test_attach_waits_for_the_provider() -> None:
             await caller.expect("started")
 
 
+@only_converse
 async def test_no_message_at_all() -> None:
     async with ready(waits={"start_timeout": 0.2}) as (host, _, _):
         assert await refused(host, None) == ("DEADLINE_EXCEEDED", "start-missing", "message")

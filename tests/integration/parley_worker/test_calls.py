@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterator
 
 import numpy as np
-from media_calls import PCM8, PCM24, ULAW, calling, start, trailer, worker
+import pytest
+from media_calls import PCM8, PCM24, RPCS, ULAW, calling, over, start, trailer, worker
 from parley.media.v1 import media_pb2 as pb
 from parley_worker.core.model import EndReason, SessionState
 from provider_script import Socket, scripted
 
 TONE = (np.sin(np.arange(24000) * 2 * np.pi * 440 / 24000) * 8000).astype("<i2").tobytes()
+
+
+@pytest.fixture(params=RPCS, autouse=True)
+def rpc(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every call here is made by each RPC."""
+    with over(request.param):
+        yield request.param
 
 
 async def test_a_question_is_heard_and_the_answer_comes_back_untouched() -> None:

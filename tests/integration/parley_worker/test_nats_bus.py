@@ -280,6 +280,7 @@ async def test_an_outage_too_long_for_the_buffer_loses_events_before_journal(
         assert bus.bus.waiting == 30
         assert bus.bus.degraded
         assert value(bus.metrics, "parley_worker_events_dropped_total", kind="event", cause="overflow") == 20
+        bus.metrics.render()
         assert value(bus.metrics, "parley_worker_journal_degraded") == 1
         await server.start()
         await bus.empty()

@@ -7,9 +7,11 @@ import json
 import pytest
 from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from parley.control.v1 import control_pb2
 from parley.events.v1 import events_pb2
-from parley_worker.codec import control_pb, events_pb
+from parley_worker.codec import control_pb, events_json, events_pb
 from parley_worker.core.admission import Refusal, RefusalReason, WorkerState
 from parley_worker.core.model import (
     EndReason,
@@ -54,6 +56,40 @@ def test_every_type_of_record_survives_the_journey(kind: RecordKind, type_: str)
     dashed = type_.replace("_", "-")
     subjects = {"event": f"parley.events.ns.uid-1.{dashed}", "journal": "parley.journal.ns.uid-1"}
     assert encoded.subject == subjects[kind]
+
+
+VALUES: dict[int, st.SearchStrategy[object]] = {
+    FieldDescriptor.CPPTYPE_STRING: st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+    FieldDescriptor.CPPTYPE_BOOL: st.booleans(),
+    FieldDescriptor.CPPTYPE_INT32: st.integers(-(2**31), 2**31 - 1),
+    FieldDescriptor.CPPTYPE_INT64: st.integers(-(2**63), 2**63 - 1),
+    FieldDescriptor.CPPTYPE_DOUBLE: st.floats(allow_nan=False, allow_infinity=False),
+}
+MOMENTS = st.floats(0, 4_000_000_000)
+WRITTEN = [("event", t) for t in events_json._FORMS["event"]] + [
+    ("journal", t) for t in events_json._FORMS["journal"]
+]
+
+
+@given(data=st.data(), at=MOMENTS)
+@settings(max_examples=300, deadline=None)
+def test_json_is_written_as_protobuf_writes_it(data: st.DataObject, at: float) -> None:
+    kind, type_ = data.draw(st.sampled_from(WRITTEN))
+    holder = events_pb2.SessionEvent if kind == "event" else events_pb2.JournalEntry
+    part = holder.DESCRIPTOR.fields_by_name[type_].message_type
+    fields = {
+        field.name: data.draw(MOMENTS if field.message_type is not None else VALUES[field.cpp_type])
+        for field in part.fields
+    }
+    record = EventRecord(kind, KEY, 7, at, type_, fields)
+    written = events_json.write(record, "w", "i")
+    assert written is not None
+    assert json.loads(written) == json.loads(events_pb._by_protobuf(record, "w", "i"))
+
+
+def test_every_type_of_record_is_written_without_protobuf() -> None:
+    told = types(events_pb2.SessionEvent, "fact"), types(events_pb2.JournalEntry, "content")
+    assert [list(events_json._FORMS[kind]) for kind in ("event", "journal")] == [list(each) for each in told]
 
 
 def test_a_fact_without_fields_is_still_told() -> None:

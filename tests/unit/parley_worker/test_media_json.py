@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parley_worker.codec.media_json import CallerAudio, Dialect, frame_size
+from parley_worker.codec.media_json import CallerAudio, Dialect
 from parley_worker.codec.media_pb import StartMessage
 from parley_worker.codec.raw_media_json import RawMediaDialect
 from parley_worker.codec.twilio_json import FORMAT, TwilioDialect
@@ -105,9 +105,9 @@ def test_what_twilio_is_told() -> None:
     mark = dialect.write(fx.Mark("m12", 3, "i", 0, 200))
     assert mark == {"event": "mark", "streamSid": "MZ1", "mark": {"name": "m12.3"}}
     assert dialect.read(json.dumps(mark)) == ev.MarkPlayed("m12", 3)
-    media = dialect.write_audio(FRAME)
+    media = dialect.write_audio(FRAME, 1)
     assert base64.b64decode(media["media"]["payload"]) == FRAME.payload
-    assert len(json.dumps(media)) <= frame_size(media)
+    assert len(json.dumps(media)) <= dialect.audio_size(FRAME)
     for silent in (fx.Draining(1.0), fx.Ended(EndReason.TERMINATED, "x"), fx.Transfer("sip:a", "b")):
         assert dialect.write(silent) is None
     assert dialect.last() is None

@@ -24,9 +24,16 @@ from parley_realtime.client.parameters import (
     SendMediaParameters,
     Statistics,
 )
-from parley_realtime.client.statistics import Meter
+from parley_realtime.client.statistics import METERED, Meter
 from parley_realtime.errors import ClientStateError, InvalidEventError, RealtimeError, ScenarioError
-from parley_realtime.events import AUDIO_DONE_TYPES, MediaChunk, MediaSource, MediaUnit, WebSocketCloseEvent
+from parley_realtime.events import (
+    AUDIO_DONE_TYPES,
+    SESSION_READY_TYPES,
+    MediaChunk,
+    MediaSource,
+    MediaUnit,
+    WebSocketCloseEvent,
+)
 from parley_realtime.formats import AudioFormat
 from parley_realtime.payloads.common import RateLimit
 from parley_realtime.protocol.core import ProtocolCore, ServerEvent
@@ -35,6 +42,13 @@ from parley_realtime.recovery import RecoveryEvents, RecoveryRecord
 
 logger = logging.getLogger(__name__)
 MAX_RATE_LIMITS = 16
+_FOLLOWED = AUDIO_DONE_TYPES | {
+    "response.created",
+    "response.done",
+    "input_audio_buffer.speech_started",
+    "rate_limits.updated",
+}
+"""What `_follow` looks at."""
 
 
 class BaseRealtimeAPIClient:
@@ -67,6 +81,7 @@ class BaseRealtimeAPIClient:
             lambda error: self._complain("a media unit is detached, it raised", error),
         )
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0.0
         self._fill: LineFill | None = None
         self._scenario_error: ScenarioError | None = None
         self._rate_limits: dict[str, RateLimit] = {}
@@ -248,7 +263,9 @@ class BaseRealtimeAPIClient:
 
     def received(self, event: ServerEvent) -> None:
         """See Sink."""
-        self._meter.received(event.payload, self._connection.now())
+        kind = event.type
+        if kind in METERED:
+            self._meter.received(event.payload, self._connection.now())
         if self._p.observer is not None:
             try:
                 self._p.observer(event.payload)
@@ -256,10 +273,12 @@ class BaseRealtimeAPIClient:
                 self._complain("the observer raised", exc)
                 self._connection.end(RealtimeError(f"the observer raised {type(exc).__name__}"))
                 return
-        self._follow(event)
-        if self._connection.state is ConnectionState.OPEN and event.type.endswith("session.created"):
+        if kind in _FOLLOWED:
+            self._follow(event)
+        if kind in SESSION_READY_TYPES and self._connection.state is ConnectionState.OPEN:
             self._dispatcher.ready()
-        self._emit(event.name, {"payload": event.payload})
+        if self._dispatcher.takes(event.name):
+            self._emit(event.name, {"payload": event.payload})
 
     def _follow(self, event: ServerEvent) -> None:
         """Keep the media plane in step with what the provider says about responses."""
@@ -382,10 +401,12 @@ class BaseRealtimeAPIClient:
         deadline = self._media.deadline()
         if deadline is None or self._connection.state is not ConnectionState.OPEN:
             return
-        if self._timer is not None and not self._timer.cancelled() and self._timer.when() <= deadline:
+        # Not `TimerHandle.when`: uvloop gives a handle without it for a time that has passed.
+        if self._timer is not None and not self._timer.cancelled() and self._timer_due <= deadline:
             return
         if self._timer is not None:
             self._timer.cancel()
+        self._timer_due = deadline
         self._timer = asyncio.get_running_loop().call_at(deadline, self._on_timer)
 
     def _on_timer(self) -> None:

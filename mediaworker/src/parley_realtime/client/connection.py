@@ -1,22 +1,19 @@
 """One WebSocket from the attempt to open it until nothing of it is left.
 
-A supervisor task owns the work task (open, then read and write). Whatever ends the connection calls `end`;
-the first call decides the outcome. The provider's socket is always read, however slow anybody else is.
+A supervisor task owns the task that opens it, and the socket. Whatever ends the connection calls `end`; the
+first call decides the outcome. Between the two nothing runs but callbacks: a frame is handled where it was
+read, and what is to be sent goes out at once while the socket takes it, else when it does again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import uuid
 from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, Protocol
-
-from websockets.asyncio.client import ClientConnection
-from websockets.exceptions import ConnectionClosed
 
 from parley_realtime import transport
 from parley_realtime.client.outgoing import Outgoing, SendQueue
@@ -31,9 +28,10 @@ from parley_realtime.errors import (
     UnavailableError,
 )
 from parley_realtime.events import SESSION_READY_TYPES, MediaChunk, WebSocketCloseEvent
-from parley_realtime.protocol.core import AudioDelta, Malformed, ProtocolCore, ServerEvent
+from parley_realtime.protocol.core import AudioDelta, Malformed, ProtocolCore, ServerEvent, encode_append
 from parley_realtime.protocol.refusals import ErrorDetail, from_code
 from parley_realtime.redaction import scrub
+from parley_realtime.transport import Ending, Socket, SocketOptions, closed_error
 
 logger = logging.getLogger(__name__)
 
@@ -100,18 +98,23 @@ class Connection:
         )
         self._on_audio_taken = on_audio_taken
         self._outcome: Outcome = None
-        self._socket: ClientConnection | None = None
+        self._least, self._most = self._queue.append_bytes
+        self._sample = parameters.input_format.sample_bytes
+        self._socket: Socket | None = None
+        self._clear = False
         self._trace: Trace | None = None
         self._began = 0.0
         self._round_trip = 0.0
-        self._wake = asyncio.Event()
-        self._ready = asyncio.Event()
+        self._ready = False
+        self._over = asyncio.Event()
         self._settled = asyncio.Event()
         self._all_gone = asyncio.Event()
         self._last_error: ErrorDetail | None = None
-        self._work_task: asyncio.Task[None] | None = None
+        self._open_task: asyncio.Task[None] | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._deadline: asyncio.TimerHandle | None = None
+        self._due: asyncio.TimerHandle | None = None
+        self._stuck: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self.socket_id = ""
         self.received_at = 0.0
@@ -163,7 +166,7 @@ class Connection:
         self._began = self._loop.time()
         self._enter(ConnectionState.CONNECTING)
         self._deadline = self._loop.call_later(self._p.connect_timeout, self._too_late)
-        self._work_task = self._loop.create_task(self._work(), name="realtime-work")
+        self._open_task = self._loop.create_task(self._open(), name="realtime-open")
         self._supervisor = self._loop.create_task(self._supervise(), name="realtime-supervisor")
         try:
             await self._settled.wait()
@@ -171,7 +174,7 @@ class Connection:
             self.end(ConnectAborted("connect() was cancelled"))
             await self._all_gone.wait()
             raise
-        if not self._ready.is_set() and self._outcome is not None:
+        if not self._ready and self._outcome is not None:
             raise self._outcome
 
     def close(self) -> None:
@@ -190,10 +193,13 @@ class Connection:
             return
         self._enter(ConnectionState.CLOSING)
         self._outcome = outcome
-        if self._deadline is not None:
-            self._deadline.cancel()
-        if self._work_task is not None:
-            self._work_task.cancel()
+        self._clear = False
+        for timer in (self._deadline, self._due, self._stuck):
+            if timer is not None:
+                timer.cancel()
+        if self._open_task is not None:
+            self._open_task.cancel()
+        self._over.set()
         self._sink.ending(outcome)
 
     async def wait_closed(self) -> Outcome:
@@ -214,13 +220,22 @@ class Connection:
         if (first := self._core.needed_before(event["type"])) is not None:
             self._queue.put_event(first)
         self._queue.put_event(text)
-        self._wake.set()
+        self._flush()
 
     def put_audio(self, payload: bytes) -> None:
-        """Queue caller audio; dropped and counted after the end."""
+        """Send or queue caller audio; dropped and counted after the end."""
+        size = len(payload)
+        if (
+            self._clear
+            and self._least <= size <= self._most
+            and not size % self._sample
+            and not self._core.wants_formats
+        ):
+            self._send_audio(bytes(payload), size)
+            return
         if not payload:
             return
-        if len(payload) % self._p.input_format.sample_bytes:
+        if size % self._sample:
             raise ValueError(
                 f"push_media: {len(payload)} bytes are no whole number of {self._p.input_format.name} samples"
             )
@@ -230,7 +245,7 @@ class Connection:
         if (first := self._core.needed_before("input_audio_buffer.append")) is not None:
             self._queue.put_event(first)
         self._statistics.input_bytes_dropped += self._queue.put_audio(payload, self.now())
-        self._wake.set()
+        self._flush()
 
     def _too_late(self) -> None:
         if self._last_error is not None:
@@ -252,7 +267,7 @@ class Connection:
         except asyncio.CancelledError:
             self.end(ConnectAborted("the event loop ends"))
             if self._socket is not None:
-                self._socket.transport.abort()
+                self._socket.abort()
             raise
         finally:
             if self._trace is not None:
@@ -262,36 +277,35 @@ class Connection:
             self._all_gone.set()
 
     async def _see_it_end(self) -> None:
-        assert self._work_task is not None
-        await asyncio.wait({self._work_task})
-        if not self._work_task.cancelled() and (error := self._work_task.exception()) is not None:
-            if not isinstance(error, RealtimeError):
-                shown = None if self._p.privacy else error
-                logger.error("the connection ended by an unexpected %s", type(error).__name__, exc_info=shown)
-                error = RealtimeError(f"unexpected {type(error).__name__} in the client")
-            self.end(error)
+        assert self._open_task is not None
+        await asyncio.wait({self._open_task})
+        if not self._open_task.cancelled() and (error := self._open_task.exception()) is not None:
+            self._end_by(error)
+        await self._over.wait()
         close_event = await self._close_socket() if self._socket is not None else None
         await self._sink.closed(close_event)
+
+    def _end_by(self, error: BaseException) -> None:
+        """A provider's error is the outcome; any other is ours, and told to the log."""
+        if not isinstance(error, RealtimeError):
+            shown = None if self._p.privacy else error
+            logger.error("the connection ended by an unexpected %s", type(error).__name__, exc_info=shown)
+            error = RealtimeError(f"unexpected {type(error).__name__} in the client")
+        self.end(error)
 
     async def _close_socket(self) -> WebSocketCloseEvent:
         socket = self._socket
         assert socket is not None
         code, reason = (1002, "protocol error") if isinstance(self._outcome, ProtocolError) else (1000, "")
-        try:
-            async with asyncio.timeout(self._p.close_timeout * 2):
-                await socket.close(code, reason)
-        except TimeoutError:
-            socket.transport.abort()
-            await socket.wait_closed()
-        closed_by = socket.close_code or 1006
-        said = "" if self._p.privacy else scrub(socket.close_reason or "", self._secrets)
+        await socket.close(code, reason)
+        closed_by = socket.close_code
+        said = "" if self._p.privacy else scrub(socket.close_reason, self._secrets)
         return WebSocketCloseEvent(self.socket_id, closed_by, said, closed_by != 1006)
 
-    async def _work(self) -> None:
+    async def _open(self) -> None:
         p, shape = self._p, self._core.shape
-        socket = await transport.open_socket(
-            p.url(shape),
-            p.handshake_headers(shape),
+        options = SocketOptions(
+            headers=p.handshake_headers(shape),
             tls=p.ssl,
             proxy=p.proxy,
             ping_interval=p.ping_interval,
@@ -302,30 +316,40 @@ class Connection:
             secrets=self._secrets,
             private=p.privacy,
         )
-        self._socket = socket
+        self._socket = await transport.open_socket(p.url(shape), options, p.transport)
         self.socket_id = f"ws_{uuid.uuid4().hex}"
         self._sink.opened(self.socket_id)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._write(socket), name="realtime-write")
-            await self._read(socket)
+        self._socket.start(self)
 
-    async def _read(self, socket: ClientConnection) -> None:
-        while self._state in (ConnectionState.CONNECTING, ConnectionState.OPEN):
-            try:
-                frame = await socket.recv(decode=False)
-            except ConnectionClosed as exc:
-                ready = self._ready.is_set()
-                self.end(
-                    transport.closed_error(
-                        exc,
-                        self._last_error,
-                        ready=ready,
-                        secrets=self._secrets,
-                        private=self._p.privacy,
-                    )
-                )
-                return
-            self._received(frame)
+    # What the socket tells (see transport.Receiver)
+
+    def frame(self, data: bytes) -> None:
+        """See Receiver."""
+        if self._state is not ConnectionState.OPEN and self._state is not ConnectionState.CONNECTING:
+            return
+        try:
+            self._received(data)
+        except Exception as exc:  # noqa: BLE001 - a mistake of ours must end this connection, and no other
+            self._end_by(exc)
+
+    def drained(self) -> None:
+        """See Receiver."""
+        if self._stuck is not None:
+            self._stuck.cancel()
+            self._stuck = None
+        self._flush()
+
+    def lost(self, ending: Ending) -> None:
+        """See Receiver."""
+        self.end(
+            closed_error(
+                ending,
+                self._last_error,
+                ready=self._ready,
+                secrets=self._secrets,
+                private=self._p.privacy,
+            )
+        )
 
     def _received(self, frame: bytes) -> None:
         incoming = self._core.decode(frame)
@@ -365,39 +389,62 @@ class Connection:
             self._statistics.connect.add(self.now() - self._began)
             if self._deadline is not None:
                 self._deadline.cancel()
-            self._ready.set()
+            self._ready = True
             self._settled.set()
+            self._flush()
         self._sink.received(event)
 
-    async def _write(self, socket: ClientConnection) -> None:
-        await self._ready.wait()
-        while True:
-            outgoing = self._queue.take(self.now())
-            if outgoing is None:
-                await self._wait_for_outgoing()
-                continue
-            if self._on_audio_taken is not None and outgoing.audio:
-                self._on_audio_taken(outgoing.audio)
-            try:
-                async with asyncio.timeout(self._p.send_timeout):
-                    await socket.send(outgoing.data, text=True)
-            except ConnectionClosed:
-                return
-            except TimeoutError:
-                text = f"the provider has read nothing for {self._p.send_timeout:g} s"
-                self.end(UnavailableError(text, code="send_timeout"))
-                return
-            self._sent(outgoing)
+    # What goes out
 
-    async def _wait_for_outgoing(self) -> None:
-        self._wake.clear()
-        deadline = self._queue.deadline()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(deadline):
-                await self._wake.wait()
+    def _send_audio(self, audio: bytes, size: int) -> None:
+        """An append of its own, past the queue."""
+        assert self._socket is not None
+        if self._on_audio_taken is not None:
+            self._on_audio_taken(audio)
+        data = encode_append(audio)
+        self._socket.send(data)
+        statistics = self._statistics
+        statistics.events_sent += 1
+        statistics.audio_bytes_sent += size
+        if self._trace is not None:
+            self._trace.sent(self.now(), json.loads(data))
+        if not self._socket.writable:
+            self._wait_for_drain()
 
-    def _sent(self, outgoing: Outgoing) -> None:
+    def _flush(self) -> None:
+        """Send what is due, as far as the socket takes it."""
+        socket = self._socket
+        if socket is None or self._state is not ConnectionState.OPEN:
+            return
+        while socket.writable and (outgoing := self._queue.take(self.now())) is not None:
+            self._send(socket, outgoing)
+        if not socket.writable:
+            self._wait_for_drain()
+            return
+        self._clear = not self._queue
+        due = self._queue.deadline()
+        if due is not None and self._due is None and self._loop is not None:
+            self._due = self._loop.call_at(due, self._on_due)
+
+    def _send(self, socket: Socket, outgoing: Outgoing) -> None:
+        if self._on_audio_taken is not None and outgoing.audio:
+            self._on_audio_taken(outgoing.audio)
+        socket.send(outgoing.data)
         self._statistics.events_sent += 1
         self._statistics.audio_bytes_sent += outgoing.audio_bytes
         if self._trace is not None:
             self._trace.sent(self.now(), json.loads(outgoing.data))
+
+    def _on_due(self) -> None:
+        self._due = None
+        self._flush()
+
+    def _wait_for_drain(self) -> None:
+        """The queue fills from now on; the provider has `send_timeout` to read again."""
+        self._clear = False
+        if self._stuck is None and self._loop is not None:
+            self._stuck = self._loop.call_later(self._p.send_timeout, self._reads_nothing)
+
+    def _reads_nothing(self) -> None:
+        text = f"the provider has read nothing for {self._p.send_timeout:g} s"
+        self.end(UnavailableError(text, code="send_timeout"))

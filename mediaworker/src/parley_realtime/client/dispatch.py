@@ -52,9 +52,13 @@ class Dispatcher:
         elif not self._released.is_set():
             self._task.get_loop().call_soon(self._released.set)
 
+    def takes(self, name: str) -> bool:
+        """False for an event that `put` would forget."""
+        return not self._ending and (self._listeners.wants(name) or not self._released.is_set())
+
     def put(self, event: RealtimeEvent[Any, Any]) -> None:
         """Queue an event. When too many wait the scenario has failed, unless nobody listens to this one."""
-        if self._ending or (self._released.is_set() and not self._listeners.wants(event.name)):
+        if not self.takes(event.name):
             return
         if len(self._events) >= self._max_pending:
             if not self._listeners.wants(event.name):

@@ -182,12 +182,28 @@ class MediaHub:
             return
         if not chunk.payload:
             return
+        if self._passed_on(chunk, now):
+            return
         hearing = [a for a in self._attached if chunk.response_id not in a.muted]
         self._statistics.late_chunks_dropped += len(self._attached) - len(hearing)
         if hearing or not self._attached:
             self._sound(hearing, self._format.seconds(len(chunk.payload)), now)
         for attachment in hearing:
             self._give(attachment, attachment.converted(chunk), now)
+
+    def _passed_on(self, chunk: MediaChunk, now: float) -> bool:
+        """The usual case, for less: one unit, sounding, that takes chunks as they come."""
+        if len(self._attached) != 1:
+            return False
+        only = self._attached[0]
+        if only.pacer is not None or only.convert is not None or only.muted:
+            return False
+        sound = self._sounds.get(only.tag)
+        if sound is None:
+            return False
+        sound.add(self._format.seconds(len(chunk.payload)), now)
+        self._tell(only, partial(only.unit.media, self._source, chunk))
+        return True
 
     def _give(self, attachment: _Attachment, chunk: MediaChunk, now: float) -> None:
         if attachment not in self._attached or not chunk.payload:

@@ -51,6 +51,11 @@ class SendQueue:
     def __len__(self) -> int:
         return len(self._entries)
 
+    @property
+    def append_bytes(self) -> tuple[int, int]:
+        """The least and the most that an append holds while audio comes steadily."""
+        return self._low, self._high
+
     def put_event(self, text: str) -> None:
         """OutgoingQueueFull when `max_events` events wait already."""
         if self._events >= self._max_events:

@@ -26,6 +26,7 @@ from parley_realtime.protocol.urls import (
     realtime_url,
 )
 from parley_realtime.recovery import RecoveryParameters
+from parley_realtime.transport import TransportName, check_transport
 
 CloseCallback = Callable[[WebSocketCloseEvent], Awaitable[None] | None]
 ScenarioErrorCallback = Callable[[ScenarioError], None]
@@ -77,6 +78,8 @@ class RealtimeAPIClientParameters:
     privacy: nothing of the conversation in logs and in texts of errors; excludes trace.
     allow_address: asked with the IP address that was connected to, before the key is sent; False refuses it.
     proxy: None connects directly, True takes the proxy of the environment, a string is its URL.
+    transport: what speaks WebSocket, `websockets` or `picows` (extra `fast`; through a proxy it is websockets
+    all the same); None: websockets.
     """
 
     api_key: str = field(default="", repr=False)
@@ -102,6 +105,7 @@ class RealtimeAPIClientParameters:
     ssl: ssl.SSLContext | None = None
     proxy: Literal[True] | str | None = field(default=None, repr=False)
     allow_address: Callable[[str], bool] | None = None
+    transport: TransportName | None = None
     connect_timeout: float = 15.0
     close_timeout: float = 1.0
     send_timeout: float = 20.0
@@ -127,6 +131,8 @@ class RealtimeAPIClientParameters:
         for name in _POSITIVE:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be greater than 0, got {getattr(self, name)!r}")
+        if self.transport is not None:
+            check_transport(self.transport)
         if self.on_handler_error not in ("end", "log"):
             raise ValueError(f"on_handler_error must be 'end' or 'log', got {self.on_handler_error!r}")
         if self.privacy and self.trace is not None:

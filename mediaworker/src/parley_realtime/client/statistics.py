@@ -7,6 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+METERED = frozenset(
+    {
+        "error",
+        "input_audio_buffer.speech_started",
+        "input_audio_buffer.speech_stopped",
+        "response.created",
+        "response.done",
+    }
+)
+"""Types of server events that `Meter.received` looks at."""
+
 
 @dataclass(slots=True)
 class Latency:

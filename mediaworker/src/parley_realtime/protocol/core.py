@@ -122,6 +122,11 @@ class ProtocolCore:
             self._formats_told = True
         return text
 
+    @property
+    def wants_formats(self) -> bool:
+        """Whether audio must wait for what `needed_before` gives."""
+        return not self._formats_told
+
     def needed_before(self, kind: str) -> str | None:
         """The update that must go ahead of audio or of an event of type `kind`, once, or None."""
         if self._formats_told or (kind not in _NEEDS_FORMATS and kind != "input_audio_buffer.append"):

@@ -130,6 +130,8 @@ class ConversationHistory:
         self._max_items, self._max_bytes = max_items, max_bytes
         self._sizes: dict[str, int] = {}
         self._bytes = 0
+        self._holding: dict[str, None] = {}
+        """Ids of items that hold audio, or did; in the order in which they came to it."""
         self._unbound: deque[str] = deque(maxlen=64)
         self._updates: deque[tuple[str, Payload]] = deque()
         self.wanted: dict[str, Any] = {}
@@ -246,13 +248,16 @@ class ConversationHistory:
         part = item.parts[0]
         if part.kind == "input_audio" and part.text is None:
             part.audio = audio
+            self._holding[item_id] = None
             self._changed(item)
             self._let_go(spared=part if awaited else None)
 
     def _let_go(self, spared: Part | None) -> None:
         """Hold at most `max_held` bytes of audio besides what is spared: the oldest goes first."""
         held = 0
-        for item in reversed(self._items.values()):
+        holding = [item for item in map(self._items.get, self._holding) if item is not None]
+        self._holding = {item.id: None for item in holding if any(part.audio for part in item.parts)}
+        for item in reversed(holding):
             for part in item.parts:
                 held += len(part.audio)
                 if part.audio and part is not spared and held > self._max_held:
@@ -267,6 +272,7 @@ class ConversationHistory:
             return
         for part, body in zip(item.parts, content, strict=False):
             if part.kind == "input_audio" and part.text is None and isinstance(body, Mapping):
+                self._holding[item.id] = None
                 with contextlib.suppress(ValueError):
                     part.audio = binascii.a2b_base64(_text(body, "audio"))
         self._changed(item)
@@ -324,12 +330,13 @@ class ConversationHistory:
 
     def _insert(self, item: Item, previous: object) -> None:
         """Behind `previous`; at the beginning for `root`; at the end where it is not told or not known."""
+        newest = next(reversed(self._items), None)
+        told = previous == "root" or (isinstance(previous, str) and previous in self._items)
+        if not told or previous == newest:
+            self._items[item.id] = item
+            return
         ids = list(self._items)
-        at = len(ids)
-        if previous == "root":
-            at = 0
-        elif isinstance(previous, str) and previous in self._items:
-            at = ids.index(previous) + 1
+        at = 0 if previous == "root" else ids.index(str(previous)) + 1
         self._items[item.id] = item
         for item_id in ids[at:]:
             self._items.move_to_end(item_id)
@@ -358,6 +365,11 @@ class ConversationHistory:
         item = self._items.get(_text(payload, "item_id"))
         if item is None:
             return
+        if kind in _WORDS_DELTA and item.kind == "message":
+            delta = _text(payload, "delta")
+            _spoken(item, _part_index(payload)).words(delta)
+            self._grown(item, len(delta))
+            return
         if item.kind == "message":
             _answer_part(item, kind, payload)
         elif kind == "response.function_call_arguments.done" or kind == "response.mcp_call_arguments.done":
@@ -379,6 +391,16 @@ class ConversationHistory:
             part.unintelligible = True
             part.text = None if part.audio else ""
         self._changed(item)
+
+    def _grown(self, item: Item, characters: int) -> None:
+        """As `_changed`, where it is known how much came: counted anew only now and then."""
+        known = self._sizes.get(item.id, 0)
+        if item.too_big or known + characters > MAX_ITEM_BYTES:
+            self._changed(item)
+            return
+        self._bytes += characters
+        self._sizes[item.id] = known + characters
+        self.version += 1
 
     def _changed(self, item: Item) -> None:
         size = item.size
@@ -439,18 +461,20 @@ def _take_part(item: Item, index: int, body: Payload) -> None:
 
 
 def _answer_part(item: Item, kind: str, payload: Payload) -> None:
-    index = payload.get("content_index")
-    index = index if isinstance(index, int) and 0 <= index < 64 else 0
+    index = _part_index(payload)
     if kind in _TEXT_DELTA or kind in _TEXT_DONE:
         while len(item.parts) <= index:
             item.parts.append(Part("text", ""))
         part = item.parts[index]
         delta = _text(payload, "delta")
         part.text = (part.text or "") + delta if kind in _TEXT_DELTA else _text(payload, "text")
-    elif kind in _WORDS_DELTA:
-        _spoken(item, index).words(_text(payload, "delta"))
     elif kind in _WORDS_DONE:
         _spoken(item, index).finish(_text(payload, "transcript"))
+
+
+def _part_index(payload: Payload) -> int:
+    index = payload.get("content_index")
+    return index if isinstance(index, int) and 0 <= index < 64 else 0
 
 
 def _spoken(item: Item, index: int) -> Alignment:
@@ -467,7 +491,7 @@ def _spoken(item: Item, index: int) -> Alignment:
 
 def _object(fields: Payload, name: str) -> Payload:
     value = fields.get(name)
-    return value if isinstance(value, Mapping) else {}
+    return value if value.__class__ is dict or isinstance(value, Mapping) else {}
 
 
 def _text(fields: Payload, name: str) -> str:

@@ -214,4 +214,4 @@ def is_aside(request: Payload) -> bool:
 
 def _object(fields: Payload, name: str) -> Payload:
     value = fields.get(name)
-    return value if isinstance(value, Mapping) else {}
+    return value if value.__class__ is dict or isinstance(value, Mapping) else {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
@@ -13,6 +12,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from parley.events.v1 import events_pb2
 
+from parley_worker.codec import events_json
 from parley_worker.core.model import SessionKey
 from parley_worker.core.records import EventRecord
 
@@ -74,6 +74,23 @@ def timestamp(seconds: float) -> Timestamp:
 
 def encode(record: EventRecord, worker: str, instance: str) -> Encoded:
     """The NATS message of a record; RecordError when the record does not fit."""
+    payload = events_json.write(record, worker, instance) or _by_protobuf(record, worker, instance)
+    identity = msg_id(record)
+    word = record.type.replace("_", "-")
+    headers = {
+        "Nats-Msg-Id": identity,
+        "ce-specversion": "1.0",
+        "ce-id": identity,
+        "ce-source": f"/parley/workers/{worker}",
+        "ce-type": f"dev.parley.{'session' if record.kind == 'event' else 'journal'}.{word}",
+        "ce-subject": f"{record.key.namespace}/{record.key.uid}",
+        "ce-time": events_json.instant(record.at),
+        "content-type": "application/json",
+    }
+    return Encoded(subject(record), headers, payload, identity)
+
+
+def _by_protobuf(record: EventRecord, worker: str, instance: str) -> bytes:
     message: Message
     common: dict[str, Any] = {
         "namespace": record.key.namespace,
@@ -93,21 +110,7 @@ def encode(record: EventRecord, worker: str, instance: str) -> Encoded:
         raise RecordError(f"{record.kind} {record.type!r}: parley.events.v1 has no such type")
     part.SetInParent()
     _fill(part, record)
-    identity = msg_id(record)
-    word = record.type.replace("_", "-")
-    when = datetime.fromtimestamp(record.at, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    headers = {
-        "Nats-Msg-Id": identity,
-        "ce-specversion": "1.0",
-        "ce-id": identity,
-        "ce-source": f"/parley/workers/{worker}",
-        "ce-type": f"dev.parley.{'session' if record.kind == 'event' else 'journal'}.{word}",
-        "ce-subject": f"{record.key.namespace}/{record.key.uid}",
-        "ce-time": when,
-        "content-type": "application/json",
-    }
-    payload = json.dumps(MessageToDict(message), ensure_ascii=False, separators=(",", ":")).encode()
-    return Encoded(subject(record), headers, payload, identity)
+    return json.dumps(MessageToDict(message), ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _fill(part: Message, record: EventRecord) -> None:

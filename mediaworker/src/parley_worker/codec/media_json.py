@@ -44,11 +44,11 @@ class Dialect(Protocol):
 
     def write(self, message: ToLeg) -> Frame | None: ...
 
-    def write_audio(self, frame: OutFrame) -> Frame: ...
-
-    def number(self, message: Frame, sequence: int) -> None: ...
+    def write_audio(self, frame: OutFrame, sequence: int) -> Frame: ...
 
     def size(self, message: Frame) -> int: ...
+
+    def audio_size(self, frame: OutFrame) -> int: ...
 
     def closed(self, code: int | None) -> ev.LegCommand | None:
         """What the end of the connection means, by its close code: a hang-up, or None for a lost caller."""
@@ -95,10 +95,13 @@ def audio_text(payload: bytes) -> str:
     return base64.b64encode(payload).decode("ascii")
 
 
-def frame_size(frame: Frame) -> int:
-    """About the bytes of the frame as text."""
-    media = frame.get("media")
-    return 150 + (len(media["payload"]) if isinstance(media, dict) else 0)
+FRAME_BYTES = 150
+"""What a frame takes as text beside its audio, about."""
+
+
+def audio_size(frame: OutFrame) -> int:
+    """About the bytes of a frame of audio as text, and not less."""
+    return FRAME_BYTES + (len(frame.payload) + 2) // 3 * 4
 
 
 def ticket(in_path: str, parameters: Mapping[str, Any]) -> str | ev.LegRefusal:

@@ -18,6 +18,8 @@ from parley_worker.core.media_path import OutFrame, PlayoutMode
 MAX_CLIENT_EVENT_BYTES = 256 * 1024
 MAX_TOOL_OUTPUT_BYTES = 64 * 1024
 MAX_NOTE = 200
+AUDIO_BYTES = 64
+"""What a frame of agent audio takes beside its payload and its item's id, at most."""
 MAX_PLAYOUT_BUFFER_MS = 5000
 MARK_INTERVAL_MS = (40, 5000)
 REASON_KEY = "parley-reason"
@@ -250,13 +252,14 @@ def _wire_format(audio: AudioFormat) -> pb.AudioFormat:
 
 def write_audio(frame: OutFrame, sequence: int) -> pb.ConverseResponse:
     """A frame of agent audio."""
-    return pb.ConverseResponse(
-        audio=pb.AgentAudio(
-            payload=frame.payload,
-            item_id=frame.item_id,
-            content_index=frame.content_index,
-            epoch=frame.epoch,
-            sequence=sequence,
-            position_ms=int(frame.position_ms),
-        )
-    )
+    message = pb.ConverseResponse()
+    # Set one by one: half the cost of keyword arguments.
+    audio = message.audio
+    audio.payload = frame.payload
+    audio.item_id = frame.item_id
+    audio.epoch = frame.epoch
+    audio.sequence = sequence
+    audio.position_ms = int(frame.position_ms)
+    if frame.content_index:
+        audio.content_index = frame.content_index
+    return message

@@ -112,23 +112,25 @@ class RawMediaDialect:
             "start": {"mediaFormat": audio, "customParameters": {}},
         }
 
-    def write_audio(self, frame: OutFrame) -> Frame:
-        """`media`; the timestamp counts the audio sent so far."""
-        return {"event": "media", "media": {"payload": media_json.audio_text(frame.payload)}}
-
-    def number(self, message: Frame, sequence: int) -> None:
-        """The chunk, and where it stands in the stream."""
+    def write_audio(self, frame: OutFrame, sequence: int) -> Frame:
+        """`media` with its chunk, and where it stands in the stream: the timestamp counts the audio sent."""
         assert self._format is not None
-        media = message["media"]
-        message["sequenceNumber"] = media["chunk"] = sequence
-        media["timestamp"] = self._sent_ms
-        size = len(media["payload"]) * 3 // 4 - media["payload"].count("=")
-        self._sent_bytes += size
-        self._sent_ms += round(self._format.ms(size))
+        media = {
+            "payload": media_json.audio_text(frame.payload),
+            "chunk": sequence,
+            "timestamp": self._sent_ms,
+        }
+        self._sent_bytes += len(frame.payload)
+        self._sent_ms += round(self._format.ms(len(frame.payload)))
+        return {"event": "media", "media": media, "sequenceNumber": sequence}
 
     def size(self, message: Frame) -> int:
         """See Wire."""
-        return media_json.frame_size(message)
+        return media_json.FRAME_BYTES
+
+    def audio_size(self, frame: OutFrame) -> int:
+        """See Wire."""
+        return media_json.audio_size(frame)
 
     def closed(self, code: int | None) -> ev.LegCommand | None:
         """A close in good order hangs up."""

@@ -118,17 +118,18 @@ class TwilioDialect:
             case _:
                 return None
 
-    def write_audio(self, frame: OutFrame) -> Frame:
-        """`media`."""
+    def write_audio(self, frame: OutFrame, sequence: int) -> Frame:
+        """`media`; audio for Twilio has no number."""
         payload = media_json.audio_text(frame.payload)
         return {"event": "media", "streamSid": self._stream, "media": {"payload": payload}}
 
-    def number(self, message: Frame, sequence: int) -> None:
-        """Audio for Twilio has no number."""
-
     def size(self, message: Frame) -> int:
         """See Wire."""
-        return media_json.frame_size(message)
+        return media_json.FRAME_BYTES
+
+    def audio_size(self, frame: OutFrame) -> int:
+        """See Wire."""
+        return media_json.audio_size(frame)
 
     def closed(self, code: int | None) -> ev.LegCommand | None:
         """A call that ends sends `stop` before; without it the caller was lost."""

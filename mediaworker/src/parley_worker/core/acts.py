@@ -121,6 +121,8 @@ class Acts:
     ) -> list[Effect]:
         """What to do after `event`, for which the session did `done`."""
         attached, self._now = state is SessionState.ACTIVE, now
+        if event.__class__ is ev.ProviderMessage and self._nothing_to_do:
+            return []
         effects = self._on_event(event, state, now)
         if any(isinstance(effect, ClearMedia) for effect in (*done, *effects)):
             self._lines.cut()
@@ -133,6 +135,11 @@ class Acts:
         if self._transfer is not None and now >= self._transfer[1] and self.ending is None:
             self.ending = (EndReason.AGENT_HANGUP, f"the call was transferred to {self._transfer[0]}")
         return effects
+
+    @property
+    def _nothing_to_do(self) -> bool:
+        """True while what the provider says concerns nobody here: no program, rule, line or transfer."""
+        return not self._scenario and self._transfer is None and self._lines.idle and self._behaviour.inert
 
     def _on_event(self, event: ev.Event, state: SessionState, now: float) -> list[Effect]:
         attached = state is SessionState.ACTIVE
@@ -334,7 +341,7 @@ class Acts:
             dues.append(self._transfer[1])
         if self._media_since is not None:
             dues.append(max(now + CHECK_SECONDS, self._ledger.playing_until() + MEDIA_SILENCE_SECONDS))
-        if state is not SessionState.CONNECTING:
+        if state is not SessionState.CONNECTING and not self._behaviour.inert:
             dues.append(
                 self._behaviour.next_deadline(self._scene(state is SessionState.ACTIVE, expires, now))
             )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from parley_worker.core.events import AttachRequest, CredentialKind, LegRefusal, Status
 from parley_worker.core.model import SessionConfig, SessionState
 
+NOT_READY = "session-not-ready"
+
 
 def refusal(
     request: AttachRequest, config: SessionConfig, state: SessionState, *, ticket_used: bool, unix: float
@@ -21,9 +23,7 @@ def refusal(
     if state is SessionState.ENDED:
         return LegRefusal(Status.FAILED_PRECONDITION, "session-ended", "the session is over")
     if state is SessionState.CONNECTING:
-        return LegRefusal(
-            Status.UNAVAILABLE, "session-not-ready", "the provider is not connected yet: try again"
-        )
+        return LegRefusal(Status.UNAVAILABLE, NOT_READY, "the provider is not connected yet: try again")
     if kind is CredentialKind.RESUME:
         return None
     if kind is CredentialKind.NONE and config.access.ticket_sha256:

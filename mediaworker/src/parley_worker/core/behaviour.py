@@ -116,6 +116,13 @@ class DeclaredBehaviour:
         """True once it is decided that the call ends."""
         return self._stage is not _Stage.OPEN
 
+    @property
+    def inert(self) -> bool:
+        """True when neither server events nor time bring a wish: no rule that was declared waits for one."""
+        rules = self._rules
+        waits = rules.hang_up_tool or self._phrases or rules.idle_after > 0 or rules.goodbye_before > 0
+        return not waits and self._stage is _Stage.OPEN
+
     def with_tools(self, session: Mapping[str, Any]) -> Mapping[str, Any]:
         """A session object whose tools have `hang_up`, where that is offered."""
         tools = session.get("tools", [])

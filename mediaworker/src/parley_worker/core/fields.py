@@ -11,7 +11,7 @@ MAX_INTEGER = 2**31 - 1
 def object_of(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """An object; empty when there is none."""
     value = fields.get(name)
-    return value if isinstance(value, Mapping) else {}
+    return value if value.__class__ is dict or isinstance(value, Mapping) else {}
 
 
 def text_of(fields: Mapping[str, Any], name: str) -> str:

@@ -48,46 +48,48 @@ class InputPath:
 
     def __init__(self, leg: AudioFormat, provider: AudioFormat, burst: float) -> None:
         self._leg = leg
-        self._convert = converter(leg, provider)
-        self._burst_ms = burst * 1000
+        self._sample = leg.sample_bytes
+        self._most = leg.bytes_per_ms * MAX_INPUT_FRAME_MS
+        self._rate = leg.bytes_per_second
+        self._convert = None if leg == provider else converter(leg, provider).convert
+        self._burst = burst
         self._last = 0
-        self._ahead_ms = 0.0
+        self._ahead = 0.0
         self._at: float | None = None
-        self.frames = 0
         self.gaps = 0
         self.stale = 0
 
     def accept(self, payload: bytes, sequence: int, now: float) -> bytes | InputFault:
         """Provider-format bytes that are ready (may be empty), or what is wrong with the frame."""
-        if not payload:
-            return InputFault.EMPTY
-        if len(payload) % self._leg.sample_bytes:
-            return InputFault.UNALIGNED
-        duration = self._leg.ms(len(payload))
-        if duration > MAX_INPUT_FRAME_MS:
-            return InputFault.OVERSIZED
-        if not self._in_time(duration, now):
+        size = len(payload)
+        if not 0 < size <= self._most or size % self._sample:
+            return self._fault(size)
+        ahead = self._ahead if self._at is None else self._ahead - (now - self._at)
+        self._at = now
+        self._ahead = ahead = (ahead if ahead > 0.0 else 0.0) + size / self._rate
+        if ahead > self._burst:
             return InputFault.TOO_FAST
-        if sequence <= self._last:
-            self.stale += 1
-            return InputFault.STALE
-        if sequence != self._last + 1:
+        last = self._last
+        if sequence != last + 1:
+            if sequence <= last:
+                self.stale += 1
+                return InputFault.STALE
             self.gaps += 1
         self._last = sequence
-        self.frames += 1
-        return self._convert.convert(payload)
+        return payload if self._convert is None else self._convert(payload)
 
-    def _in_time(self, duration: float, now: float) -> bool:
-        if self._at is not None:
-            self._ahead_ms = max(0.0, self._ahead_ms - (now - self._at) * 1000)
-        self._at = now
-        self._ahead_ms += duration
-        return self._ahead_ms <= self._burst_ms
+    def _fault(self, size: int) -> InputFault:
+        if not size:
+            return InputFault.EMPTY
+        return InputFault.UNALIGNED if size % self._sample else InputFault.OVERSIZED
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class OutFrame:
-    """Audio for the caller, in its format. `position_ms` is within the content part, `late` in seconds."""
+    """Audio for the caller, in its format. `position_ms` is within the content part, `late` in seconds.
+
+    Not to be changed by whoever gets it; not frozen because one is made for every 20 ms of every session.
+    """
 
     payload: bytes
     item_id: str
@@ -113,18 +115,36 @@ Out = OutFrame | OutMark
 
 @dataclass(slots=True)
 class _Part:
-    """One content part on its way. `data` is in the provider's format, `ready` in the caller's."""
+    """One content part on its way. `chunks` are in the provider's format, `ready` in the caller's from `at`
+    on."""
 
     key: PartKey
     response_id: str
     epoch: int
-    data: bytearray = field(default_factory=bytearray)
-    ready: bytearray = field(default_factory=bytearray)
+    chunks: deque[bytes | memoryview] = field(default_factory=deque)
+    ready: bytes = b""
+    at: int = 0
     done: bool = False
     flushed: bool = False
     taken: float = 0.0
     position: float = 0.0
     marked: float = 0.0
+
+    @property
+    def left(self) -> int:
+        """Bytes that are ready."""
+        return len(self.ready) - self.at
+
+    def add(self, ready: bytes) -> None:
+        """More is ready."""
+        self.ready = self.ready[self.at :] + ready if self.left else ready
+        self.at = 0
+
+    def cut(self, size: int) -> bytes:
+        """The next bytes that are ready, at most `size`."""
+        payload = self.ready[self.at : self.at + size]
+        self.at += len(payload)
+        return payload
 
 
 class Mix(Protocol):
@@ -165,8 +185,10 @@ class OutputPath:
         self._mix: Mix | None = None
         self._mark_ms = 0
         self._convert: Converter | None = None
+        self._untouched = False
+        self._plain = False
+        self._size = 0
         self._due: float | None = None
-        self._closed = False
         self.epoch = 0
         self.bytes = 0
         self.muted_chunks = 0
@@ -177,21 +199,34 @@ class OutputPath:
         With `mark_interval_ms` there are marks within parts, that far apart; without only at their ends.
         """
         self._leg, self._asked, self._mark_ms = leg, mode, mark_interval_ms
-        self._mode = mode if self._mix is None else PlayoutMode.REALTIME
         self._convert = converter(self._provider, leg)
+        self._untouched = leg == self._provider
+        self._size = leg.frame_bytes
         self._due = None
+        self._settle()
 
     def mix_with(self, mix: Mix | None) -> None:
         """Let the caller hear other sound, too, until None. So long everything goes out in real time."""
         self._mix = mix
-        self._mode = self._asked if mix is None else PlayoutMode.REALTIME
+        self._settle()
+
+    def _settle(self) -> None:
+        self._mode = self._asked if self._mix is None else PlayoutMode.REALTIME
+        realtime = self._mode is PlayoutMode.REALTIME
+        self._plain = realtime and self._leg is not None and self._mix is None and not self._mark_ms
 
     def detach(self) -> None:
         """Hold what waits. What was converted but not sent (at most the conversion's delay) is lost."""
         self._leg = None
         self._due = None
+        self._plain = False
         for part in self._parts:
-            part.ready.clear()
+            if self._untouched and part.left:
+                rest = part.cut(part.left)
+                part.chunks.appendleft(rest)
+                part.taken -= self._provider.ms(len(rest))
+                self.bytes += len(rest)
+            part.ready, part.at = b"", 0
             part.position = part.taken
 
     def push(self, payload: bytes, response_id: str, item_id: str, content_index: int, now: float) -> bool:
@@ -204,11 +239,13 @@ class OutputPath:
         before = self._ledger.received(key, epoch, self._provider.ms(len(payload)), now)
         if not self._parts and self._due is not None and self._due < now:
             self._due = None
-        part = next((p for p in reversed(self._parts) if p.key == key), None)
+        part = self._parts[-1] if self._parts else None
+        if part is None or part.key != key:
+            part = next((p for p in reversed(self._parts) if p.key == key), None)
         if part is None or part.done or part.flushed:
             part = _Part(key, response_id, epoch, taken=before, position=before, marked=before)
             self._parts.append(part)
-        part.data += payload
+        part.chunks.append(payload)
         self.bytes += len(payload)
         return self.bytes <= self._max and len(self._parts) <= MAX_WAITING_PARTS
 
@@ -259,11 +296,40 @@ class OutputPath:
         """When `take` has something; None while nothing waits or nobody is attached."""
         if self._leg is None:
             return None
+        if self._plain and self._due is not None and self._parts and self._parts[0].left >= self._size:
+            return self._due
         if not self._parts or not self._enough(self._parts[0]):
             return (self._due or now) if self._mix is not None and self._mix.sounding else None
         if self._mode is PlayoutMode.BURST or self._due is None:
             return now
         return self._due
+
+    def next_frame(self, now: float) -> OutFrame | None:
+        """The frame that is due while an answer plays and nothing else is to be done; None: see `take`.
+
+        It gives what `take` would give, for less: this is called for every 20 ms of every session.
+        """
+        due = self._due
+        if (
+            due is None
+            or not self._plain
+            or not self._parts
+            or not due - 1e-6 <= now <= due + CATCH_UP_SECONDS
+        ):
+            return None
+        part = self._parts[0]
+        at = part.at
+        end = at + self._size
+        if end > len(part.ready):
+            return None
+        part.at = end
+        position = part.position
+        part.position = position + FRAME_MS
+        self._due = due + FRAME_SECONDS
+        self._ledger.sent(part.key, position, FRAME_MS, now)
+        self._counters.output_ms += FRAME_MS
+        item_id, index = part.key
+        return OutFrame(part.ready[at:end], item_id, index, part.epoch, position, part.response_id, now - due)
 
     def take(self, now: float, room: int) -> list[Out]:
         """What is due, at most `room` bytes of audio when bursting.
@@ -319,28 +385,34 @@ class OutputPath:
         """Fills `ready` as far as needed; True when a frame or the part's end can go out."""
         assert self._leg is not None
         assert self._convert is not None
-        want = self._leg.bytes_per_ms * (FRAME_MS if self._mode is PlayoutMode.REALTIME else BURST_FRAME_MS)
-        step = self._provider.bytes_per_ms * FRAME_MS
-        while len(part.ready) < want and part.data:
-            chunk = bytes(memoryview(part.data)[:step])
-            del part.data[: len(chunk)]
+        realtime = self._mode is PlayoutMode.REALTIME
+        want = self._size if realtime else self._leg.bytes_per_ms * BURST_FRAME_MS
+        while part.left < want and part.chunks:
+            chunk = self._next_chunk(part)
             self.bytes -= len(chunk)
             part.taken += self._provider.ms(len(chunk))
-            part.ready += self._convert.convert(chunk)
-        if not part.data and not part.flushed and (part.done or len(self._parts) > 1):
-            part.ready += self._convert.flush()
+            part.add(self._convert.convert(chunk))
+        if not part.chunks and not part.flushed and (part.done or len(self._parts) > 1):
+            part.add(self._convert.flush())
             part.flushed = True
-        if part.flushed or len(part.ready) >= want:
-            return True
-        return self._mode is PlayoutMode.BURST and bool(part.ready)
+        return part.flushed or part.left >= want or (not realtime and part.left > 0)
+
+    def _next_chunk(self, part: _Part) -> bytes:
+        """What is converted next: no more than is lost with a caller who leaves."""
+        chunk = part.chunks.popleft()
+        step = self._provider.frame_bytes
+        if self._untouched or len(chunk) <= step:
+            return bytes(chunk)
+        rest = memoryview(chunk)
+        part.chunks.appendleft(rest[step:])
+        return bytes(rest[:step])
 
     def _finished(self, part: _Part) -> bool:
-        return part.flushed and not part.ready
+        return part.flushed and not part.left
 
     def _frame(self, part: _Part, leg: AudioFormat, ms: int, late: float, now: float) -> OutFrame:
         size = leg.bytes_per_ms * ms
-        payload = bytes(memoryview(part.ready)[:size])
-        del part.ready[:size]
+        payload = part.cut(size)
         duration = leg.ms(len(payload))
         if len(payload) < size and self._mode is PlayoutMode.REALTIME:
             payload += leg.silence * ((size - len(payload)) // leg.sample_bytes)

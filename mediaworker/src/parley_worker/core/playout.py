@@ -126,15 +126,18 @@ class PlayoutLedger:
         part = self._parts.get(key)
         if part is None:
             return
-        part.sent = min(position_ms + duration_ms, part.received)
-        last = self._segments[-1] if self._segments else None
+        reached = position_ms + duration_ms
+        part.sent = reached if reached < part.received else part.received
         start = now + self.buffer_ms / 1000
-        if last is not None and last.end >= start - 0.005:
-            start = last.end
-            if last.key == key and abs(last.position + last.length - position_ms) < 0.5:
-                last.length += duration_ms
-                part.ends = last.end
-                return
+        if self._segments:
+            last = self._segments[-1]
+            end = last.start + last.length / 1000
+            if end >= start - 0.005:
+                start = end
+                if last.key == key and -0.5 < last.position + last.length - position_ms < 0.5:
+                    last.length += duration_ms
+                    part.ends = last.start + last.length / 1000
+                    return
         self._segments.append(_Segment(key, start, position_ms, duration_ms))
         part.ends = self._segments[-1].end
         while len(self._segments) > 4 * MAX_PARTS:

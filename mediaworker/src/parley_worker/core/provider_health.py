@@ -97,10 +97,12 @@ class ProviderHealth:
     @staticmethod
     def quota_used_up(payload: Payload) -> str:
         """The end's message when the provider says that the account is out of quota; else empty."""
-        error = object_of(payload, "error")
-        if payload.get("type") == "response.done":
+        kind = payload.get("type")
+        if kind == "response.done":
             error = object_of(object_of(object_of(payload, "response"), "status_details"), "error")
-        elif payload.get("type") != "error":
+        elif kind == "error":
+            error = object_of(payload, "error")
+        else:
             return ""
         words = {text_of(error, "code"), text_of(error, "type")}
         if not words & OUT_OF_QUOTA:

@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from parley_worker.core.effects import ConversationEvent, Publish
 from parley_worker.core.model import SessionKey
 from parley_worker.core.records import EventRecord
@@ -41,7 +43,7 @@ class Recorder:
     def event(self, type_: str, now: float, **fields: object) -> Publish:
         """A fact, without content."""
         self._events += 1
-        fields = {name: well_formed(value) for name, value in fields.items()}
+        _mend(fields)
         return Publish(EventRecord("event", self._key, self._events, self.unix(now), type_, fields))
 
     def journal(self, type_: str, now: float, **fields: object) -> list[Publish]:
@@ -49,7 +51,10 @@ class Recorder:
         if self._privacy:
             return []
         self.journal_last += 1
-        fields = {name: _carried(name, well_formed(value)) for name, value in fields.items()}
+        _mend(fields)
+        for name, value in fields.items():
+            if isinstance(value, str) and len(value) > _SURELY_CARRIED:
+                fields[name] = _carried(name, value)
         return [Publish(EventRecord("journal", self._key, self.journal_last, self.unix(now), type_, fields))]
 
 
@@ -69,7 +74,7 @@ class Replay:
         text = to_json(showable(payload))
         if secret and secret in text:
             text = text.replace(secret, "***")
-        size = len(text.encode())
+        size = len(text) if text.isascii() else len(text.encode())
         if size > self._max_bytes:
             text = to_json({"type": kind, "event_id": payload.get("event_id"), "parley_omitted_bytes": size})
             size = len(text)
@@ -105,11 +110,27 @@ _TOOL_CREDENTIALS = frozenset({"authorization", "headers"})
 
 def well_formed(value: object) -> object:
     """Text without halves of surrogate pairs: JSON can hold them, UTF-8 cannot. Other values as they are."""
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+    if not isinstance(value, str) or value.isascii():
+        return value
+    return value.encode("utf-8", "replace").decode()
+
+
+def _mend(fields: dict[str, object]) -> None:
+    for name, value in fields.items():
+        if isinstance(value, str) and not value.isascii():
+            fields[name] = well_formed(value)
+
+
+_encode = msgspec.json.Encoder().encode
 
 
 def to_json(value: Mapping[str, Any]) -> str:
     """Compact JSON that UTF-8 can carry."""
+    if value.__class__ is dict:
+        try:
+            return _encode(value).decode()
+        except (UnicodeEncodeError, TypeError, ValueError, OverflowError):
+            pass
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
     return text if text.isascii() else str(well_formed(text))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from parley_realtime.transport import TransportName, fastest
+
 from parley_worker.clock import Clock
 from parley_worker.core.model import SessionReport
 from parley_worker.core.records import EventSink
@@ -32,6 +34,8 @@ class RunnerSettings:
     """Conversation events kept for a caller that comes back..."""
     replay_bytes: int = 1024 * 1024
     """...and their bytes."""
+    provider_transport: TransportName = field(default_factory=fastest)
+    """What speaks WebSocket with the provider."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,61 +1,89 @@
-"""One timer for all playout clocks of an event loop."""
+"""One timer wheel for all playout clocks of an event loop."""
 
 from __future__ import annotations
 
 import asyncio
 import heapq
 import logging
+import math
 from collections.abc import Callable
-from itertools import count
 
 log = logging.getLogger(__name__)
 
+SLOT_SECONDS = 0.002
+"""Clocks due within one slot are woken together, at its end. It divides 20 ms: a clock keeps its slot."""
+_EARLY = 1e-6
+
 Tick = Callable[[float], float | None]
 """Called with the loop's time when due; gives the next due time, or None to stop."""
+
+
+class _Entry:
+    """A clock in the wheel; `tick` is None once it was cancelled or moved."""
+
+    __slots__ = ("key", "tick")
+
+    def __init__(self, key: object, tick: Tick | None) -> None:
+        self.key = key
+        self.tick = tick
 
 
 class Pacer:
     """Wakes each playout clock when its next frame is due, by one timer of the loop.
 
     A key has at most one due time; scheduling it again moves it. Due times are absolute, so a late wake-up
-    does not shift the ones after it.
+    does not shift the ones after it. A clock is never woken early, and at most one slot late by design.
     """
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, object]] = []
-        self._due: dict[object, tuple[int, Tick]] = {}
-        self._numbers = count()
+        self._slots: dict[int, list[_Entry]] = {}
+        self._order: list[int] = []
+        self._entries: dict[object, _Entry] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
+        self._timer_at = 0
 
     def __len__(self) -> int:
-        return len(self._due)
+        return len(self._entries)
 
     def schedule(self, key: object, due: float, tick: Tick) -> None:
         """Call `tick` at `due` (the loop's time), and again whenever it asks."""
-        number = next(self._numbers)
-        self._due[key] = (number, tick)
-        heapq.heappush(self._heap, (due, number, key))
+        old = self._entries.get(key)
+        if old is not None:
+            old.tick = None
+        entry = self._entries[key] = _Entry(key, tick)
+        self._put(entry, due)
         self._arm()
 
     def cancel(self, key: object) -> None:
         """Forget the key; unknown keys are fine."""
-        self._due.pop(key, None)
-        if not self._due:
-            self._heap.clear()
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            entry.tick = None
+        if not self._entries:
+            self._slots.clear()
+            self._order.clear()
             self._disarm()
 
+    def _put(self, entry: _Entry, due: float) -> None:
+        slot = math.ceil((due - _EARLY) / SLOT_SECONDS)
+        entries = self._slots.get(slot)
+        if entries is None:
+            self._slots[slot] = [entry]
+            heapq.heappush(self._order, slot)
+        else:
+            entries.append(entry)
+
     def _arm(self) -> None:
-        if not self._heap:
+        if not self._order:
             self._disarm()
             return
-        due = self._heap[0][0]
+        slot = self._order[0]
         if self._timer is not None:
-            if self._timer_at <= due:
+            if self._timer_at <= slot:
                 return
             self._timer.cancel()
-        self._timer_at = due
-        self._timer = asyncio.get_running_loop().call_at(due, self._wake)
+        self._timer_at = slot
+        self._timer = asyncio.get_running_loop().call_at(slot * SLOT_SECONDS, self._wake)
 
     def _disarm(self) -> None:
         if self._timer is not None:
@@ -65,22 +93,26 @@ class Pacer:
     def _wake(self) -> None:
         self._timer = None
         now = asyncio.get_running_loop().time()
-        while self._heap and self._heap[0][0] <= now + 0.0005:
-            due, number, key = heapq.heappop(self._heap)
-            entry = self._due.get(key)
-            if entry is None or entry[0] != number:
+        latest = math.floor(now / SLOT_SECONDS + 0.25)
+        while self._order and self._order[0] <= latest:
+            slot = heapq.heappop(self._order)
+            self._run(self._slots.pop(slot), max(now, slot * SLOT_SECONDS))
+        self._arm()
+
+    def _run(self, entries: list[_Entry], now: float) -> None:
+        for entry in entries:
+            tick = entry.tick
+            if tick is None:
                 continue
             try:
-                following = entry[1](max(now, due))
+                following = tick(now)
             except Exception:
                 # One clock's error must not stop those of others.
                 log.exception("a playout clock failed")
                 following = None
-            if self._due.get(key) is not entry:
+            if entry.tick is None:
                 continue
             if following is None:
-                del self._due[key]
+                del self._entries[entry.key]
             else:
-                self._due[key] = (number, entry[1])
-                heapq.heappush(self._heap, (following, number, key))
-        self._arm()
+                self._put(entry, following)

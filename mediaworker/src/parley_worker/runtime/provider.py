@@ -14,6 +14,7 @@ from parley_realtime.events import AUDIO_DELTA_TYPES, MediaChunk, MediaSource
 from parley_realtime.formats import AudioFormat
 from parley_realtime.protocol.urls import ProviderFlavour
 from parley_realtime.recovery import RecoveryParameters, RecoveryRecord
+from parley_realtime.transport import TransportName
 
 from parley_worker.core.addresses import may_be_reached
 from parley_worker.core.agent import RecoveryConfig
@@ -109,6 +110,7 @@ def open_provider(
     on_recovery: OnRecovery,
     quiet: Callable[[], bool],
     on_trace: OnTrace,
+    transport: TransportName | None = None,
 ) -> Provider:
     """A client for this session, not connected yet. ValueError names the field that cannot work."""
     provider = config.provider
@@ -125,6 +127,7 @@ def open_provider(
         privacy=config.privacy,
         trace=functools.partial(_trace, on_trace) if config.trace else None,
         allow_address=may_be_reached,
+        transport=transport,
         connect_timeout=connect_timeout,
         close_timeout=close_timeout,
         ping_interval=PING_SECONDS,

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import logging
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from parley_realtime import InvalidEventError, OutgoingQueueFull, RealtimeError
@@ -34,6 +34,8 @@ from parley_worker.transport.ports import LegPort
 
 log = logging.getLogger(__name__)
 
+LOOK_SECONDS = 0.01
+"""So much later than its time a deadline may be met: none is shorter than 200 ms."""
 MESSAGES_A_SECOND = 200
 MESSAGES_BURST = 2000
 TOO_MANY_MESSAGES = ev.LegRefusal(
@@ -71,11 +73,19 @@ class SessionRunner:
         self._leg: LegPort | None = None
         self._incoming: LegPort | None = None
         self._provider: Provider | None = None
+        self._push_audio: Callable[[bytes], None] | None = None
+        self._gaps = 0
+        self._provider_bytes_per_ms = self._session.provider_format.bytes_per_ms
+        self._frames = deps.metrics.frames
+        self._monotonic = clock.monotonic
         self._resume_sha256: tuple[bytes, ...] = ()
         self._heard_responses: deque[str] = deque(maxlen=MUTED_RESPONSES)
+        self._last_heard = ""
         self._events: deque[ev.Event] = deque()
         self._handling = False
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0.0
+        self._look: asyncio.TimerHandle | None = None
         self._left_connecting = asyncio.Event()
         self._ended = asyncio.Event()
         self._units = SessionUnits(
@@ -152,8 +162,9 @@ class SessionRunner:
         return self.report
 
     def _stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._look):
+            if timer is not None:
+                timer.cancel()
         self._deps.pacer.cancel(self)
         self._tools.stop()
         if self._provider is not None:
@@ -179,11 +190,13 @@ class SessionRunner:
                 on_recovery=self._feed,
                 quiet=lambda: self._session.quiet(self._deps.clock.monotonic()),
                 on_trace=lambda direction, text: self._feed(ev.ProviderTraced(direction, text)),
+                transport=self._deps.settings.provider_transport,
             )
         except ValueError as exc:
             self._feed(ev.TerminateRequested(EndReason.INVALID_SPEC, f"provider: {exc}"))
             return
         try:
+            self._push_audio = self._provider.push
             await self._provider.connect()
         except RealtimeError as exc:
             self._provider_lost(exc)
@@ -234,28 +247,36 @@ class SessionRunner:
         self, leg: LegPort, payload: bytes, sequence: int, media_time_ms: int
     ) -> ev.LegRefusal | None:
         """See SessionPort."""
-        if leg is not self._leg or self._input is None:
+        path = self._input
+        if leg is not self._leg or path is None:
             return None
-        gaps = self._input.gaps
-        now = self._deps.clock.monotonic()
-        ready = self._input.accept(payload, sequence, now)
+        now = self._monotonic()
+        ready = path.accept(payload, sequence, now)
         if isinstance(ready, InputFault):
-            if ready is InputFault.STALE:
-                self._deps.metrics.frames_dropped("in", "stale")
-                return None
-            status, message = _FAULTS[ready]
-            return ev.LegRefusal(status, ready.value, message, "audio.payload")
-        self._deps.metrics.audio_in(len(payload))
-        if self._input.gaps != gaps:
+            return self._faulty(ready)
+        frames = self._frames
+        frames.frames_in += 1
+        frames.bytes_in += len(payload)
+        if path.gaps != self._gaps:
+            self._gaps = path.gaps
             self._deps.metrics.frame_gap()
-        if self._units.listening:
-            self._units.caller_said(payload, now)
-        if self._units.steering:
-            ready = self._units.for_client(ready, now)
-        if ready and self._provider is not None:
-            self._provider.push(ready)
-            self._session.counters.input_ms += self._session.provider_format.ms(len(ready))
+        units = self._units
+        if units.listening:
+            units.caller_said(payload, now)
+        if units.steering:
+            ready = units.for_client(ready, now)
+        if ready and self._push_audio is not None:
+            self._push_audio(ready)
+            self._session.counters.input_ms += len(ready) / self._provider_bytes_per_ms
         return None
+
+    def _faulty(self, fault: InputFault) -> ev.LegRefusal | None:
+        """A frame that came twice is dropped; what is wrong in itself ends the leg."""
+        if fault is InputFault.STALE:
+            self._deps.metrics.frames_dropped("in", "stale")
+            return None
+        status, message = _FAULTS[fault]
+        return ev.LegRefusal(status, fault.value, message, "audio.payload")
 
     def leg_message(self, leg: LegPort, message: ev.LegCommand) -> ev.LegRefusal | None:
         """See SessionPort."""
@@ -298,43 +319,63 @@ class SessionRunner:
 
     def _push(self, payload: bytes) -> None:
         """Audio of other units for the provider."""
-        if self._provider is not None:
-            self._provider.push(payload)
+        if self._push_audio is not None:
+            self._push_audio(payload)
 
     def _pump(self) -> None:
         """Send what is due now and schedule the rest."""
-        due = self._tick(0.0)
+        due = self._tick(self._monotonic())
         if due is not None:
             self._deps.pacer.schedule(self, due, self._tick)
 
-    def _tick(self, _: float) -> float | None:
+    def _tick(self, now: float) -> float | None:
+        """Send what is due; gives when there is more."""
+        leg = self._leg
+        if leg is None:
+            return None
         try:
-            return self._play()
+            output = self._output
+            while (frame := output.next_frame(now)) is not None:
+                self._deliver(leg, frame, now)
+            return self._play(leg, now)
         except Exception as exc:  # noqa: BLE001 - the border of a session: the pacer serves others too
             self._crash(exc)
             return None
 
-    def _play(self) -> float | None:
-        leg, metrics = self._leg, self._deps.metrics
-        if leg is None:
-            return None
-        now = self._deps.clock.monotonic()
-        for out in self._output.take(now, leg.audio_room()):
-            if not isinstance(out, OutFrame):
+    def _play(self, leg: LegPort, now: float) -> float | None:
+        """What is no usual frame."""
+        output = self._output
+        due = output.next_due(now)
+        if due is not None and due > now:
+            return due
+        for out in output.take(now, leg.audio_room()):
+            if isinstance(out, OutFrame):
+                self._deliver(leg, out, now)
+            else:
                 self._feed(ev.PartSent(out.item_id, out.content_index, out.epoch, out.position_ms))
-                continue
-            leg.send_audio(out)
-            if self._units.listening:
-                self._units.agent_said(out, now)
-            metrics.audio_out(len(out.payload))
-            if self._mode is PlayoutMode.REALTIME:
-                metrics.frame_lateness(out.late)
-            if out.response_id and out.response_id not in self._heard_responses:
-                self._heard_responses.append(out.response_id)
-                self._feed(ev.FirstFrame(out.response_id))
         if self._leg is not leg or (self._mode is PlayoutMode.BURST and leg.audio_room() <= 0):
             return None
-        return self._output.next_due(now)
+        return output.next_due(now)
+
+    def _deliver(self, leg: LegPort, frame: OutFrame, now: float) -> None:
+        leg.send_audio(frame)
+        counts = self._frames
+        counts.frames_out += 1
+        counts.bytes_out += len(frame.payload)
+        if self._mode is PlayoutMode.REALTIME:
+            counts.late(frame.late)
+        if self._units.listening:
+            self._units.agent_said(frame, now)
+        response_id = frame.response_id
+        if response_id and response_id != self._last_heard:
+            self._heard(response_id)
+
+    def _heard(self, response_id: str) -> None:
+        """Two answers may speak by turns: each begins once."""
+        self._last_heard = response_id
+        if response_id not in self._heard_responses:
+            self._heard_responses.append(response_id)
+            self._feed(ev.FirstFrame(response_id))
 
     # Core
 
@@ -379,17 +420,21 @@ class SessionRunner:
         self._deps.metrics.task_crashed()
 
     def _arm(self) -> None:
+        """Look at the deadlines soon: events come in groups, and looking costs more than an event."""
+        if self._look is None and not self._ended.is_set():
+            self._look = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._arm_timer)
+
+    def _arm_timer(self) -> None:
+        self._look = None
         due = self._session.next_deadline()
-        if due is None:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
-            return
         if self._timer is not None:
-            if self._timer.when() <= due:
+            if due is not None and self._timer_due <= due:
                 return
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_at(due, self._on_timer)
+            self._timer = None
+        if due is not None:
+            self._timer_due = due
+            self._timer = asyncio.get_running_loop().call_at(due, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from parley_worker.telemetry.frames import FrameCounts
 
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_PLAIN_0_0_4
 
@@ -19,12 +23,15 @@ prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 class Metrics:
     """Every number of one worker process, in a registry of its own.
 
+    What is counted for every frame is written to `frames` directly.
+
     Words used as label values come from closed lists (session states, endReason, refusal reasons, gRPC status
     names, event kinds); callers never pass ids, names or texts.
     """
 
     def __init__(self, version: str = "", shard: int = 0) -> None:
         self.registry = r = CollectorRegistry()
+        self._refresh: list[Callable[[], None]] = []
         prometheus_client.ProcessCollector(registry=r)
         prometheus_client.GCCollector(registry=r)
         p = "parley_worker_"
@@ -63,18 +70,8 @@ class Metrics:
             buckets=_LATENESS,
             registry=r,
         )
-        self._lateness = Histogram(
-            p + "frame_lateness_seconds",
-            "How late agent frames left against the playout clock.",
-            buckets=_LATENESS,
-            registry=r,
-        )
-        audio_bytes = Counter(p + "audio_bytes_total", "Audio bytes by direction.", ["direction"], registry=r)
-        audio_frames = Counter(
-            p + "audio_frames_total", "Audio frames by direction.", ["direction"], registry=r
-        )
-        self._bytes_in, self._bytes_out = audio_bytes.labels("in"), audio_bytes.labels("out")
-        self._frames_in, self._frames_out = audio_frames.labels("in"), audio_frames.labels("out")
+        self.frames = FrameCounts(p, _LATENESS)
+        r.register(self.frames)
         self._frames_dropped = Counter(
             p + "frames_dropped_total",
             "Audio frames thrown away, by direction and cause.",
@@ -171,8 +168,14 @@ class Metrics:
             p + "task_crashes_total", "Tasks that ended with an unexpected error.", registry=r
         )
 
+    def refreshed_by(self, refresh: Callable[[], None]) -> None:
+        """Call it before the metrics are told: for gauges of what changes more often than anybody looks."""
+        self._refresh.append(refresh)
+
     def render(self) -> bytes:
         """The text exposition of every metric."""
+        for refresh in self._refresh:
+            refresh()
         return generate_latest(self.registry)
 
     # Worker and admission
@@ -217,23 +220,12 @@ class Metrics:
         """A media stream ended with a gRPC error status (name of the status, such as `INVALID_ARGUMENT`)."""
         self._leg_errors.labels(code).inc()
 
-    def audio_in(self, size: int, frames: int = 1) -> None:
-        self._bytes_in.inc(size)
-        self._frames_in.inc(frames)
-
-    def audio_out(self, size: int, frames: int = 1) -> None:
-        self._bytes_out.inc(size)
-        self._frames_out.inc(frames)
-
     def frames_dropped(self, direction: str, cause: str, frames: int = 1) -> None:
         """`direction` is `in` or `out`; `cause` a word such as `stale`, `overflow`, `barge-in`."""
         self._frames_dropped.labels(direction, cause).inc(frames)
 
     def frame_gap(self) -> None:
         self._sequence_gaps.inc()
-
-    def frame_lateness(self, seconds: float) -> None:
-        self._lateness.observe(seconds)
 
     def recording(self, outcome: str) -> None:
         """`outcome` is `finished` or `failed`."""

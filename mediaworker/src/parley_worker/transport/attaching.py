@@ -5,13 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Protocol
 
 from parley_worker.codec.media_pb import StartMessage
 from parley_worker.core.events import CredentialKind, LegRefusal, Status
-from parley_worker.transport.leg import LegQueue
-from parley_worker.transport.ports import SessionDirectory, SessionPort
+from parley_worker.transport.ports import LegPort, SessionDirectory, SessionPort
+
+
+class NewLeg(LegPort, Protocol):
+    """A leg that tells its session when its queue overflows, and when it has room again."""
+
+    on_slow: Callable[[], None]
+    on_room: Callable[[], None]
 
 
 def find_session(directory: SessionDirectory, start: StartMessage) -> SessionPort | LegRefusal:
@@ -34,12 +41,17 @@ def find_session(directory: SessionDirectory, start: StartMessage) -> SessionPor
 
 
 async def attach(
-    session: SessionPort, start: StartMessage, leg: LegQueue[Any], ready_timeout: float
+    session: SessionPort, start: StartMessage, leg: NewLeg, ready_timeout: float
 ) -> LegRefusal | None:
     """Give the leg to the session, `ready_timeout` seconds from now at the latest; or why it is not taken."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(ready_timeout):
             await session.wait_ready()
+    return attach_now(session, start, leg)
+
+
+def attach_now(session: SessionPort, start: StartMessage, leg: NewLeg) -> LegRefusal | None:
+    """Give the leg to the session as it is; or why it is not taken."""
     leg.on_slow = lambda: session.leg_lost(leg, "slow-reader")
     leg.on_room = lambda: session.leg_room(leg)
     return session.attach(replace(start.request, credential_sha256=_digest(start)), leg)

@@ -51,20 +51,22 @@ class Wire(Protocol[Message]):
     def write(self, message: ToLeg) -> Message | None:
         """A message; None for what this kind of caller is not told."""
 
-    def write_audio(self, frame: OutFrame) -> Message:
-        """A frame of agent audio."""
-
-    def number(self, message: Message, sequence: int) -> None:
-        """Give audio its number, from 1, the moment it leaves."""
+    def write_audio(self, frame: OutFrame, sequence: int) -> Message:
+        """A frame of agent audio, the moment it leaves; `sequence` counts from 1."""
 
     def size(self, message: Message) -> int:
         """Bytes that the message takes, about."""
 
+    def audio_size(self, frame: OutFrame) -> int:
+        """Bytes that the frame will take, about and not less."""
+
 
 @dataclass(slots=True)
 class _Queued(Generic[Message]):
-    message: Message
+    """A message, or a frame that is written when it leaves: most of what is queued is audio."""
+
     size: int
+    message: Message | None = None
     frame: OutFrame | None = None
     mark: bool = False
 
@@ -91,12 +93,11 @@ class LegQueue(Generic[Message]):
         """See LegPort."""
         written = self._wire.write(message)
         if written is not None:
-            self._put(_Queued(written, self._wire.size(written), mark=isinstance(message, Mark)))
+            self._put(_Queued(self._wire.size(written), written, mark=isinstance(message, Mark)))
 
     def send_audio(self, frame: OutFrame) -> None:
         """See LegPort."""
-        written = self._wire.write_audio(frame)
-        self._put(_Queued(written, self._wire.size(written), frame))
+        self._put(_Queued(self._wire.audio_size(frame), None, frame))
 
     def audio_room(self) -> int:
         """See LegPort."""
@@ -150,11 +151,13 @@ class LegQueue(Generic[Message]):
         while True:
             while self._queue and self.refusal is not SLOW_READER:
                 head = self._queue.popleft()
+                message = head.message
                 if head.frame is not None:
                     self._frames += 1
-                    self._wire.number(head.message, self._frames)
+                    message = self._wire.write_audio(head.frame, self._frames)
+                assert message is not None
                 self._writing_since = self._loop.time()
-                await stream.write(head.message)
+                await stream.write(message)
                 self._writing_since = None
                 self._bytes -= head.size
                 if head.frame is not None:
@@ -207,17 +210,17 @@ class GrpcWire:
         """See Wire."""
         return media_pb.write(message, self._instance)
 
-    def write_audio(self, frame: OutFrame) -> pb.ConverseResponse:
+    def write_audio(self, frame: OutFrame, sequence: int) -> pb.ConverseResponse:
         """See Wire."""
-        return media_pb.write_audio(frame, 0)
-
-    def number(self, message: pb.ConverseResponse, sequence: int) -> None:
-        """See Wire."""
-        message.audio.sequence = sequence
+        return media_pb.write_audio(frame, sequence)
 
     def size(self, message: pb.ConverseResponse) -> int:
         """See Wire."""
         return message.ByteSize()
+
+    def audio_size(self, frame: OutFrame) -> int:
+        """See Wire."""
+        return len(frame.payload) + len(frame.item_id) + media_pb.AUDIO_BYTES
 
 
 class Leg(LegQueue[pb.ConverseResponse]):

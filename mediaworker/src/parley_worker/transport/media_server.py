@@ -17,6 +17,7 @@ from parley_worker.core.events import LegRefusal, Status
 from parley_worker.telemetry.metrics import Metrics
 from parley_worker.transport.attaching import attach, find_session
 from parley_worker.transport.leg import Leg, LegBounds, carry
+from parley_worker.transport.many_server import ManyBounds, ManyShared, ManyStream
 from parley_worker.transport.ports import SessionDirectory, SessionPort
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class MediaSettings:
     start_timeout: float = 10.0
     ready_timeout: float = 15.0
     leg: LegBounds = field(default_factory=LegBounds)
+    many: ManyBounds = field(default_factory=ManyBounds)
 
 
 class MediaServer(media_pb2_grpc.MediaServiceServicer):
@@ -47,12 +49,28 @@ class MediaServer(media_pb2_grpc.MediaServiceServicer):
         self._directory = directory
         self._metrics = metrics
         self._settings = settings
+        self._many = ManyShared(
+            directory,
+            metrics,
+            settings.many,
+            settings.leg,
+            settings.ready_timeout,
+            settings.worker_instance_id,
+        )
 
     async def Converse(  # type: ignore[override]
         self, request_iterator: AsyncIterator[pb.ConverseRequest], context: Any
     ) -> None:
         """See media.proto."""
-        refusal = await self._converse(context)
+        await self._close(context, await self._converse(context))
+
+    async def ConverseMany(  # type: ignore[override]
+        self, request_iterator: AsyncIterator[pb.ConverseManyRequest], context: Any
+    ) -> None:
+        """See media.proto."""
+        await self._close(context, await ManyStream(self._many).run(context))
+
+    async def _close(self, context: Context, refusal: LegRefusal | None) -> None:
         if refusal is not None:
             code, details, metadata = media_pb.status_details(refusal)
             self._metrics.leg_error(code.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import deque
 from itertools import count
 
 from nats.aio.client import Client
@@ -40,16 +41,16 @@ class AckInbox:
         reply = f"{self._inbox}.{next(self._numbers)}"
         ack: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._acks[reply] = ack
-        ack.add_done_callback(lambda _: self._acks.pop(reply, None))
         try:
             await self._client.publish(subject, payload, reply=reply, headers=headers)
         except BaseException:
+            del self._acks[reply]
             ack.cancel()
             raise
         return ack
 
     async def _answered(self, message: Msg) -> None:
-        ack = self._acks.get(message.subject)
+        ack = self._acks.pop(message.subject, None)
         if ack is None or ack.done():
             return
         if (message.headers or {}).get("Status") == "503":
@@ -114,15 +115,21 @@ class Flight:
     def __init__(self, wake: asyncio.Event) -> None:
         self._wake = wake
         self._out: dict[asyncio.Future[int], tuple[Lane, Entry, float]] = {}
+        self._done: deque[asyncio.Future[int]] = deque()
 
     def add(self, lane: Lane, entry: Entry, ack: asyncio.Future[int], deadline: float) -> None:
         self._out[ack] = (lane, entry, deadline)
-        ack.add_done_callback(lambda _: self._wake.set())
+        ack.add_done_callback(self._answered)
+
+    def _answered(self, ack: asyncio.Future[int]) -> None:
+        self._done.append(ack)
+        self._wake.set()
 
     def results(self) -> list[tuple[Lane, Entry, asyncio.Future[int]]]:
-        """Those that were answered, in the order in which they were sent."""
-        done = [ack for ack in self._out if ack.done()]
-        return [(*self._out.pop(ack)[:2], ack) for ack in done]
+        """Those that were answered, in the order of the answers."""
+        results = [(*self._out.pop(ack)[:2], ack) for ack in self._done if ack in self._out]
+        self._done.clear()
+        return results
 
     def next_deadline(self) -> float:
         return next(iter(self._out.values()))[2] if self._out else float("inf")

@@ -3,9 +3,11 @@
 isort:skip_file
 The media plane: callers stream audio to a media worker and hear the agent."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
@@ -897,3 +899,253 @@ class Ended(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Ended: _TypeAlias = Ended  # noqa: Y015
+
+@_typing.final
+class ConverseManyRequest(_message.Message):
+    """ConverseManyRequest is what callers said since the last one. At most 4096 entries and, as every request, 1 MiB."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___CallerEntry]:
+        """In the order in which it was said."""
+
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[Global___CallerEntry] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConverseManyRequest: _TypeAlias = ConverseManyRequest  # noqa: Y015
+
+@_typing.final
+class ConverseManyResponse(_message.Message):
+    """ConverseManyResponse is what callers are told since the last one. Usually at most 256 KiB; one entry that is larger
+    travels alone.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___AgentEntry]:
+        """To be handled in this order."""
+
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[Global___AgentEntry] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConverseManyResponse: _TypeAlias = ConverseManyResponse  # noqa: Y015
+
+@_typing.final
+class CallerEntry(_message.Message):
+    """CallerEntry is one frame or message from one caller."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HANDLE_FIELD_NUMBER: _builtins.int
+    AUDIO_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    DETACH_FIELD_NUMBER: _builtins.int
+    CREDIT_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    MEDIA_TIME_MS_FIELD_NUMBER: _builtins.int
+    handle: _builtins.int
+    """Names the session on this stream; the caller's choice, small numbers are the cheapest. It is in use from its
+    `start` until the `ended` or the `failed` under it was received; then it may be used again.
+    """
+    audio: _builtins.bytes
+    """Samples of one frame of caller audio, as AudioFrame.payload. What comes before `started` is dropped and counted."""
+    sequence: _builtins.int
+    """With `audio`: as AudioFrame.sequence."""
+    media_time_ms: _builtins.int
+    """With `audio`: as AudioFrame.media_time_ms."""
+    @_builtins.property
+    def message(self) -> Global___ConverseRequest:
+        """Anything else, as on Converse. `message.audio` is taken, too, but costs more than `audio`."""
+
+    @_builtins.property
+    def detach(self) -> Global___Detach:
+        """Gives up the leg and not the session, as a half-close of Converse does; `failed` confirms it."""
+
+    @_builtins.property
+    def credit(self) -> Global___Credit:
+        """How much more agent audio the caller takes."""
+
+    def __init__(
+        self,
+        *,
+        handle: _builtins.int = ...,
+        audio: _builtins.bytes = ...,
+        message: Global___ConverseRequest | None = ...,
+        detach: Global___Detach | None = ...,
+        credit: Global___Credit | None = ...,
+        sequence: _builtins.int = ...,
+        media_time_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "content", b"content", "credit", b"credit", "detach", b"detach", "message", b"message"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "content", b"content", "credit", b"credit", "detach", b"detach", "handle", b"handle", "media_time_ms", b"media_time_ms", "message", b"message", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["audio", "message", "detach", "credit"]  # noqa: Y015
+    _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_content) -> _WhichOneofReturnType_content | None: ...
+
+Global___CallerEntry: _TypeAlias = CallerEntry  # noqa: Y015
+
+@_typing.final
+class AgentEntry(_message.Message):
+    """AgentEntry is one frame or message to one caller."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HANDLE_FIELD_NUMBER: _builtins.int
+    AUDIO_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    POSITION_MS_FIELD_NUMBER: _builtins.int
+    CONTENT_INDEX_FIELD_NUMBER: _builtins.int
+    ITEM_ID_FIELD_NUMBER: _builtins.int
+    handle: _builtins.int
+    """The handle of the caller's `start`."""
+    audio: _builtins.bytes
+    """Samples of one frame of agent audio, as AgentAudio.payload."""
+    sequence: _builtins.int
+    """With `audio`: as AgentAudio.sequence."""
+    epoch: _builtins.int
+    """With `audio`: as AgentAudio.epoch."""
+    position_ms: _builtins.int
+    """With `audio`: as AgentAudio.position_ms."""
+    content_index: _builtins.int
+    """With `audio`: as AgentAudio.content_index."""
+    item_id: _builtins.str
+    """With `audio`: the item that it belongs to, only when it is another than that of the handle's last frame (so with
+    the first one). Present and empty: no item, as sound beside the agent's.
+    """
+    @_builtins.property
+    def message(self) -> Global___ConverseResponse:
+        """Anything else, as on Converse; never `message.audio`. `message.ended` frees the handle."""
+
+    @_builtins.property
+    def failed(self) -> Global___LegFailed:
+        """The leg is over and the session is not, or there was none. Frees the handle."""
+
+    def __init__(
+        self,
+        *,
+        handle: _builtins.int = ...,
+        audio: _builtins.bytes = ...,
+        message: Global___ConverseResponse | None = ...,
+        failed: Global___LegFailed | None = ...,
+        sequence: _builtins.int = ...,
+        epoch: _builtins.int = ...,
+        position_ms: _builtins.int = ...,
+        content_index: _builtins.int = ...,
+        item_id: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_item_id", b"_item_id", "audio", b"audio", "content", b"content", "failed", b"failed", "item_id", b"item_id", "message", b"message"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_item_id", b"_item_id", "audio", b"audio", "content", b"content", "content_index", b"content_index", "epoch", b"epoch", "failed", b"failed", "handle", b"handle", "item_id", b"item_id", "message", b"message", "position_ms", b"position_ms", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__item_id: _TypeAlias = _typing.Literal["item_id"]  # noqa: Y015
+    _WhichOneofArgType__item_id: _TypeAlias = _typing.Literal["_item_id", b"_item_id"]  # noqa: Y015
+    _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["audio", "message", "failed"]  # noqa: Y015
+    _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__item_id) -> _WhichOneofReturnType__item_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_content) -> _WhichOneofReturnType_content | None: ...
+
+Global___AgentEntry: _TypeAlias = AgentEntry  # noqa: Y015
+
+@_typing.final
+class Detach(_message.Message):
+    """Detach gives up a leg; the session is held for its reattach timeout."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Detach: _TypeAlias = Detach  # noqa: Y015
+
+@_typing.final
+class Credit(_message.Message):
+    """Credit lets the worker send so much more agent audio under the handle. Without any, only the worker's own bounds
+    count. From the first one on (best in the same request as `start`, behind it), frames go out while some credit is
+    left: the last one may exceed it by less than a frame, which the next credit makes good. What waits for credit is
+    held back with all that is behind it and counts as read slowly; a Clear throws it away.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AUDIO_BYTES_FIELD_NUMBER: _builtins.int
+    audio_bytes: _builtins.int
+    """Payload bytes in the agreed output format, 0 or more. They add up; at most 2^31-1 may be left."""
+    def __init__(
+        self,
+        *,
+        audio_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_bytes", b"audio_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Credit: _TypeAlias = Credit  # noqa: Y015
+
+@_typing.final
+class LegFailed(_message.Message):
+    """LegFailed is how a leg ends without its session: what the status and the trailing metadata of Converse say."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    FIELD_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    code: _builtins.int
+    """The gRPC status code, such as 16 for UNAUTHENTICATED; never 0."""
+    reason: _builtins.str
+    """The word for machines, as in `parley-reason`; empty for none."""
+    field: _builtins.str
+    """Path of the field that is wrong, as in `parley-field`, within the entry; empty for none."""
+    message: _builtins.str
+    """What happened and the remedy, for people. Never holds a secret."""
+    def __init__(
+        self,
+        *,
+        code: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        field: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "field", b"field", "message", b"message", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LegFailed: _TypeAlias = LegFailed  # noqa: Y015

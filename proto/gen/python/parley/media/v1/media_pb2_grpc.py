@@ -40,6 +40,11 @@ class MediaServiceStub:
                 request_serializer=parley_dot_media_dot_v1_dot_media__pb2.ConverseRequest.SerializeToString,
                 response_deserializer=parley_dot_media_dot_v1_dot_media__pb2.ConverseResponse.FromString,
                 _registered_method=True)
+        self.ConverseMany = channel.stream_stream(
+                '/parley.media.v1.MediaService/ConverseMany',
+                request_serializer=parley_dot_media_dot_v1_dot_media__pb2.ConverseManyRequest.SerializeToString,
+                response_deserializer=parley_dot_media_dot_v1_dot_media__pb2.ConverseManyResponse.FromString,
+                _registered_method=True)
 
 
 class MediaServiceServicer:
@@ -57,6 +62,19 @@ class MediaServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ConverseMany(self, request_iterator, context):
+        """ConverseMany carries many sessions of one worker shard on one stream, for gateways: what was said by and to all
+        of them within a few milliseconds travels as one message, which costs the worker a fraction of a stream a call.
+
+        Each session has a handle of the caller's choice. Everything about a session is told under its handle: a session
+        that is refused, reads slowly, breaks a rule or ends never ends the stream. The stream's end detaches all of them
+        (they are held for their reattach timeout); a resume token is good for either RPC, and the newer attach wins.
+        See proto/README.md.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MediaServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -64,6 +82,11 @@ def add_MediaServiceServicer_to_server(servicer, server):
                     servicer.Converse,
                     request_deserializer=parley_dot_media_dot_v1_dot_media__pb2.ConverseRequest.FromString,
                     response_serializer=parley_dot_media_dot_v1_dot_media__pb2.ConverseResponse.SerializeToString,
+            ),
+            'ConverseMany': grpc.stream_stream_rpc_method_handler(
+                    servicer.ConverseMany,
+                    request_deserializer=parley_dot_media_dot_v1_dot_media__pb2.ConverseManyRequest.FromString,
+                    response_serializer=parley_dot_media_dot_v1_dot_media__pb2.ConverseManyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -94,6 +117,33 @@ class MediaService:
             '/parley.media.v1.MediaService/Converse',
             parley_dot_media_dot_v1_dot_media__pb2.ConverseRequest.SerializeToString,
             parley_dot_media_dot_v1_dot_media__pb2.ConverseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ConverseMany(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/parley.media.v1.MediaService/ConverseMany',
+            parley_dot_media_dot_v1_dot_media__pb2.ConverseManyRequest.SerializeToString,
+            parley_dot_media_dot_v1_dot_media__pb2.ConverseManyResponse.FromString,
             options,
             channel_credentials,
             insecure,

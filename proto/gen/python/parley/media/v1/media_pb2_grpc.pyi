@@ -40,6 +40,15 @@ class MediaServiceStub:
     details of every refusal. The stream ends with `ended` and status OK when the session is over; it ends with an
     error status when only this leg failed (the session is then held for its reattach timeout).
     """
+    ConverseMany: _grpc.StreamStreamMultiCallable[_media_pb2.ConverseManyRequest, _media_pb2.ConverseManyResponse]
+    """ConverseMany carries many sessions of one worker shard on one stream, for gateways: what was said by and to all
+    of them within a few milliseconds travels as one message, which costs the worker a fraction of a stream a call.
+
+    Each session has a handle of the caller's choice. Everything about a session is told under its handle: a session
+    that is refused, reads slowly, breaks a rule or ends never ends the stream. The stream's end detaches all of them
+    (they are held for their reattach timeout); a resume token is good for either RPC, and the newer attach wins.
+    See proto/README.md.
+    """
 
 @_typing.type_check_only
 class MediaServiceAsyncStub(MediaServiceStub):
@@ -52,6 +61,15 @@ class MediaServiceAsyncStub(MediaServiceStub):
     The first request must be `start` and nothing but the first may be; see proto/README.md for the status and
     details of every refusal. The stream ends with `ended` and status OK when the session is over; it ends with an
     error status when only this leg failed (the session is then held for its reattach timeout).
+    """
+    ConverseMany: _aio.StreamStreamMultiCallable[_media_pb2.ConverseManyRequest, _media_pb2.ConverseManyResponse]  # type: ignore[assignment]
+    """ConverseMany carries many sessions of one worker shard on one stream, for gateways: what was said by and to all
+    of them within a few milliseconds travels as one message, which costs the worker a fraction of a stream a call.
+
+    Each session has a handle of the caller's choice. Everything about a session is told under its handle: a session
+    that is refused, reads slowly, breaks a rule or ends never ends the stream. The stream's end detaches all of them
+    (they are held for their reattach timeout); a resume token is good for either RPC, and the newer attach wins.
+    See proto/README.md.
     """
 
 class MediaServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -68,6 +86,21 @@ class MediaServiceServicer(metaclass=_abc_1.ABCMeta):
         The first request must be `start` and nothing but the first may be; see proto/README.md for the status and
         details of every refusal. The stream ends with `ended` and status OK when the session is over; it ends with an
         error status when only this leg failed (the session is then held for its reattach timeout).
+        """
+
+    @_abc_1.abstractmethod
+    def ConverseMany(
+        self,
+        request_iterator: _MaybeAsyncIterator[_media_pb2.ConverseManyRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_media_pb2.ConverseManyResponse], _abc.AsyncIterator[_media_pb2.ConverseManyResponse]]:
+        """ConverseMany carries many sessions of one worker shard on one stream, for gateways: what was said by and to all
+        of them within a few milliseconds travels as one message, which costs the worker a fraction of a stream a call.
+
+        Each session has a handle of the caller's choice. Everything about a session is told under its handle: a session
+        that is refused, reads slowly, breaks a rule or ends never ends the stream. The stream's end detaches all of them
+        (they are held for their reattach timeout); a resume token is good for either RPC, and the newer attach wins.
+        See proto/README.md.
         """
 
 def add_MediaServiceServicer_to_server(servicer: MediaServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
