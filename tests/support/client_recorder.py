@@ -183,8 +183,10 @@ class PlayedBack:
         if not self.frames:
             self._receiver.lost(Ending(1000, "", 1000, received_first=True))
             return
-        asyncio.get_running_loop().call_soon(self._next)
         self._receiver.frame(self.frames.pop(0))
+        loop = asyncio.get_running_loop()
+        # Two turns: who connects is back from `connect` and listens before the next frame comes.
+        loop.call_soon(loop.call_soon, self._next)
 
     def send(self, data: str | bytes) -> None:
         self.sent.append(data)

@@ -138,13 +138,19 @@ def marks(window: Window, rules: Windows) -> tuple[str, ...]:
     return tuple(found)
 
 
+def disturbance(window: Window) -> float:
+    """How much others took of the machine, with the load program's lateness in seconds beside it."""
+    lag = window.traffic.lag.quantile(0.99) or 0.0
+    return window.machine.steal + window.machine.others + lag / 1000
+
+
 @dataclass(frozen=True, slots=True)
 class Point:
     """A number of sessions, measured.
 
     Attributes:
         sessions: how many were talking.
-        windows: those that count, or all where none does (`clean` is then False).
+        windows: those that count, or the least disturbed one where none does (`clean` is then False).
         left_out: how often windows were left out, by reason.
         failed: calls that were refused or ended by themselves.
         cpus: CPUs that the worker may use.
@@ -165,7 +171,7 @@ class Point:
         every = list(measured)
         good = tuple(window for window, why in every if not why)
         reasons = Counter(word for _, why in every for word in why)
-        kept = good or tuple(window for window, _ in every)
+        kept = good or tuple(sorted((window for window, _ in every), key=disturbance)[:1])
         return cls(sessions, kept, bool(good), dict(reasons), failed, cpus)
 
     @property
@@ -247,6 +253,8 @@ class Point:
             else None,
             "run_delay": _rounded(self.mean("run_delay")),
             "load_cores": _rounded(self.mean("load")),
+            "others_cores": _rounded(self.mean("others")),
+            "steal_cores": _rounded(self.mean("steal")),
             "memory_mib": _rounded(self.last("memory_mib")),
             "fds": self.last("fds"),
             "threads": self.last("threads"),

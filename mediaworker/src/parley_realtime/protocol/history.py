@@ -30,6 +30,8 @@ _TEXT_DELTA = frozenset({"response.output_text.delta", "response.text.delta"})
 _TEXT_DONE = frozenset({"response.output_text.done", "response.text.done"})
 _WORDS_DELTA = frozenset({"response.output_audio_transcript.delta", "response.audio_transcript.delta"})
 _WORDS_DONE = frozenset({"response.output_audio_transcript.done", "response.audio_transcript.done"})
+STREAMED = _TEXT_DELTA | _WORDS_DELTA
+"""Types of events that carry a piece of what is being said, many to a response."""
 _TRANSCRIPT = "conversation.item.input_audio_transcription"
 
 

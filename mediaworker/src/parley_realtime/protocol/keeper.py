@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from parley_realtime.formats import AudioFormat
-from parley_realtime.protocol.history import ConversationHistory, Item
+from parley_realtime.protocol.history import STREAMED, ConversationHistory, Item
 from parley_realtime.protocol.outstanding import Answer, Outstanding, Sent, is_aside
 from parley_realtime.protocol.restore import (
     EVENT_PREFIX,
@@ -137,10 +137,14 @@ class ConversationKeeper:
 
     def server(self, payload: Payload, now: float) -> bool:
         """A server event came; False: it is an echo of ours and nobody else's business."""
+        kind = payload.get("type")
+        if kind in STREAMED:
+            self.outstanding.goes_on(payload.get("response_id"), now)
+            self.history.server(payload)
+            return True
         if self._hides(payload):
             return False
         confirmed = self.outstanding.server(payload, now)
-        kind = payload.get("type")
         if confirmed is not None and confirmed.event.get("previous_item_id") == "root":
             payload = {**payload, "previous_item_id": "root"}
         self.history.server(payload)

@@ -132,6 +132,12 @@ class Outstanding:
             self._follow(kind, payload, confirmed, now)
         return confirmed
 
+    def goes_on(self, response_id: object, now: float) -> None:
+        """A piece of a response came that neither confirms, begins nor ends anything."""
+        answer = self.answers.get(response_id) if isinstance(response_id, str) else None
+        if answer is not None:
+            answer.since = now
+
     def talked_over(self) -> None:
         """The caller speaks, and the provider ends its answer for that."""
         for answer in self.answers.values():

@@ -31,6 +31,7 @@ from parley_worker.core.tool_desk import ToolDesk
 from parley_worker.core.tool_routing import ToolProblem
 
 Payload = Mapping[str, Any]
+WORDS_DELTA = frozenset({"response.output_audio_transcript.delta", "response.audio_transcript.delta"})
 MAX_RESPONSES = 64
 MAX_CODE_CHARACTERS = 100
 RESPONSE_SILENCE_SECONDS = 30.0
@@ -96,6 +97,11 @@ class Conversation:
     def on_message(self, payload: Payload, now: float, attached: bool) -> list[Effect]:
         """Follow a server event."""
         kind = payload.get("type")
+        if kind in WORDS_DELTA:
+            self._watch.came(now)
+            key = (_text(payload, "item_id"), _int(payload, "content_index"))
+            self._words.words(key, _text(payload, "delta"), self._ledger.received_ms(key))
+            return []
         self._desk.follow(payload, now)
         if isinstance(kind, str) and kind.startswith("response."):
             self._watch.came(now)
@@ -238,10 +244,6 @@ class Conversation:
                 return self._item_done(item, payload, now)
             case "conversation.item.input_audio_transcription.completed":
                 return self._transcript(payload, "user", now)
-            case "response.output_audio_transcript.delta" | "response.audio_transcript.delta":
-                key = (item_id, _int(payload, "content_index"))
-                self._words.words(key, _text(payload, "delta"), self._ledger.received_ms(key))
-                return []
             case "response.output_audio_transcript.done" | "response.audio_transcript.done":
                 key = (item_id, _int(payload, "content_index"))
                 text = _text(payload, "transcript")

@@ -202,6 +202,8 @@ func (c *call) leg() (leg, error) {
 		return newFloor(c)
 	case "floor-many":
 		return newFloorMany(c)
+	case "twilio":
+		return newPhone(c)
 	}
 	return nil, fmt.Errorf("transport %q is unknown: give converse, conversemany, floor, floor-many or twilio", c.order.Transport)
 }

@@ -5,6 +5,7 @@ import (
 
 	"parley.dev/loadgen/internal/clock"
 	"parley.dev/loadgen/internal/meter"
+	"parley.dev/loadgen/internal/wire"
 )
 
 const (
@@ -18,7 +19,10 @@ type parcel struct {
 	frame int64 // -1 for another message
 	made  int64
 	other []byte
+	code  byte // WebSocket's, 0 for text
 }
+
+func (p *parcel) opcode() byte { return max(p.code, wire.Text) }
 
 // A sender sends one call's frames in time. The wheel says when, a goroutine sends, so that a worker that does not
 // read holds nobody else up.
@@ -63,9 +67,11 @@ func (s *sender) Fire(now, due int64) int64 {
 }
 
 // say sends another message; one that finds the queue full is lost, as it would be behind a dead worker.
-func (s *sender) say(message []byte) {
+func (s *sender) say(message []byte) { s.sayAs(wire.Text, message) }
+
+func (s *sender) sayAs(code byte, message []byte) {
 	select {
-	case s.parcels <- parcel{frame: -1, other: message}:
+	case s.parcels <- parcel{frame: -1, other: message, code: code}:
 	default:
 	}
 }
