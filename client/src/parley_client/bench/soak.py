@@ -23,7 +23,7 @@ NOTE_EACH: Final = 6
 
 
 class Churn:
-    """Keeps so many calls talking: each lasts half to one and a half times the mean, another takes its place."""
+    """Keeps so many calls talking: each lasts half to one and a half times the mean, another follows."""
 
     def __init__(self, system: System, mean_s: float, seed: int = 1) -> None:
         self._system, self._mean = system, mean_s

@@ -1,4 +1,4 @@
-"""`parley bench storm`: many arrivals in a second, and more than there is room for; those admitted must not notice."""
+"""`parley bench storm`: many arrivals in a second, more than there is room for: calm for who is in."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def judge(phases: list[Phase], failures: list[str], scenario: Scenario) -> dict[
 
 
 def _against(loud: Phase, calm: list[Phase], plan: Storm) -> dict[str, Any]:
-    """p99 of each way against the higher of the calm windows around: some of a rise is the sessions' number."""
+    """p99 of each way against the higher of the calm windows around: more sessions take longer anyway."""
     result: dict[str, Any] = {}
     good = True
     for track in TRACKS:

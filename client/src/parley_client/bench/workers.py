@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import json
 import re
 import sys
 from collections.abc import Sequence
@@ -16,14 +15,13 @@ from typing import Any, Final
 from parley_client.bench import machine
 from parley_client.bench.admitting import FORMATS, Admitting, Placed, ProviderPlan
 from parley_client.bench.loadgen import CallFailed, Loadgen
+from parley_client.bench.nats_child import start_nats
 from parley_client.bench.systems import Place, System, Variant, pinned
 from parley_client.embedded.processes import Child, ChildSpec
-from parley_client.embedded.programs import find_program
 from parley_client.errors import MissingProgram, ParleyError, UsageError
 
 PREFIX: Final = "PARLEY_WORKER_"
 TRANSPORTS: Final = ("converse", "conversemany", "twilio")
-NATS_START_S: Final = 15.0
 _SAMPLE: Final = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{[^}]*\})? (\S+)", re.MULTILINE)
 
 
@@ -122,7 +120,8 @@ class OwnWorker(ParleySystem):
             raise UsageError("this version of Parley has no ConverseMany: leave conversemany out")
         self._load = await self.load_program()
         if self._with_nats:
-            self._nats, self.nats_url = await start_nats(self)
+            self._nats, self.nats_url = await start_nats(self.place.folder, self.scenario.pinning.others)
+            self._stack.push_async_callback(self._nats.stop)
         spec = ChildSpec(
             "media worker",
             pinned([sys.executable, "-m", "parley_worker"], self.scenario.pinning.worker),
@@ -200,30 +199,6 @@ class GivenWorker(ParleySystem):
 
     async def cpu_s(self) -> float | None:
         return (await scrape(self._admin)).get("process_cpu_seconds_total") if self._admin else None
-
-
-async def start_nats(system: System) -> tuple[Child, str]:
-    """nats-server with JetStream on a free port of loopback; the child and its URL.
-
-    Raises:
-        MissingProgram: it is not installed.
-    """
-    data, ports = system.place.folder / "nats", system.place.folder / "ports"
-    ports.mkdir(parents=True, exist_ok=True)
-    program = find_program("nats-server")
-    argv = [program, "-a", "127.0.0.1", "-p", "-1", "-js", "-sd", str(data), "--ports_file_dir", str(ports)]
-    spec = ChildSpec("nats-server", pinned(argv, system.scenario.pinning.others), json_ready=False)
-    child = await system.child(spec)
-    file = ports / f"nats-server_{child.pid}.ports"
-    try:
-        async with asyncio.timeout(NATS_START_S):
-            while True:
-                try:
-                    return child, str(json.loads(file.read_text())["nats"][0])
-                except (OSError, ValueError, KeyError, IndexError):
-                    await asyncio.sleep(0.05)
-    except TimeoutError:
-        raise ParleyError(f"nats-server was not ready within {NATS_START_S:g} s:\n{child.tail()}") from None
 
 
 async def scrape(address: str) -> dict[str, float]:
