@@ -12,6 +12,7 @@ SOURCES := operator mediaworker client localprovider tests examples docs
 UV_COMPILE := uv pip compile --quiet --no-header --no-annotate --generate-hashes --no-emit-index-url --no-emit-find-links --universal --python-version 3.11
 PEERS_VENV ?= .venv-peers
 PEERS_STAMP = $(PEERS_VENV)/.parley-$(shell sha256sum requirements/peers.txt 2>/dev/null | cut -c1-16)
+BENCH_PEERS := floor pipecat livekit
 SETUP_STAMP := $(VENV)/.parley-$(shell cat requirements/uv.txt requirements/dev.txt pyproject.toml 2>/dev/null | sha256sum | cut -c1-16)
 
 help: ## List the verbs
@@ -37,6 +38,19 @@ $(PEERS_STAMP): | $(SETUP_STAMP)
 	VIRTUAL_ENV=$(PEERS_VENV) $(BIN)/uv pip sync --quiet --require-hashes requirements/peers.txt
 	@rm -f $(PEERS_VENV)/.parley-*; touch $@
 
+bench-peers: setup $(BENCH_PEERS:%=bench-peer-%) ## Make the environments of the systems that the bench compares with
+	@$(CLUSTER)/build.sh livekit-server
+
+# An environment for each, with the wire of the floor generated into its own.
+bench-peer-%: requirements/bench-%.txt tests/load/peers/floor.proto
+	@stamp=.venv-bench-$*/.parley-$$(cat $^ | sha256sum | cut -c1-16); test -e $$stamp || { \
+	  echo "== setting up .venv-bench-$*" \
+	  && { test -x .venv-bench-$*/bin/python || $(PYTHON) -m venv --without-pip .venv-bench-$*; } \
+	  && VIRTUAL_ENV=.venv-bench-$* $(BIN)/uv pip sync --quiet --require-hashes $< \
+	  && site=$$(.venv-bench-$*/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
+	  && { test $* != floor || $(BIN)/python -m grpc_tools.protoc -I tests/load/peers --python_out=$$site --grpc_python_out=$$site floor.proto; } \
+	  && rm -f .venv-bench-$*/.parley-* && touch $$stamp; }
+
 programs: ## Install or build the programs that the demo needs (flite, nats-server)
 	@$(CLUSTER)/packages.sh speech
 	@command -v nats-server >/dev/null || $(CLUSTER)/build.sh nats-server
@@ -57,6 +71,7 @@ lint: setup ## ruff, import contracts, buf lint, format and breaking
 
 types: setup ## mypy --strict
 	$(BIN)/mypy
+	$(BIN)/mypy $(wildcard tests/load/peers/*.py)
 
 gen: setup ## Generate Python from the contracts
 	proto/generate.sh
@@ -124,6 +139,8 @@ format: setup ## Format the Python and the contracts
 lock: setup ## Compile the pins anew from pyproject.toml
 	$(UV_COMPILE) pyproject.toml --all-extras --group dev -o requirements/dev.txt
 	$(UV_COMPILE) --group peers -o requirements/peers.txt
+	$(UV_COMPILE) --group bench-floor -c requirements/dev.txt -o requirements/bench-floor.txt
+	for peer in pipecat livekit; do $(UV_COMPILE) --group bench-$$peer -o requirements/bench-$$peer.txt; done
 	echo "atheris==3.0.0; python_version < '3.14' and sys_platform == 'linux'" | $(UV_COMPILE) - -o requirements/fuzz.txt
 	for extra in operator worker local; do $(UV_COMPILE) pyproject.toml --extra $$extra -c requirements/dev.txt -o requirements/$$extra.txt; done
 	echo hatchling==1.33.0 | $(UV_COMPILE) - -o requirements/build.txt

@@ -9,6 +9,7 @@ KUBERNETES=1.36.3 ETCD=3.7.3 CONTAINERD=2.4.2 COREDNS=1.15.0 HELM=4.3.1 NATS=2.1
 KUBECONFORM=0.8.0 PROMETHEUS=0.316.0
 KUBE=(kube-apiserver kube-controller-manager kube-scheduler kubelet kubectl kube-proxy)
 NODE=("${KUBE[@]}" etcd containerd containerd-shim-runc-v2 ctr coredns)
+# livekit-server is built when it is named: only the bench's peers need it.
 TOOLS=(nats-server kubectl helm kubeconform promtool)
 mapfile -t ALL < <(printf '%s\n' "${NODE[@]}" "${TOOLS[@]}" | awk '!seen[$0]++')
 
@@ -22,6 +23,7 @@ recipe() { # recipe TOOL: "MODULE VERSION PACKAGE [BUILD TAGS]"
     coredns) echo "github.com/coredns/coredns $COREDNS github.com/coredns/coredns" ;;
     helm) echo "helm.sh/helm/v4 $HELM helm.sh/helm/v4/cmd/helm" ;;
     nats-server) echo "github.com/nats-io/nats-server/v2 $NATS github.com/nats-io/nats-server/v2" ;;
+    livekit-server) echo "github.com/livekit/livekit-server 1.13.5 github.com/livekit/livekit-server/cmd/server" ;;
     kubeconform) echo "github.com/yannh/kubeconform $KUBECONFORM github.com/yannh/kubeconform/cmd/kubeconform" ;;
     promtool) echo "github.com/prometheus/prometheus $PROMETHEUS github.com/prometheus/prometheus/cmd/promtool remove_all_sd" ;;
     *) die "no such tool: $1 (one of: ${ALL[*]})" ;;

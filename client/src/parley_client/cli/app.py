@@ -16,7 +16,7 @@ from parley_client.audio import read_wav
 from parley_client.errors import MissingProgram, UsageError
 from parley_client.formats import AudioFormat
 
-from . import cluster
+from . import bench, cluster
 from .console import Output, make_output
 from .exits import GOOD_ENDS, Exit, exit_of, table
 from .run import execute
@@ -44,6 +44,7 @@ provider_app = typer.Typer(
     help="The local provider: an offline speech-to-speech service.", no_args_is_help=True
 )
 app.add_typer(provider_app, name="provider")
+app.add_typer(bench.bench_app, name="bench")
 cluster.register(app)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
