@@ -285,5 +285,8 @@ EXTENSIONS: tuple[tuple[str, str, str], ...] = (
     ),
 )
 
-INSIDE = {"shape", "opened", "received", "audio", "ending", "closed", "recovery", "socket_closed"}
+INSIDE = {
+    *("shape", "opened", "received", "audio", "ending", "closed", "recovery", "socket_closed"),
+    *("queued_bytes", "messages_received"),
+}
 """Public methods of a client that are no part of its surface; those of a media unit begin with `media`."""

@@ -191,6 +191,16 @@ class ProviderMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class ConnectHeld:
+    """Others are before this session: it waits for its turn to connect its provider."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectBegan:
+    """It is its turn: the time to connect counts from here."""
+
+
+@dataclass(frozen=True, slots=True)
 class ProviderLost:
     """The provider cannot be reached, refused, or is gone. `message` holds no secret."""
 
@@ -363,7 +373,9 @@ class DeadlineReached:
 
 
 Event = (
-    ProviderOpened
+    ConnectHeld
+    | ConnectBegan
+    | ProviderOpened
     | ProviderMessage
     | ProviderLost
     | ProviderReconnecting

@@ -16,6 +16,7 @@ from parley_realtime.formats import CATCH_UP_SECONDS, FRAME_MS, FRAME_SECONDS
 
 from parley_worker.core.audio import AudioFormat, Converter, converter
 from parley_worker.core.playout import AudioCounters, PartKey, PlayoutLedger
+from parley_worker.core.underruns import WORKER_LATE_SECONDS, UnderrunWatch
 
 MAX_INPUT_FRAME_MS = 1000
 BURST_FRAME_MS = 100
@@ -86,7 +87,8 @@ class InputPath:
 
 @dataclass(slots=True)
 class OutFrame:
-    """Audio for the caller, in its format. `position_ms` is within the content part, `late` in seconds.
+    """Audio for the caller, in its format. `position_ms` is within the content part; `late` is the
+    worker's part, in seconds, of how late it leaves.
 
     Not to be changed by whoever gets it; not frozen because one is made for every 20 ms of every session.
     """
@@ -170,9 +172,15 @@ class OutputPath:
     """
 
     def __init__(
-        self, provider: AudioFormat, ledger: PlayoutLedger, counters: AudioCounters, max_bytes: int
+        self,
+        provider: AudioFormat,
+        ledger: PlayoutLedger,
+        counters: AudioCounters,
+        max_bytes: int,
+        underruns: UnderrunWatch | None = None,
     ) -> None:
         self._provider = provider
+        self._underruns = underruns or UnderrunWatch()
         self._ledger = ledger
         self._counters = counters
         self._max = max_bytes
@@ -203,6 +211,7 @@ class OutputPath:
         self._untouched = leg == self._provider
         self._size = leg.frame_bytes
         self._due = None
+        self._underruns.attached(leg.bytes_per_ms)
         self._settle()
 
     def mix_with(self, mix: Mix | None) -> None:
@@ -220,6 +229,7 @@ class OutputPath:
         self._leg = None
         self._due = None
         self._plain = False
+        self._underruns.forget()
         for part in self._parts:
             if self._untouched and part.left:
                 rest = part.cut(part.left)
@@ -234,6 +244,7 @@ class OutputPath:
         if response_id in self._muted:
             self.muted_chunks += 1
             return True
+        self._underruns.fed(now)
         epoch = self._epoch_of(response_id)
         key = (item_id, content_index)
         before = self._ledger.received(key, epoch, self._provider.ms(len(payload)), now)
@@ -268,6 +279,8 @@ class OutputPath:
         for part in self._parts:
             if part.key == key:
                 part.done = True
+        if self._parts and self._parts[0].done:
+            self._underruns.forget()
 
     def clear(self, responses: Iterable[str]) -> int:
         """Drop everything that waits and what these answers still send; gives the epoch to clear up to."""
@@ -277,6 +290,7 @@ class OutputPath:
                 self._muted.append(response)
         self._parts.clear()
         self.bytes = 0
+        self._underruns.forget()
         if self._convert is not None:
             self._convert.flush()
         if self._mix is None:
@@ -326,10 +340,18 @@ class OutputPath:
         position = part.position
         part.position = position + FRAME_MS
         self._due = due + FRAME_SECONDS
+        late = now - due
+        if late > WORKER_LATE_SECONDS:
+            late = self._underruns.late(due, now)
         self._ledger.sent(part.key, position, FRAME_MS, now)
         self._counters.output_ms += FRAME_MS
         item_id, index = part.key
-        return OutFrame(part.ready[at:end], item_id, index, part.epoch, position, part.response_id, now - due)
+        return OutFrame(part.ready[at:end], item_id, index, part.epoch, position, part.response_id, late)
+
+    def watch(self, queued: int) -> None:
+        """So many bytes wait in the caller's queue now."""
+        if self._mode is PlayoutMode.REALTIME:
+            self._underruns.queued(queued)
 
     def take(self, now: float, room: int) -> list[Out]:
         """What is due, at most `room` bytes of audio when bursting.
@@ -341,6 +363,8 @@ class OutputPath:
         while self._leg is not None and (self._parts or self._mix is not None):
             part = self._parts[0] if self._parts else None
             if part is None or not self._enough(part):
+                if part is not None:
+                    self._underruns.dry(self._due)
                 alone = self._alone(now)
                 if alone is not None:
                     out.append(alone)
@@ -357,11 +381,14 @@ class OutputPath:
                 frame = self._frame(part, self._leg, BURST_FRAME_MS, 0.0, now)
                 room -= len(frame.payload)
             else:
+                late = 0.0 if self._due is None else now - self._due
+                if late > WORKER_LATE_SECONDS:
+                    late = self._underruns.late(now - late, now)
                 if self._due is None or now - self._due > CATCH_UP_SECONDS:
                     self._due = now
                 if self._due > now + 1e-6:
                     break
-                frame = self._frame(part, self._leg, FRAME_MS, now - self._due, now)
+                frame = self._frame(part, self._leg, FRAME_MS, max(late, 0.0), now)
                 self._due += FRAME_SECONDS
             out.append(frame)
             if self._mark_ms and part.position - part.marked >= self._mark_ms:

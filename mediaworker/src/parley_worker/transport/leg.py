@@ -103,6 +103,10 @@ class LegQueue(Generic[Message]):
         """See LegPort."""
         return self._bounds.audio_bytes - self._audio_bytes
 
+    def queued_bytes(self) -> int:
+        """See LegPort."""
+        return self._bytes
+
     def drop_audio(self) -> dict[tuple[str, int], int]:
         """See LegPort."""
         kept: deque[_Queued[Message]] = deque()

@@ -132,6 +132,10 @@ class ManyLeg:
             self._starved = True
         return room
 
+    def queued_bytes(self) -> int:
+        """See LegPort."""
+        return self.waiting
+
     def drop_audio(self) -> dict[tuple[str, int], int]:
         """See LegPort."""
         kept: deque[OutFrame | _Said] = deque()

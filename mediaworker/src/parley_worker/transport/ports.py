@@ -27,6 +27,9 @@ class LegPort(Protocol):
     def audio_room(self) -> int:
         """Bytes of audio that the queue still takes."""
 
+    def queued_bytes(self) -> int:
+        """Bytes that wait to be written, audio and all else."""
+
     def finish(self, refusal: LegRefusal | None) -> None:
         """End the stream after what is queued: status OK, or the refusal's. The first call counts."""
 
