@@ -5,6 +5,7 @@ Importing this package loads no library; making an `Encoder` or a `Decoder` does
 
 from parley_opus.errors import OpusError, OpusUnavailable
 from parley_opus.packets import (
+    DEFAULT_BITRATE,
     MAX_SAMPLES_48K,
     OPUS_RATES,
     SAMPLES_48K_PER_MS,
@@ -13,6 +14,7 @@ from parley_opus.packets import (
 )
 
 __all__ = [
+    "DEFAULT_BITRATE",
     "MAX_SAMPLES_48K",
     "OPUS_RATES",
     "SAMPLES_48K_PER_MS",

@@ -10,6 +10,7 @@ SAMPLES_48K_PER_MS = 48
 MAX_SAMPLES_48K = 120 * SAMPLES_48K_PER_MS
 """No packet is longer, in samples at 48 kHz."""
 BITRATES = (6_000, 128_000)
+DEFAULT_BITRATE = 32_000
 MAX_EXPECTED_LOSS = 50
 
 _SILK = (480, 960, 1920, 2880)
@@ -48,15 +49,15 @@ class OpusSettings:
     loses some. ValueError names the field.
     """
 
-    bitrate: int = 24_000
+    bitrate: int = DEFAULT_BITRATE
     expected_loss: int = 0
-    complexity: int = 5
-    """0 to 10; see docs/design/2026-11-26-opus.md for what each costs and gives."""
+    complexity: int = 0
+    """0 to 10. Bits are cheaper than CPU: docs/design/2026-11-26-opus.md has what each costs and gives."""
 
     def __post_init__(self) -> None:
         low, high = BITRATES
         if not low <= self.bitrate <= high:
-            raise ValueError(f"bitrate_bps is {self.bitrate}; use {low} to {high}, or 0 for {24_000}")
+            raise ValueError(f"bitrate_bps is {self.bitrate}; use {low} to {high}, or 0 for {DEFAULT_BITRATE}")
         if not 0 <= self.expected_loss <= MAX_EXPECTED_LOSS:
             raise ValueError(
                 f"expected_loss_percent is {self.expected_loss}; use 1 to {MAX_EXPECTED_LOSS}, or 0 for none"

@@ -49,7 +49,7 @@ def test_settings_are_taken_and_out_of_range_refused_by_name() -> None:
     refused = read(opus=pb.OpusSettings(bitrate_bps=1000))
     assert isinstance(refused, ev.LegRefusal)
     assert (refused.reason, refused.field) == ("opus-setting-out-of-range", "start.opus.bitrate_bps")
-    assert refused.message == "start.opus.bitrate_bps is 1000; use 6000 to 128000, or 0 for 24000"
+    assert refused.message == "start.opus.bitrate_bps is 1000; use 6000 to 128000, or 0 for 32000"
 
 
 def test_a_rate_that_opus_has_not_is_refused() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 from parley.media.v1 import media_pb2 as pb
-from parley_opus import OpusSettings
+from parley_opus import DEFAULT_BITRATE, OpusSettings
 
 from parley_worker.core import effects as fx
 from parley_worker.core import events as ev
@@ -138,7 +138,7 @@ def _codec(carried: LegFormat) -> LegCodec | None:
 
 def _opus(wire: pb.OpusSettings) -> OpusSettings | ev.LegRefusal:
     try:
-        return OpusSettings(wire.bitrate_bps or OpusSettings().bitrate, wire.expected_loss_percent)
+        return OpusSettings(wire.bitrate_bps or DEFAULT_BITRATE, wire.expected_loss_percent)
     except ValueError as exc:
         text = f"start.opus.{exc}"
         return _invalid("opus-setting-out-of-range", text, text.partition(" ")[0])

@@ -349,7 +349,7 @@ class OpusSettings(_message.Message):
     BITRATE_BPS_FIELD_NUMBER: _builtins.int
     EXPECTED_LOSS_PERCENT_FIELD_NUMBER: _builtins.int
     bitrate_bps: _builtins.int
-    """Mean bits a second, 6000 to 128000; 0 for 24000."""
+    """Mean bits a second, 6000 to 128000; 0 for 32000."""
     expected_loss_percent: _builtins.int
     """How many packets in a hundred are lost on their way from the caller to whoever listens (1 to 50): each then carries
     the one before it a second time, coarsely. 0 for none: gRPC itself loses nothing.
