@@ -57,7 +57,8 @@ class OpusSettings:
     def __post_init__(self) -> None:
         low, high = BITRATES
         if not low <= self.bitrate <= high:
-            raise ValueError(f"bitrate_bps is {self.bitrate}; use {low} to {high}, or 0 for {DEFAULT_BITRATE}")
+            usual = f"or 0 for {DEFAULT_BITRATE}"
+            raise ValueError(f"bitrate_bps is {self.bitrate}; use {low} to {high}, {usual}")
         if not 0 <= self.expected_loss <= MAX_EXPECTED_LOSS:
             raise ValueError(
                 f"expected_loss_percent is {self.expected_loss}; use 1 to {MAX_EXPECTED_LOSS}, or 0 for none"
