@@ -50,7 +50,7 @@ StatusDetails = tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]
 
 @dataclass(frozen=True, slots=True)
 class StartMessage:
-    """A Start of good form and the credential in it (empty for none). `opus` is None where no side is Opus."""
+    """A Start of good form and the credential in it (empty for none); `opus` is None where no side is it."""
 
     request: ev.AttachRequest
     credential: str = field(repr=False)

@@ -362,7 +362,7 @@ class OutputPath:
                 break
             if self._finished(part):
                 self._parts.popleft()
-                end = part.position if self._codec is None else min(part.position, part.taken)
+                end = part.position if self._codec is None else min(part.position, round(part.taken, 3))
                 out.append(OutMark(part.key[0], part.key[1], part.epoch, end))
                 continue
             if self._mode is PlayoutMode.BURST:

@@ -23,7 +23,7 @@ class NewLeg(LegPort, Protocol):
 
 
 def find_session(directory: SessionDirectory, start: StartMessage) -> SessionPort | LegRefusal:
-    """The session that the credential belongs to, or that needs none; with codecs where the leg wants some."""
+    """The session that the credential belongs to, or that needs none; behind codecs where a leg has some."""
     digest = _digest(start)
     match start.request.credential:
         case CredentialKind.TICKET:

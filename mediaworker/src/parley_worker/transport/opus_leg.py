@@ -5,6 +5,7 @@ Both codecs run at the provider's rate, so nothing is resampled whatever rate th
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Final
 
@@ -16,11 +17,11 @@ from parley_worker.codec.opus import OpusInput
 from parley_worker.core.audio import AudioFormat, Encoding
 from parley_worker.core.effects import Clear, ToLeg
 from parley_worker.core.events import AttachRequest, LegCommand, LegRefusal, Status
-from parley_worker.core.media_path import OutFrame
+from parley_worker.core.media_path import OutFrame, PlayoutMode
 from parley_worker.transport.ports import LegPort, SessionPort
 
-FRAMES_AT_ONCE: Final = 20
-"""Frames that are encoded in one go for a caller who bursts: others have their turn after them."""
+FRAMES_AT_ONCE: Final = 10
+"""Frames that are encoded in one turn of the loop for a caller who bursts: about a millisecond."""
 
 
 def with_opus(
@@ -54,6 +55,8 @@ class _OpusLeg:
         if decoder is not None:
             self._packets = OpusInput(decoder, self._samples.rate, session.frames_concealed)
         self._encoder = encoder
+        self._bursts = False
+        self._encoded = 0
 
     # For the leg: SessionPort
 
@@ -73,6 +76,7 @@ class _OpusLeg:
     def attach(self, request: AttachRequest, leg: LegPort) -> LegRefusal | None:
         """See SessionPort."""
         self._leg = leg
+        self._bursts = self._encoder is not None and request.mode is PlayoutMode.BURST
         if self._packets is not None:
             request = replace(request, input_format=self._samples)
         if self._encoder is not None and request.output_codec is not None:
@@ -120,15 +124,25 @@ class _OpusLeg:
             packet = self._encoder.encode(frame.payload)
             frame = OutFrame(packet, frame.item_id, frame.content_index, frame.epoch, frame.position_ms)
         self._caller.send_audio(frame)
+        if self._bursts:
+            self._encoded += 1
+            if self._encoded == FRAMES_AT_ONCE:
+                asyncio.get_running_loop().call_soon(self._next_turn)
+
+    def _next_turn(self) -> None:
+        self._encoded = 0
+        self._session.leg_room(self)
 
     def drop_audio(self) -> dict[tuple[str, int], int]:
         """See LegPort."""
         return self._caller.drop_audio()
 
     def audio_room(self) -> int:
-        """See LegPort. No more than is encoded in one go."""
+        """See LegPort. In samples, and no more than is left of this turn: `leg_room` comes with the next."""
         room = self._caller.audio_room()
-        return room if self._encoder is None else min(room, FRAMES_AT_ONCE * self._samples.frame_bytes)
+        if not self._bursts:
+            return room
+        return min(room, max(0, FRAMES_AT_ONCE - self._encoded) * self._samples.frame_bytes)
 
     def finish(self, refusal: LegRefusal | None) -> None:
         """See LegPort."""
