@@ -19,6 +19,13 @@ class Packet(bytes):
 _REMEDY = "apt-get install libopus0 (macOS: brew install opus)"
 
 
+def carried_per_second(format: AudioFormat, settings: OpusSettings) -> int:
+    """Bytes that a second takes on the stream; of Opus the mean."""
+    if format.encoding is Encoding.OPUS:
+        return settings.bitrate // 8
+    return format.sample_bytes * format.sample_rate_hz
+
+
 class CallCodecs:
     """The codecs of one call, none for a side that is not Opus.
 

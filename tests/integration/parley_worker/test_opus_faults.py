@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from media_calls import Caller, calling, start, trailer, worker
+from media_calls import RPCS, Caller, calling, over, start, trailer, worker
 from opus_sound import Samples, opus, packets, snr, sweep
 from parley.media.v1 import media_pb2 as pb
 from parley_opus.packets import OpusSettings, packet_samples
@@ -17,6 +18,12 @@ from provider_script import Socket, scripted
 
 BROKEN = bytes([1 << 3 | 1, 1])
 """Two frames of one size in an odd number of bytes."""
+
+
+@pytest.fixture(autouse=True, params=RPCS)
+def _rpc(request: pytest.FixtureRequest) -> Iterator[None]:
+    with over(request.param):
+        yield
 
 
 async def friendly(socket: Socket) -> None:
