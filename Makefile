@@ -51,7 +51,7 @@ bench-peer-%: requirements/bench-%.txt tests/load/peers/floor.proto
 	  && { test $* != floor || $(BIN)/python -m grpc_tools.protoc -I tests/load/peers --python_out=$$site --grpc_python_out=$$site floor.proto; } \
 	  && rm -f .venv-bench-$*/.parley-* && touch $$stamp; }
 
-programs: ## Install or build the programs that the demo needs (flite, nats-server)
+programs: ## Install or build what the demo needs (flite, libopus, nats-server)
 	@$(CLUSTER)/packages.sh speech
 	@command -v nats-server >/dev/null || $(CLUSTER)/build.sh nats-server
 
