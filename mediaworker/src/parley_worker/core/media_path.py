@@ -15,6 +15,7 @@ from typing import Protocol
 from parley_realtime.formats import CATCH_UP_SECONDS, FRAME_MS, FRAME_SECONDS
 
 from parley_worker.core.audio import AudioFormat, Converter, converter
+from parley_worker.core.leg_codec import LegCodec
 from parley_worker.core.playout import AudioCounters, PartKey, PlayoutLedger
 from parley_worker.core.underruns import WORKER_LATE_SECONDS, UnderrunWatch
 
@@ -193,6 +194,8 @@ class OutputPath:
         self._mix: Mix | None = None
         self._mark_ms = 0
         self._convert: Converter | None = None
+        self._codec: LegCodec | None = None
+        self._whole = True
         self._untouched = False
         self._plain = False
         self._size = 0
@@ -201,14 +204,23 @@ class OutputPath:
         self.bytes = 0
         self.muted_chunks = 0
 
-    def attach(self, leg: AudioFormat, mode: PlayoutMode, mark_interval_ms: int = 0) -> None:
+    def attach(
+        self,
+        leg: AudioFormat,
+        mode: PlayoutMode,
+        mark_interval_ms: int = 0,
+        codec: LegCodec | None = None,
+    ) -> None:
         """Deliver in this format from now on; what waits goes on.
 
         With `mark_interval_ms` there are marks within parts, that far apart; without only at their ends.
+        With a `codec` all frames have 20 ms, and silence behind a part pushes out what it holds back.
         """
         self._leg, self._asked, self._mark_ms = leg, mode, mark_interval_ms
-        self._convert = converter(self._provider, leg)
-        self._untouched = leg == self._provider
+        self._codec = codec
+        convert = converter(self._provider, leg)
+        self._convert = convert if codec is None else codec.behind(convert, leg)
+        self._untouched = codec is None and leg == self._provider
         self._size = leg.frame_bytes
         self._due = None
         self._underruns.attached(leg.bytes_per_ms)
@@ -222,6 +234,7 @@ class OutputPath:
     def _settle(self) -> None:
         self._mode = self._asked if self._mix is None else PlayoutMode.REALTIME
         realtime = self._mode is PlayoutMode.REALTIME
+        self._whole = realtime or self._codec is not None
         self._plain = realtime and self._leg is not None and self._mix is None and not self._mark_ms
 
     def detach(self) -> None:
@@ -373,12 +386,14 @@ class OutputPath:
                 break
             if self._finished(part):
                 self._parts.popleft()
-                out.append(OutMark(part.key[0], part.key[1], part.epoch, part.position))
+                end = part.position if self._codec is None else min(part.position, round(part.taken, 3))
+                out.append(OutMark(part.key[0], part.key[1], part.epoch, end))
                 continue
             if self._mode is PlayoutMode.BURST:
                 if room <= 0:
                     break
-                frame = self._frame(part, self._leg, BURST_FRAME_MS, 0.0, now)
+                ms = FRAME_MS if self._whole else BURST_FRAME_MS
+                frame = self._frame(part, self._leg, ms, 0.0, now)
                 room -= len(frame.payload)
             else:
                 late = 0.0 if self._due is None else now - self._due
@@ -412,8 +427,7 @@ class OutputPath:
         """Fills `ready` as far as needed; True when a frame or the part's end can go out."""
         assert self._leg is not None
         assert self._convert is not None
-        realtime = self._mode is PlayoutMode.REALTIME
-        want = self._size if realtime else self._leg.bytes_per_ms * BURST_FRAME_MS
+        want = self._size if self._whole else self._leg.bytes_per_ms * BURST_FRAME_MS
         while part.left < want and part.chunks:
             chunk = self._next_chunk(part)
             self.bytes -= len(chunk)
@@ -422,7 +436,7 @@ class OutputPath:
         if not part.chunks and not part.flushed and (part.done or len(self._parts) > 1):
             part.add(self._convert.flush())
             part.flushed = True
-        return part.flushed or part.left >= want or (not realtime and part.left > 0)
+        return part.flushed or part.left >= want or (not self._whole and part.left > 0)
 
     def _next_chunk(self, part: _Part) -> bytes:
         """What is converted next: no more than is lost with a caller who leaves."""
@@ -441,7 +455,7 @@ class OutputPath:
         size = leg.bytes_per_ms * ms
         payload = part.cut(size)
         duration = leg.ms(len(payload))
-        if len(payload) < size and self._mode is PlayoutMode.REALTIME:
+        if len(payload) < size and self._whole:
             payload += leg.silence * ((size - len(payload)) // leg.sample_bytes)
         if self._mix is not None:
             payload = self._mix.over(payload)

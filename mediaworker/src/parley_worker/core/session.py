@@ -323,18 +323,18 @@ class Session:
             key.uid,
             key.attempt,
             event.resume_token,
-            request.input_format,
-            request.output_format,
+            request.input_carried,
+            request.output_carried,
             request.mode,
-            delay_ms(self.provider_format, request.output_format),
+            delay_ms(self.provider_format, request.output_format) + request.output_codec_delay_ms,
         )
         effects += [
             SendLeg(started),
             self._recorder.event(
                 "leg_attached",
                 now,
-                input_format=str(request.input_format),
-                output_format=str(request.output_format),
+                input_format=str(request.input_carried),
+                output_format=str(request.output_carried),
                 resumed=resumed,
             ),
         ]

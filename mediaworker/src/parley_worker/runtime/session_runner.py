@@ -284,6 +284,15 @@ class SessionRunner:
         await self._left_connecting.wait()
         await self._deps.setting_up.attach_turn()
 
+    @property
+    def provider_rate(self) -> int:
+        """See SessionPort."""
+        return self._session.provider_format.rate
+
+    def frames_concealed(self, cause: str, frames: int) -> None:
+        """See SessionPort."""
+        self._deps.metrics.frames_concealed(cause, frames)
+
     def attach(self, request: ev.AttachRequest, leg: LegPort) -> ev.LegRefusal | None:
         """See SessionPort."""
         refusal = self._session.check_attach(request, self._deps.clock.monotonic())
@@ -603,7 +612,9 @@ class SessionRunner:
         burst = self._deps.settings.input_burst
         self._input = InputPath(request.input_format, self._session.provider_format, burst)
         self._units.attached(request.input_format, request.output_format, request.playout_buffer_ms)
-        self._output.attach(request.output_format, request.mode, request.mark_interval_ms)
+        self._output.attach(
+            request.output_format, request.mode, request.mark_interval_ms, request.output_codec
+        )
         self._pump()
 
     def _drop_leg(self, refusal: ev.LegRefusal | None, cause: str) -> None:

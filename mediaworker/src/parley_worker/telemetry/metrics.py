@@ -75,6 +75,12 @@ class Metrics(ProcessMetrics):
         self._sequence_gaps = Counter(
             p + "frame_gaps_total", "Gaps in the sequence of caller frames.", registry=r
         )
+        self._frames_concealed = Counter(
+            p + "frames_concealed_total",
+            "Opus packets of callers that were made up, by cause (lost, undecodable).",
+            ["cause"],
+            registry=r,
+        )
         self._provider_connects = Counter(
             p + "provider_connects_total", "Provider connections that were configured.", registry=r
         )
@@ -203,6 +209,10 @@ class Metrics(ProcessMetrics):
 
     def budget_overrun(self, budget: BudgetName) -> None:
         self._overruns[budget].inc()
+
+    def frames_concealed(self, cause: str, frames: int) -> None:
+        """`cause` is `lost` or `undecodable`."""
+        self._frames_concealed.labels(cause).inc(frames)
 
     def recording(self, outcome: str) -> None:
         """`outcome` is `finished` or `failed`."""

@@ -40,6 +40,13 @@ class SessionPort(Protocol):
     async def wait_ready(self) -> None:
         """Return when the session has left CONNECTING; bounded by the provider's connect timeout."""
 
+    @property
+    def provider_rate(self) -> int:
+        """Samples a second of the provider's audio."""
+
+    def frames_concealed(self, cause: str, frames: int) -> None:
+        """Frames of caller audio were made up; `cause` is `lost` or `undecodable`."""
+
     def attach(self, request: AttachRequest, leg: LegPort) -> LegRefusal | None:
         """Take the leg, replacing an older one, or say why not."""
 
