@@ -26,7 +26,7 @@ RELEASE = "parley-e2e"
 IMAGES = ("operator", "worker", "nats", "localprovider")
 CRDS = ("voicesessions.parley.dev", "voiceagents.parley.dev", "voiceworkerpools.parley.dev")
 WORKERS = "parley.dev/pool"
-MEDIA, ADMIN, OPERATOR_PORT = 50051, 9090, 8080
+MEDIA, ADMIN, OPERATOR_PORT = 50100, 9090, 8080
 FINISHED = ("Completed", "Failed", "Cancelled")
 SAMPLE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)$")
 
