@@ -121,9 +121,9 @@ def cel(schema: Any, where: str) -> Iterator[tuple[str, str]]:
 
 
 SHARD_NOTE = (
-    "The supervisor of a worker with shards shows all of them on its page. What one process measures has the\n"
-    "label `shard` (its number, or `supervisor`): sum over it for the worker. Without it, once for the whole\n"
-    "worker: {}.\n\n"
+    "The supervisor of a worker with shards shows all of them on its page. What one process measures has\n"
+    "the label `shard` (its number, or `supervisor`): sum over it for the worker. Without it, once for the\n"
+    "whole worker: {}.\n\n"
 )
 
 
