@@ -326,7 +326,7 @@ def processes_of(pod_uid: str) -> list[int]:
 
 
 def samples(text: str) -> dict[str, float]:
-    """The samples of a text exposition as `name{labels}` to value; those of a worker's shards are added up."""
+    """The samples of a text exposition as `name{labels}` to value, those of shards added up."""
     found: dict[str, float] = {}
     for line in text.splitlines():
         if match := SAMPLE.match(line):
