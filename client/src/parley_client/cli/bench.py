@@ -122,6 +122,7 @@ def soak(
             output.heading(f"Soak of {bench.scenario.soak.minutes:g} minutes on {where}")
             parts = await soak_run.run(bench.system, bench.variant(), bench.capacity(), where, bench.note)
             path = bench.finish(**parts)
+            output.rows("fact", ("fact", "value"), report_page.soak_facts(parts))
             return _judged(output, path, parts["soak"])
 
     execute(output, work)
