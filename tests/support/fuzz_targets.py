@@ -55,6 +55,7 @@ def server_frame(data: bytes) -> None:
     """A frame of the provider, as our client decodes it."""
     for beta in (False, True):
         incoming = core(beta).decode(data)
+        assert repr(incoming) == repr(core(beta).decode_whole(data)), "cut out and parsed differ"
         match incoming:
             case AudioDelta(chunk):
                 assert len(chunk.payload) <= len(data)

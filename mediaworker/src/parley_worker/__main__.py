@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import AbstractAsyncContextManager
 
 from parley_worker import __version__
 from parley_worker.config import ConfigError, Settings, help_text
@@ -22,19 +23,33 @@ def main() -> None:
         sys.stderr.write(f"{' '.join(arguments)}: no such option\n\n{help_text()}\n")
         sys.exit(2)
     try:
-        settings = Settings.from_environ(os.environ)
+        code = _run(Settings.from_environ(os.environ))
     except ConfigError as error:
         for problem in error.problems:
             sys.stderr.write(f"parley-worker: {problem}\n")
-        sys.exit(2)
-    from parley_worker.app import run
-
-    try:
-        code = run(settings)
+        code = 2
     except OSError as error:
         sys.stderr.write(f"parley-worker: cannot start: {error}\n")
         code = 1
     sys.exit(code)
+
+
+def _run(settings: Settings) -> int:
+    """Run the worker; imports what it needs and no more: a supervisor carries no media."""
+    # Processes are started by exec alone: gRPC need not prepare for a fork, and say that it cannot.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    from parley_worker import process
+
+    worker: AbstractAsyncContextManager[process.App]
+    if settings.shards:
+        from parley_worker.sharded import ShardedApp
+
+        worker = ShardedApp(settings)
+    else:
+        from parley_worker.app import WorkerApp
+
+        worker = WorkerApp(settings)
+    return process.run(settings, process.serve(settings, worker))
 
 
 if __name__ == "__main__":

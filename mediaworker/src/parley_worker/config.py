@@ -17,6 +17,9 @@ from parley_realtime.transport import TransportName, check_transport, fastest
 PREFIX = "PARLEY_WORKER_"
 TLS_FILES = ("tls.crt", "tls.key")
 MTLS_FILES = ("ca.crt", "tls.crt", "tls.key")
+AUTO = -1
+"""As many shards as this process may use cores."""
+MAX_SHARDS = 64
 # Kubernetes adds such variables for a Service called parley-worker.
 _SERVICE_LINK = re.compile(PREFIX + r"(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?)")
 
@@ -113,6 +116,15 @@ def _boolean(value: str) -> bool:
     return words[value.lower()]
 
 
+def _shards(value: str) -> int:
+    if value == "auto":
+        return AUTO
+    try:
+        return _integer(0, MAX_SHARDS)(value)
+    except ValueError:
+        raise ValueError(f"give auto, or a whole number from 0 to {MAX_SHARDS}") from None
+
+
 def _address(value: str) -> Address:
     if value.startswith("unix:"):
         path = value.removeprefix("unix:")
@@ -191,15 +203,31 @@ class Settings:
     node: str = _var(_text, "name of the node; empty outside Kubernetes", "")
     pool: str = _var(_text, "name of the VoiceWorkerPool; empty outside Kubernetes", "")
     capacity: int = _var(_integer(1, 10_000), "sessions that this worker runs at most", 50)
-    media_address: Address = _var(_host_port, "where callers attach", Address("127.0.0.1", 7070))
-    control_address: Address = _var(_address, "where the operator calls", Address("127.0.0.1", 7071))
+    shards: int = _var(
+        _shards,
+        "processes that sessions are spread over, beside one that supervises them; auto: one a core that this"
+        " worker may use; 0: everything in one process",
+        0,
+    )
+    pin_shards: bool = _var(_boolean, "bind each shard to a core of its own where there are enough", False)
+    shard_timeout: float = _var(
+        _seconds(0.5, 600), "seconds without a sign of life after which a shard is killed", 5.0
+    )
+    media_address: Address = _var(
+        _host_port, "where callers attach; shard N at port + N", Address("127.0.0.1", 7070)
+    )
+    control_address: Address = _var(_address, "where the operator calls", Address("127.0.0.1", 7061))
     admin_address: Address = _var(
-        _host_port, "where /metrics, /healthz and /readyz are served", Address("127.0.0.1", 7072)
+        _host_port, "where /metrics, /healthz and /readyz are served", Address("127.0.0.1", 7062)
     )
     advertised_host: str = _var(_text, "host that callers are told; the media address's host when empty", "")
-    advertised_port: int = _var(_integer(0, 65535), "port that callers are told; 0: the port listened on", 0)
+    advertised_port: int = _var(
+        _integer(0, 65535), "port that callers are told, of shard N port + N; 0: that listened on", 0
+    )
     telephony_address: Address | None = _var(
-        _host_port, "where telephony media streams attach, with the media service's TLS; empty: nowhere", None
+        _host_port,
+        "where telephony streams attach (shard N at port + N), with the media service's TLS; empty: nowhere",
+        None,
     )
     twilio_auth_token: str = _var(
         _text, "Twilio's auth token; when set, its streams must carry its signature", "", secret=True
@@ -208,7 +236,7 @@ class Settings:
         _text, "host that telephony is told; the one that callers are told when empty", ""
     )
     telephony_advertised_port: int = _var(
-        _integer(0, 65535), "port that telephony is told; 0: the port listened on", 0
+        _integer(0, 65535), "port that telephony is told, port + N of shard N; 0: the port listened on", 0
     )
     tls_server_name: str = _var(
         _text, "name that callers verify in the media certificate; the host when empty", ""
@@ -353,6 +381,14 @@ class Settings:
             raise ConfigError(problems)
         return self
 
+    def environ(self) -> dict[str, str]:
+        """The variables, secrets included, from which `from_environ` makes the same settings."""
+        chosen = {f: getattr(self, f.name) for f in fields(self)}
+        texts = {
+            PREFIX + f.name.upper(): _written(value) for f, value in chosen.items() if value != f.default
+        }
+        return texts | ({PREFIX + "SHARDS": "auto"} if self.shards == AUTO else {})
+
     def shown(self) -> dict[str, str]:
         """Every setting as text, without secrets."""
         shown = {}
@@ -363,6 +399,13 @@ class Settings:
                 text = redact_url(text) if f.name == "nats_url" else "***" if text else ""
             shown[f.name] = text
         return shown
+
+
+def _written(value: Any) -> str:
+    """A setting as its variable holds it."""
+    if isinstance(value, float):
+        return repr(value)
+    return ":".join(value) if isinstance(value, tuple) else str(value)
 
 
 def help_text() -> str:

@@ -1,6 +1,6 @@
 """The control plane on one machine without a cluster: the reconciler over `FileStore` and given workers.
 
-async with EmbeddedControlPlane(workers=[WorkerTarget("worker", "127.0.0.1:7071")]) as plane:
+async with EmbeddedControlPlane(workers=[WorkerTarget("worker", "127.0.0.1:7061")]) as plane:
     await plane.apply(manifests)
     session = await plane.wait_phase("first-call", {"Ready"}, timeout=20)
     ticket = plane.ticket("first-call")

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
+import numpy as np
 import pytest
 from media_calls import Worker, worker
 from media_server_double import CuttableProxy, make_certificate
@@ -24,6 +28,7 @@ from parley_client import (
     TlsError,
     UsageError,
     resolve_address,
+    write_wav,
 )
 from parley_client.backoff import Backoff
 from parley_client.many_stream import ManyStream
@@ -208,3 +213,37 @@ async def test_a_worker_that_is_not_there_or_is_not_trusted() -> None:
             await call.close()
         with pytest.raises(UsageError, match="credit_ms 7: 20 to 60000"):
             gateway.call(Target("127.0.0.1:9", "t"), credit_ms=7)
+
+
+async def test_the_example_program(tmp_path: Path) -> None:
+    async def ending(socket: Socket) -> None:
+        await answering(socket)
+        await socket.expect_audio(9600)
+
+    write_wav(tmp_path / "q.wav", np.ones(4000, dtype=np.int16), 8000)
+    program = Path(__file__).parents[3] / "examples" / "gateway.py"
+    async with stage() as (host, script):
+        script.behaviour = ending
+        configs = [await session(host, script) for _ in range(2)]
+        tickets = " ".join([*(f"ticket-{config.key.uid}" for config in configs), "nobody's"])
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *map(str, (program, tmp_path / "q.wav", host.app.media_address)),
+            env={**os.environ, "PARLEY_TICKETS": tickets},
+            stdout=asyncio.subprocess.PIPE,
+        )
+        for number in range(2):
+            await (await script.socket(number)).expect_audio(24000)
+        for config in configs:
+            await asyncio.sleep(0.5)
+            host.app.registry.terminate(config.key, EndReason.SCENARIO_COMPLETED, "said all")
+        async with asyncio.timeout(20):
+            out, _ = await process.communicate()
+        lines = sorted(out.decode().splitlines())
+        assert process.returncode == 1
+        assert [line.split(";")[0] for line in lines[:2]] == [
+            "line 1: over: ScenarioCompleted",
+            "line 2: over: ScenarioCompleted",
+        ]
+        assert all(float(line.split()[-2]) > 0.2 for line in lines[:2])
+        assert lines[2].startswith("line 3: error: UNAUTHENTICATED (ticket-unknown)")

@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"runtime/pprof"
 	"syscall"
 	"time"
 
@@ -28,6 +29,7 @@ type options struct {
 	conns, subticks  int
 	procs            int
 	raw              bool
+	profile          string
 }
 
 func parse(arguments []string) (*options, error) {
@@ -47,6 +49,7 @@ func parse(arguments []string) (*options, error) {
 	f.IntVar(&o.subticks, "subticks", 4, "messages in which a shared stream sends its 20 ms")
 	f.IntVar(&o.procs, "procs", 0, "CPUs to use; 0 for all that there are")
 	f.BoolVar(&o.raw, "raw", false, "keep every time, for dump and provider_log")
+	f.StringVar(&o.profile, "cpuprofile", "", "`file` for a CPU profile of this program")
 	f.Usage = func() {
 		fmt.Fprintf(f.Output(), "usage: parley-loadgen [options]; commands as JSON lines on stdin, see README.md\n")
 		f.PrintDefaults()
@@ -114,6 +117,17 @@ func run(o *options, in io.Reader, out io.Writer) error {
 	debug.SetGCPercent(400)
 	if o.procs > 0 {
 		runtime.GOMAXPROCS(o.procs)
+	}
+	if o.profile != "" {
+		file, err := os.Create(o.profile)
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+		if err := pprof.StartCPUProfile(file); err != nil {
+			return err
+		}
+		defer pprof.StopCPUProfile()
 	}
 	listener, err := provider.Listen(o.provider, o.certificate, o.key)
 	if err != nil {

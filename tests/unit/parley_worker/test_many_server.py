@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from typing import Any
 
 import pytest
 import virtual_time
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from many_stream import FRAME, Side, Talk, serving, starting
 from parley.media.v1 import media_pb2 as pb
 from parley_worker.core import effects as fx
@@ -471,5 +475,55 @@ def test_a_stream_without_sessions_ends_after_a_while() -> None:
             assert 719 <= asyncio.get_running_loop().time() < 719.1
             assert refusal is not None
             assert (refusal.status, refusal.reason) == (Status.DEADLINE_EXCEEDED, "stream-idle")
+
+    virtual_time.run(scene())
+
+
+WORDS = st.sampled_from(
+    [
+        {"message": starting("uid")},
+        {"message": starting("nobody")},
+        {"message": starting("slow")},
+        {"message": pb.ConverseRequest()},
+        {"message": pb.ConverseRequest(hangup=pb.Hangup())},
+        {"message": pb.ConverseRequest(audio=pb.AudioFrame(payload=b"ab", sequence=1))},
+        {"audio": b"", "sequence": 1},
+        {"audio": b"abcd", "sequence": -1},
+        {"audio": b"break"},
+        {"detach": pb.Detach()},
+        {"credit": pb.Credit(audio_bytes=500)},
+        {"credit": pb.Credit(audio_bytes=-1)},
+        {"pause": 1},
+        {"speak": 1},
+        {},
+    ]
+)
+LIVES = re.compile(r"^((started (audio )*(ended|failed [a-z-]+) )|(failed [a-z-]+ ))*(started (audio )*)?$")
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), WORDS), max_size=60))
+@settings(max_examples=150, deadline=None)
+def test_whatever_is_said_each_handle_has_one_life_after_another(
+    said: list[tuple[int, dict[str, Any]]],
+) -> None:
+    async def scene() -> None:
+        leg = LegBounds(messages=6)
+        async with serving(ManyBounds(starts=1, handles=3), leg) as (side, task, _):
+            talk = side.talk("uid")
+            side.talk("slow", ready=False)
+            for handle, words in said:
+                if "pause" in words:
+                    await asyncio.sleep(1)
+                elif "speak" in words:
+                    if talk.leg is not None:
+                        talk.speak(handle)
+                else:
+                    side.say(handle, **words)
+            await asyncio.sleep(30)
+            assert not task.done()
+            for handle in range(4):
+                assert LIVES.match("".join(kind + " " for kind in side.kinds(handle))), side.kinds(handle)
+            side.half_close()
+            assert await task is None
 
     virtual_time.run(scene())

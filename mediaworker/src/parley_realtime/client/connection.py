@@ -231,7 +231,7 @@ class Connection:
             and not size % self._sample
             and not self._core.wants_formats
         ):
-            self._send_audio(bytes(payload), size)
+            self._send_audio(payload if payload.__class__ is bytes else bytes(payload), size)
             return
         if not payload:
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable
 from typing import Protocol
 
@@ -88,7 +89,7 @@ class Line:
             core,
             statistics,
             self,
-            on_audio_taken=lambda audio: owner.audio_taken(self, audio),
+            on_audio_taken=functools.partial(owner.audio_taken, self),
         )
 
     async def restore(self, plan: RestorePlan, timeout: float) -> None:

@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+import msgspec
+import pybase64
+
 from parley_realtime.errors import InvalidEventError, ProtocolError
 from parley_realtime.events import AUDIO_DELTA_TYPES, MediaChunk
 from parley_realtime.formats import AudioFormat
@@ -19,6 +22,11 @@ from parley_realtime.protocol.shape import ClientType, Event, Shape
 
 MAX_EVENT_ID = 512
 MAX_CONTENT_INDEX = 2**31 - 1
+CUT_BYTES = 2048
+"""From so much base64 on, audio is cut out of its frame before the frame is parsed."""
+MAX_AROUND = 1024
+"""No more than this stands before, and after, audio that is cut out."""
+_QUOTE, _BACKSLASH, _SPACE = b'"\\ '
 _APPEND_HEAD = b'{"type":"input_audio_buffer.append","audio":"'
 _APPEND_TAIL = b'"}'
 _UPDATED = frozenset({"session.updated", "transcription_session.updated"})
@@ -68,8 +76,14 @@ class ProtocolCore:
 
     def decode(self, frame: str | bytes) -> Incoming:
         """One server frame. Broken JSON, a missing type or broken base64 give `Malformed`."""
+        if frame.__class__ is bytes and (audio := self._cut(frame)) is not None:
+            return audio
+        return self.decode_whole(frame)
+
+    def decode_whole(self, frame: str | bytes) -> Incoming:
+        """As `decode`, by parsing all of it: the reference for what is cut out."""
         try:
-            payload = json.loads(frame, parse_constant=_refuse_constant)
+            payload = _parsed(frame)
         except (ValueError, RecursionError) as exc:
             return Malformed(ProtocolError(f"the provider sent a frame that is not JSON ({_short(exc)})"))
         if not isinstance(payload, dict):
@@ -86,17 +100,52 @@ class ProtocolCore:
             self._formats_told = False
         return ServerEvent(kind, self.shape.names.get(kind, self.shape.unknown_name), payload)
 
+    def _cut(self, frame: bytes) -> AudioDelta | None:
+        """Long audio of the usual shape, cut out of its frame: None when anything about it is unusual.
+
+        What is left must be JSON with one object open where the cut was made, so that `delta` is the event's
+        own; and nothing behind the cut may be another `delta`, however it is spelled.
+        """
+        at = frame.find(b'"delta":', 0, MAX_AROUND)
+        if at < 1 or frame[at - 1] == _BACKSLASH or frame.count(b"{", 0, at) != 1:
+            return None
+        begin = at + 9 if frame[at + 8 : at + 9] == b'"' else at + 10
+        end = frame.find(b'"', begin)
+        if end - begin < CUT_BYTES or frame[begin - 1] != _QUOTE or frame[begin - 2] not in b": ":
+            return None
+        tail = frame[end:]
+        if tail != b'"}' and (len(tail) > MAX_AROUND or b'"delta"' in tail or b"\\" in tail):
+            return None
+        try:
+            rest = _decode(frame[:begin] + tail)
+            audio = pybase64.b64decode(memoryview(frame)[begin:end], validate=True)
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            return None
+        if not isinstance(rest, dict) or rest.get("type") not in AUDIO_DELTA_TYPES:
+            return None
+        response_id, item_id = rest.get("response_id"), rest.get("item_id")
+        index = rest.get("content_index")
+        if not isinstance(response_id, str) or not isinstance(item_id, str) or not isinstance(index, int):
+            return None
+        if (
+            not (response_id.isascii() and item_id.isascii() and 0 <= index <= MAX_CONTENT_INDEX)
+            or len(audio) % self.outward.sample_bytes
+        ):
+            return None
+        return AudioDelta(MediaChunk(audio, response_id, item_id, index))
+
     def _audio(self, kind: str, payload: Event) -> Incoming:
-        delta, index = payload.get("delta"), _given(payload, "content_index", 0)
-        response_id, item_id = _given(payload, "response_id", ""), _given(payload, "item_id", "")
+        delta = payload.get("delta")
         if not isinstance(delta, str):
             return _malformed(f"{kind} whose delta is not a string")
+        response_id, item_id = _given(payload, "response_id", ""), _given(payload, "item_id", "")
+        index = _given(payload, "content_index", 0)
         if not _is_id(response_id) or not _is_id(item_id) or not isinstance(index, int):
             return _malformed(f"{kind} with ids of the wrong kind")
         if not 0 <= index <= MAX_CONTENT_INDEX:
             return _malformed(f"{kind} with a content_index out of range")
         try:
-            audio = binascii.a2b_base64(delta, strict_mode=True) if delta else b""
+            audio = _unbase64(delta)
         except ValueError as exc:
             return _malformed(f"{kind} whose delta is not base64 ({_short(exc)})")
         if len(audio) % self.outward.sample_bytes:
@@ -136,7 +185,26 @@ class ProtocolCore:
 
 def encode_append(audio: bytes | bytearray | memoryview) -> bytes:
     """The UTF-8 JSON of an `input_audio_buffer.append`."""
-    return b"".join((_APPEND_HEAD, binascii.b2a_base64(audio, newline=False), _APPEND_TAIL))
+    return b"".join((_APPEND_HEAD, pybase64.b64encode(audio), _APPEND_TAIL))
+
+
+_decode = msgspec.json.Decoder().decode
+
+
+def _parsed(frame: str | bytes) -> Any:
+    """As json.loads: what msgspec takes it takes with the same meaning, what it refuses json decides."""
+    try:
+        return _decode(frame)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return json.loads(frame, parse_constant=_refuse_constant)
+
+
+def _unbase64(text: str) -> bytes:
+    """As binascii when it is strict; what pybase64 refuses binascii decides."""
+    try:
+        return pybase64.b64decode(text, validate=True)
+    except ValueError:
+        return binascii.a2b_base64(text, strict_mode=True)
 
 
 def _malformed(what: str) -> Malformed:
@@ -151,7 +219,7 @@ def _given(payload: Event, field: str, default: object) -> Any:
 
 def _is_id(value: object) -> bool:
     """Text that UTF-8 can carry: JSON can also hold halves of surrogate pairs."""
-    return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
+    return isinstance(value, str) and (value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value))
 
 
 def _refuse_constant(constant: str) -> NoReturn:

@@ -52,14 +52,25 @@ class InputTape:
         """Audio went out, or waits for a connection."""
         if not audio:
             return
-        self._chunks.append(audio)
-        self._size += len(audio)
+        chunks = self._chunks
+        chunks.append(audio)
+        size = self._size + len(audio)
         limit = self._replay if self.speaking else self._quiet
-        if self._size > limit:
-            if self.speaking:
-                self.lost_bytes += self._size - limit
-            self._forget(self._size - limit)
-            self.torn = True
+        if size <= limit:
+            self._size = size
+            return
+        excess = size - limit
+        if self.speaking:
+            self.lost_bytes += excess
+        self.torn = True
+        if len(chunks[0]) == excess:
+            # Audio comes in equal frames: nearly always the oldest goes as a whole.
+            chunks.popleft()
+            self._start += excess
+            self._size = limit
+            return
+        self._size = size
+        self._forget(excess)
 
     def settle(self, position: int) -> None:
         """Forget what lies before `position`."""

@@ -28,6 +28,7 @@ from parley_worker.core.model import (
     SessionKey,
     SessionReport,
     SessionState,
+    Usage,
 )
 
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -139,6 +140,12 @@ def refused(refusal: Refusal) -> pb.Refused:
     return pb.Refused(reason=_REASONS[refusal.reason], message=refusal.message)
 
 
+def parse_refusal(message: pb.Refused) -> Refusal:
+    """What `refused` was made of; a reason of another version counts as OVERLOADED."""
+    reasons = {number: reason for reason, number in _REASONS.items()}
+    return Refusal(reasons.get(message.reason, RefusalReason.OVERLOADED), message.message)
+
+
 def session_report(report: SessionReport, endpoint: Endpoint) -> pb.SessionReport:
     key, usage = report.key, report.usage
     return pb.SessionReport(
@@ -172,6 +179,34 @@ def session_report(report: SessionReport, endpoint: Endpoint) -> pb.SessionRepor
     )
 
 
+def read_session_report(body: bytes) -> SessionReport:
+    """What a serialized `session_report` was made of, the endpoint apart."""
+    message = pb.SessionReport.FromString(body)
+    ref, usage = message.session, message.usage
+    states = {number: state for state, number in _STATES.items()}
+    return SessionReport(
+        key=SessionKey(ref.namespace, ref.name, ref.session_uid, ref.attempt),
+        state=states[message.state],
+        end_reason=EndReason(message.end_reason) if message.end_reason else None,
+        end_message=message.end_message,
+        client_id=message.client_id,
+        web_socket_id=message.web_socket_id,
+        shard=message.shard,
+        ready_at=_unix(message.ready_time) if message.HasField("ready_time") else None,
+        started_at=_unix(message.start_time) if message.HasField("start_time") else None,
+        ended_at=_unix(message.end_time) if message.HasField("end_time") else None,
+        usage=Usage(
+            usage.input_tokens,
+            usage.output_tokens,
+            usage.cached_tokens,
+            usage.input_audio_seconds,
+            usage.output_audio_seconds,
+        ),
+        journal_first=message.journal.first,
+        journal_last=message.journal.last,
+    )
+
+
 def worker_report(
     *,
     name: str,
@@ -197,6 +232,10 @@ def worker_report(
 
 def _time(at: float | None) -> Timestamp | None:
     return None if at is None else timestamp(at)
+
+
+def _unix(stamp: Timestamp) -> float:
+    return stamp.seconds + stamp.nanos / 1e9
 
 
 def _provider(provider: pb.Provider) -> ProviderConfig:
@@ -265,6 +304,5 @@ def _access(access: pb.Access) -> AccessConfig:
     )
     expires = None
     if access.HasField("ticket_expire_time"):
-        stamp = access.ticket_expire_time
-        expires = stamp.seconds + stamp.nanos / 1e9
+        expires = _unix(access.ticket_expire_time)
     return AccessConfig(digest, expires)

@@ -49,6 +49,12 @@ def parse_journal_id(text: str) -> tuple[int, int] | None:
     return int(parts[1]), int(parts[2])
 
 
+def parse_event_id(text: str) -> tuple[int, int] | None:
+    """Attempt and sequence in an event's id; None when it is none."""
+    head, mark, sequence = text.rpartition(".e")
+    return parse_journal_id(f"{head}.{sequence}") if mark else None
+
+
 def subject(record: EventRecord) -> str:
     """The subject that the record is published on."""
     key = record.key

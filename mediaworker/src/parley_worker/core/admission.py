@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 
 ENDED_SECONDS = 15 * 60.0
 ENDED_COUNT = 1024
+TRY_ANOTHER = ": try another worker"
 
 T = TypeVar("T")
 
@@ -174,7 +175,7 @@ class Admission:
         if self._state is WorkerState.STARTING:
             return Refusal(RefusalReason.OVERLOADED, "the worker is starting: try again when it is ready")
         if overloaded:
-            return Refusal(RefusalReason.OVERLOADED, f"{overloaded}: try another worker")
+            return Refusal(RefusalReason.OVERLOADED, f"{overloaded}{TRY_ANOTHER}")
         if held is None and self.sessions >= self.capacity:
             return Refusal(
                 RefusalReason.FULL, f"all {self.capacity} places of the worker are taken: try another one"
@@ -192,3 +193,13 @@ class Admission:
             self._ended.put(uid, attempt, now)
         else:
             self._leaving.discard((uid, attempt))
+
+    def withdraw(self, uid: str, attempt: int) -> None:
+        """Take a new place back as if it had never been given; an attempt that it replaced keeps its own."""
+        if self._live.get(uid) != attempt:
+            return
+        del self._live[uid]
+        older = max((held for known, held in self._leaving if known == uid), default=None)
+        if older is not None:
+            self._leaving.discard((uid, older))
+            self._live[uid] = older

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Protocol
 
 from parley_worker.clock import Clock
 from parley_worker.core.model import EndReason
-from parley_worker.runtime.registry import SessionRegistry
 from parley_worker.runtime.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
@@ -17,12 +17,22 @@ END_SECONDS = 5.0
 """How long sessions that were ended at the deadline have for their last work."""
 
 
+class Sessions(Protocol):
+    """What is drained."""
+
+    def drain(self, deadline_unix: float) -> None: ...
+
+    def terminate_all(self, reason: EndReason, message: str) -> None: ...
+
+    async def wait_empty(self, timeout: float) -> bool: ...
+
+
 class Drain:
     """One drain of the worker. Asking again is harmless; a later deadline wins."""
 
     def __init__(
         self,
-        registry: SessionRegistry,
+        registry: Sessions,
         supervisor: Supervisor,
         clock: Clock,
         on_begin: Callable[[], None] = lambda: None,
@@ -81,3 +91,14 @@ class Drain:
             moved.cancel()
             empty.cancel()
         return over
+
+
+async def end_at_once(drain: Drain) -> None:
+    """End what is left now, within the time for its last work."""
+    drain.begin(0)
+    drain.hurry()
+    try:
+        async with asyncio.timeout(END_SECONDS + 1):
+            await drain.done.wait()
+    except TimeoutError:
+        log.error("the drain did not end")

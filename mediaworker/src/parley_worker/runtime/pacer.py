@@ -45,6 +45,10 @@ class Pacer:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def __contains__(self, key: object) -> bool:
+        """True while the key has a due time."""
+        return key in self._entries
+
     def schedule(self, key: object, due: float, tick: Tick) -> None:
         """Call `tick` at `due` (the loop's time), and again whenever it asks."""
         old = self._entries.get(key)

@@ -14,8 +14,8 @@ from parley_worker.codec.control_pb import Endpoint
 from parley_worker.core.admission import Admission, EndedMemory, Fence, Place, Refusal, WorkerState
 from parley_worker.core.model import EndReason, SessionConfig, SessionKey, SessionReport, SessionState
 from parley_worker.runtime.supervisor import Supervisor
+from parley_worker.runtime.watching import Listener, Watcher, Watchers
 from parley_worker.telemetry.metrics import Metrics
-from parley_worker.transport.control_server import Change
 from parley_worker.transport.ports import SessionPort
 
 log = logging.getLogger(__name__)
@@ -51,41 +51,20 @@ class ShardDirectory(Protocol):
 
 
 class OneShard:
-    """A worker of a single process: everything is on shard 0."""
+    """A process that runs sessions itself: everything is on this shard."""
 
-    def __init__(self) -> None:
+    def __init__(self, index: int = 0) -> None:
+        self._index = index
         self._endpoint = Endpoint("")
 
     def listen(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
 
     def shard_of(self, uid: str) -> int:
-        return 0
+        return self._index
 
     def endpoint(self, shard: int) -> Endpoint:
         return self._endpoint
-
-
-class Watcher:
-    """One watch: changes in order. Past its bound the watch is over and must be started anew."""
-
-    def __init__(self, bound: int) -> None:
-        self._queue: asyncio.Queue[Change] = asyncio.Queue(bound)
-        self.overflowed = False
-
-    def put(self, change: Change) -> None:
-        try:
-            self._queue.put_nowait(change)
-        except asyncio.QueueFull:
-            self.overflowed = True
-
-    async def next(self, timeout: float) -> Change | None:
-        """The next change; None when `timeout` seconds pass without one."""
-        try:
-            async with asyncio.timeout(timeout):
-                return await self._queue.get()
-        except TimeoutError:
-            return None
 
 
 class SessionRegistry:
@@ -113,7 +92,7 @@ class SessionRegistry:
         self._supervisor = supervisor
         self._clock, self._metrics = clock, metrics
         self._overloaded = overloaded
-        self._watch_buffer = watch_buffer
+        self._watchers = Watchers(watch_buffer)
         self._runners: dict[Placement, Runner] = {}
         self._configs: dict[Placement, SessionConfig] = {}
         self._tasks: dict[Placement, asyncio.Task[Any]] = {}
@@ -123,7 +102,6 @@ class SessionRegistry:
         self._by_uid: dict[str, Placement] = {}
         self._resume_of: dict[Placement, tuple[bytes, ...]] = {}
         self._ended: EndedMemory[SessionReport] = EndedMemory()
-        self._watchers: set[Watcher] = set()
         self._drain_deadline: float | None = None
         metrics.capacity(admission.capacity)
 
@@ -196,9 +174,9 @@ class SessionRegistry:
             Counter(r.state.value for r in self._reports.values() if r.state is not SessionState.ENDED)
         )
         if report != before:
-            self._tell(report)
+            self._watchers.tell(report)
             if before is None or report.state is SessionState.ENDED:
-                self._tell(None)
+                self._watchers.tell(None)
 
     def _forget(self, place: Placement, report: SessionReport) -> None:
         uid, attempt = place
@@ -285,19 +263,21 @@ class SessionRegistry:
         changed = self.admission.become(state)
         if changed:
             log.info("worker is %s", state.value)
-            self._tell(None)
+            self._watchers.tell(None)
         return changed
 
     # Watching
 
     def watch(self) -> Watcher:
         """Start a watch: every change from here on. End it with `unwatch`."""
-        watcher = Watcher(self._watch_buffer)
-        self._watchers.add(watcher)
-        return watcher
+        return self._watchers.add()
 
     def unwatch(self, watcher: Watcher) -> None:
         self._watchers.discard(watcher)
+
+    def listen(self, listener: Listener) -> None:
+        """Tell every change from here on to the listener, as long as the registry lives."""
+        self._watchers.listen(listener)
 
     def reports(self) -> list[SessionReport]:
         """Every live session and those remembered after their end."""
@@ -305,7 +285,3 @@ class SessionRegistry:
         here = {report.key.uid for report in live}
         ended = self._ended.values(self._clock.monotonic())
         return live + [report for report in ended if report.key.uid not in here]
-
-    def _tell(self, change: Change) -> None:
-        for watcher in self._watchers:
-            watcher.put(change)

@@ -18,6 +18,8 @@ from typing import Any
 
 from parley_scenario.wire import HEADER_BYTES, MAX_ASKED_BYTES, WireError, body_length, encode
 
+from parley_worker import cores
+
 log = logging.getLogger(__name__)
 
 START_SECONDS = 20.0
@@ -197,6 +199,8 @@ class ScenarioProcesses:
                 stdout=asyncio.subprocess.DEVNULL,
                 start_new_session=True,
             )
+            # A shard that is bound to a core keeps it for calls.
+            cores.release(self._zygote.pid)
             theirs.close()
             async with asyncio.timeout(START_SECONDS):
                 ready = await loop.sock_recv(ours, 64)

@@ -311,7 +311,8 @@ class SessionRunner:
         if not fits:
             self._deps.metrics.frames_dropped("out", "overflow", self._output.waiting_frames)
             self._feed(ev.OutputOverflow())
-        self._pump()
+        if self not in self._deps.pacer or self._mode is PlayoutMode.BURST:
+            self._pump()
 
     def _on_audio_done(self, response_id: str, item_id: str, content_index: int) -> None:
         self._output.end_part(response_id or item_id, item_id, content_index)

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from parley_worker.telemetry.metrics import Metrics
+from parley_worker.telemetry.process_metrics import ProcessMetrics
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ class Supervisor:
     with `vital=True` takes the process down: `failed` then holds its error.
     """
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: ProcessMetrics) -> None:
         self._metrics = metrics
         self._tasks: set[asyncio.Task[Any]] = set()
         self.failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from statistics import median
 
-from parley_worker.telemetry.metrics import Metrics
+from parley_worker.telemetry.process_metrics import ProcessMetrics
 
 INTERVAL = 0.1
 KEPT = 30
@@ -15,7 +15,7 @@ KEPT = 30
 class LagProbe:
     """Sleeps 100 ms again and again; the median lateness of the last 30 naps is the loop's lag."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: ProcessMetrics) -> None:
         self._metrics = metrics
         self._last: deque[float] = deque(maxlen=KEPT)
 

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import Counter, Gauge, Histogram
 
 from parley_worker.telemetry.frames import FrameCounts
-
-CONTENT_TYPE = prometheus_client.CONTENT_TYPE_PLAIN_0_0_4
+from parley_worker.telemetry.process_metrics import LATENESS as _LATENESS
+from parley_worker.telemetry.process_metrics import PREFIX, ProcessMetrics
 
 _LATENCY = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
-_LATENESS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28)
 _STATES = ("connecting", "ready", "active", "detached")
 _KINDS = ("event", "journal")
 
-# The client library would add a `_created` series to every counter and histogram.
-prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
-
-class Metrics:
-    """Every number of one worker process, in a registry of its own.
+class Metrics(ProcessMetrics):
+    """Every number of a process that runs sessions.
 
     What is counted for every frame is written to `frames` directly.
 
@@ -29,27 +22,11 @@ class Metrics:
     names, event kinds); callers never pass ids, names or texts.
     """
 
-    def __init__(self, version: str = "", shard: int = 0) -> None:
-        self.registry = r = CollectorRegistry()
-        self._refresh: list[Callable[[], None]] = []
-        prometheus_client.ProcessCollector(registry=r)
-        prometheus_client.GCCollector(registry=r)
-        p = "parley_worker_"
-        info = Gauge(
-            p + "build_info", "Version and shard of this process; always 1.", ["version", "shard"], registry=r
-        )
-        info.labels(version or "unknown", str(shard)).set(1)
-        self._capacity = Gauge(p + "capacity_sessions", "Sessions that this worker runs at most.", registry=r)
-        self._draining = Gauge(p + "draining", "1 while the worker drains.", registry=r)
+    def __init__(self, version: str = "") -> None:
+        super().__init__(version)
+        r, p = self.registry, PREFIX
         sessions = Gauge(p + "sessions", "Live sessions by state.", ["state"], registry=r)
         self._sessions = {s: sessions.labels(s) for s in _STATES}
-        self._admissions = Counter(p + "admissions_total", "Sessions admitted.", registry=r)
-        self._refusals = Counter(
-            p + "admission_refusals_total", "Admissions refused, by reason.", ["reason"], registry=r
-        )
-        self._ended = Counter(
-            p + "sessions_ended_total", "Sessions ended, by endReason.", ["reason"], registry=r
-        )
         self._legs = Gauge(p + "legs", "Callers attached.", registry=r)
         self._attaches = Counter(p + "leg_attaches_total", "Callers that attached.", registry=r)
         self._detaches = Counter(
@@ -158,53 +135,13 @@ class Metrics:
         self._buffered = {k: buffered.labels(k) for k in _KINDS}
         self._nats = Gauge(p + "nats_connected", "1 while connected to NATS.", registry=r)
         self._degraded = Gauge(p + "journal_degraded", "1 while records are lost or late.", registry=r)
-        self._lag = Histogram(
-            p + "event_loop_lag_seconds",
-            "How late timers of the event loop fire.",
-            buckets=_LATENESS,
-            registry=r,
-        )
-        self._crashes = Counter(
-            p + "task_crashes_total", "Tasks that ended with an unexpected error.", registry=r
-        )
 
-    def refreshed_by(self, refresh: Callable[[], None]) -> None:
-        """Call it before the metrics are told: for gauges of what changes more often than anybody looks."""
-        self._refresh.append(refresh)
-
-    def render(self) -> bytes:
-        """The text exposition of every metric."""
-        for refresh in self._refresh:
-            refresh()
-        return generate_latest(self.registry)
-
-    # Worker and admission
-
-    def capacity(self, sessions: int) -> None:
-        self._capacity.set(sessions)
-
-    def draining(self) -> None:
-        self._draining.set(1)
-
-    def admitted(self) -> None:
-        self._admissions.inc()
-
-    def refused(self, reason: str) -> None:
-        self._refusals.labels(reason).inc()
+    # Sessions
 
     def session_states(self, counts: dict[str, int]) -> None:
         """Set the gauge of live sessions; states missing in `counts` become 0."""
         for state, child in self._sessions.items():
             child.set(counts.get(state, 0))
-
-    def session_ended(self, reason: str) -> None:
-        self._ended.labels(reason).inc()
-
-    def task_crashed(self) -> None:
-        self._crashes.inc()
-
-    def loop_lag(self, seconds: float) -> None:
-        self._lag.observe(seconds)
 
     # Legs and audio
 

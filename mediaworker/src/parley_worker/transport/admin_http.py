@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 MAX_HEAD = 8192
 MAX_CONNECTIONS = 64
@@ -26,7 +26,10 @@ class AdminServer:
     """Serves what monitors ask for. `ready` gives None when ready and else a word that says why not."""
 
     def __init__(
-        self, render: Callable[[], bytes], content_type: str, ready: Callable[[], str | None]
+        self,
+        render: Callable[[], Awaitable[bytes]],
+        content_type: str,
+        ready: Callable[[], str | None],
     ) -> None:
         self._render, self._content_type, self._ready = render, content_type, ready
         self._server: asyncio.Server | None = None
@@ -66,7 +69,7 @@ class AdminServer:
             head = await reader.readuntil(b"\r\n\r\n")
         except asyncio.LimitOverrunError:
             head = None
-        status, kind, body = self._respond(head)
+        status, kind, body = await self._respond(head)
         lines = (
             f"HTTP/1.1 {status} {_REASONS[status]}",
             f"Content-Type: {kind}",
@@ -78,7 +81,7 @@ class AdminServer:
         writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + shown)
         await writer.drain()
 
-    def _respond(self, head: bytes | None) -> Answer:
+    async def _respond(self, head: bytes | None) -> Answer:
         if head is None:
             return 431, TEXT, b"request header too large\n"
         parts = head.split(b"\r\n", 1)[0].split(b" ")
@@ -88,7 +91,7 @@ class AdminServer:
         if method not in (b"GET", b"HEAD"):
             return 405, TEXT, b"use GET\n"
         if target == b"/metrics":
-            return 200, self._content_type, self._render()
+            return 200, self._content_type, await self._render()
         if target == b"/healthz":
             return 200, TEXT, b"ok\n"
         if target == b"/readyz":

@@ -11,12 +11,11 @@ from grpc import aio
 from parley.control.v1 import control_pb2 as pb
 from parley.control.v1 import control_pb2_grpc
 
-from parley_worker.clock import Clock
 from parley_worker.codec import control_pb
 from parley_worker.codec.events_pb import timestamp
 from parley_worker.core.admission import Admission, Fence, Place, Refusal, RefusalReason
 from parley_worker.core.model import EndReason, LimitsConfig, SessionConfig, SessionKey, SessionReport
-from parley_worker.telemetry.metrics import Metrics
+from parley_worker.telemetry.process_metrics import ProcessMetrics
 
 Change = SessionReport | None
 """A session's new report, or None for the worker's own state."""
@@ -39,8 +38,8 @@ class ShardsPort(Protocol):
     def endpoint(self, shard: int) -> control_pb.Endpoint: ...
 
 
-class RegistryPort(Protocol):
-    """What the control service needs of the sessions."""
+class WatchedPort(Protocol):
+    """What both kinds of control service need of the sessions."""
 
     @property
     def admission(self) -> Admission: ...
@@ -48,21 +47,25 @@ class RegistryPort(Protocol):
     @property
     def shards(self) -> ShardsPort: ...
 
-    def admit(self, config: SessionConfig, fence: Fence) -> Place | Refusal: ...
-
     def check(self, fence: Fence, *, instance_optional: bool = False) -> Refusal | None: ...
 
     def check_attempt(self, key: SessionKey) -> Refusal | None: ...
-
-    def terminate(self, key: SessionKey, reason: EndReason, message: str) -> bool: ...
-
-    def command(self, key: SessionKey, client_event: dict[str, Any] | None, clear: bool) -> bool: ...
 
     def reports(self) -> list[SessionReport]: ...
 
     def watch(self) -> Any: ...
 
     def unwatch(self, watcher: Any) -> None: ...
+
+
+class RegistryPort(WatchedPort, Protocol):
+    """Sessions of this very process."""
+
+    def admit(self, config: SessionConfig, fence: Fence) -> Place | Refusal: ...
+
+    def terminate(self, key: SessionKey, reason: EndReason, message: str) -> bool: ...
+
+    def command(self, key: SessionKey, client_event: dict[str, Any] | None, clear: bool) -> bool: ...
 
 
 class DrainPort(Protocol):
@@ -133,8 +136,8 @@ def _wrap_unary(handler: Any, guard: Any) -> Any:
     )
 
 
-class ControlService(control_pb2_grpc.WorkerControlServiceServicer):
-    """Turns requests into calls of the registry, and what it says into answers.
+class ControlBase(control_pb2_grpc.WorkerControlServiceServicer):
+    """What does not depend on where sessions run: the checks of every call, Drain and Watch.
 
     Admit answers a wrong request with `Refused`, the other calls with INVALID_ARGUMENT; a stale sender gets
     FAILED_PRECONDITION.
@@ -144,74 +147,47 @@ class ControlService(control_pb2_grpc.WorkerControlServiceServicer):
         self,
         *,
         identity: Identity,
-        registry: RegistryPort,
+        registry: WatchedPort,
         drain: DrainPort,
         sink: SinkPort,
-        clock: Clock,
-        metrics: Metrics,
+        metrics: ProcessMetrics,
         limits: LimitsConfig,
         heartbeat: float = 2.0,
     ) -> None:
         self._identity = identity
-        self._registry, self._drain, self._sink = registry, drain, sink
-        self._clock, self._metrics = clock, metrics
-        self._limits = limits
+        self._watched, self._drain, self._sink = registry, drain, sink
+        self._metrics, self._limits = metrics, limits
         self._heartbeat = heartbeat
 
+    async def _place(
+        self, request: pb.AdmitRequest, config: SessionConfig, fence: Fence
+    ) -> pb.Admitted | Refusal:
+        """Take the session or say why not; whoever refuses counts the refusal."""
+        raise NotImplementedError
+
     async def Admit(self, request: pb.AdmitRequest, context: Any) -> pb.AdmitResponse:
-        answer = pb.AdmitResponse(worker_instance_id=self._identity.instance)
-        verdict: Place | Refusal
-        stale = self._registry.check(control_pb.fence(request.fence))
+        fence = control_pb.fence(request.fence)
+        stale = self._watched.check(fence)
+        verdict: pb.Admitted | Refusal
         try:
             config = control_pb.session_config(request, self._limits)
         except control_pb.InvalidRequest as error:
             verdict = stale or Refusal(RefusalReason.INVALID, str(error))
             self._metrics.refused(verdict.reason)
         else:
-            verdict = self._registry.admit(config, control_pb.fence(request.fence))
+            verdict = await self._place(request, config, fence)
+        answer = pb.AdmitResponse(worker_instance_id=self._identity.instance)
         if isinstance(verdict, Refusal):
             answer.refused.CopyFrom(control_pb.refused(verdict))
-            return answer
-        shard = self._registry.shards.shard_of(request.session.session_uid)
-        endpoint = self._registry.shards.endpoint(shard)
-        answer.admitted.CopyFrom(
-            pb.Admitted(
-                shard=shard,
-                endpoint=endpoint.address,
-                tls_server_name=endpoint.tls_server_name,
-                telephony_endpoint=endpoint.telephony,
-            )
-        )
+        else:
+            answer.admitted.CopyFrom(verdict)
         return answer
-
-    async def Terminate(self, request: pb.TerminateRequest, context: Any) -> pb.TerminateResponse:
-        key = await self._key(request, context)
-        try:
-            reason = control_pb.end_reason(request.reason)
-        except control_pb.InvalidRequest as error:
-            await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        found = self._registry.terminate(key, reason, request.message)
-        return pb.TerminateResponse(worker_instance_id=self._identity.instance, found=found)
-
-    async def Command(self, request: pb.CommandRequest, context: Any) -> pb.CommandResponse:
-        key = await self._key(request, context)
-        kind = request.WhichOneof("command")
-        event: dict[str, Any] | None = None
-        try:
-            if kind is None:
-                raise control_pb.InvalidRequest("command is missing: give client_event_json or clear")
-            if kind == "client_event_json":
-                event = control_pb.client_event(request.client_event_json)
-        except control_pb.InvalidRequest as error:
-            await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        found = self._registry.command(key, event, request.clear)
-        return pb.CommandResponse(worker_instance_id=self._identity.instance, found=found)
 
     async def Drain(self, request: pb.DrainRequest, context: Any) -> pb.DrainResponse:
         await self._fence(request.fence, context)
         timeout = control_pb.seconds(request.timeout)
         if not 0 <= timeout <= control_pb.MAX_SECONDS:
-            await _abort(
+            await abort(
                 context,
                 grpc.StatusCode.INVALID_ARGUMENT,
                 f"timeout is {timeout:g} s: give 0 to {control_pb.MAX_SECONDS:g} seconds",
@@ -219,13 +195,13 @@ class ControlService(control_pb2_grpc.WorkerControlServiceServicer):
         deadline = self._drain.begin(timeout)
         return pb.DrainResponse(
             worker_instance_id=self._identity.instance,
-            sessions=self._registry.admission.sessions,
+            sessions=self._watched.admission.sessions,
             deadline_time=timestamp(deadline),
         )
 
     async def Watch(self, request: pb.WatchRequest, context: Any) -> AsyncIterator[pb.WatchResponse]:
         await self._fence(request.fence, context, instance_optional=True)
-        watcher = self._registry.watch()
+        watcher = self._watched.watch()
         try:
             yield self._message(1, snapshot=self._snapshot())
             sequence = 1
@@ -236,27 +212,27 @@ class ControlService(control_pb2_grpc.WorkerControlServiceServicer):
                     yield self._message(sequence, worker=self._worker())
                 else:
                     yield self._message(sequence, session=self._session(change))
-            await _abort(
+            await abort(
                 context,
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
                 "the watcher is too slow: watch again from a snapshot",
             )
         finally:
-            self._registry.unwatch(watcher)
+            self._watched.unwatch(watcher)
 
     def _message(self, sequence: int, **report: Any) -> pb.WatchResponse:
         return pb.WatchResponse(worker_instance_id=self._identity.instance, sequence=sequence, **report)
 
     def _snapshot(self) -> pb.Snapshot:
         return pb.Snapshot(
-            worker=self._worker(), sessions=[self._session(report) for report in self._registry.reports()]
+            worker=self._worker(), sessions=[self._session(report) for report in self._watched.reports()]
         )
 
     def _session(self, report: SessionReport) -> pb.SessionReport:
-        return control_pb.session_report(report, self._registry.shards.endpoint(report.shard))
+        return control_pb.session_report(report, self._watched.shards.endpoint(report.shard))
 
     def _worker(self) -> pb.WorkerReport:
-        admission = self._registry.admission
+        admission = self._watched.admission
         return control_pb.worker_report(
             name=self._identity.name,
             pod_uid=self._identity.pod_uid,
@@ -265,26 +241,80 @@ class ControlService(control_pb2_grpc.WorkerControlServiceServicer):
             capacity=admission.capacity,
             sessions=admission.sessions,
             journal_degraded=self._sink.degraded,
-            telephony=self._registry.shards.endpoint(0).telephony,
+            telephony=self._watched.shards.endpoint(0).telephony,
         )
 
+    async def _ending(self, request: pb.TerminateRequest, context: Any) -> tuple[SessionKey, EndReason]:
+        """What a Terminate asks for, after every check."""
+        key = await self._key(request, context)
+        try:
+            return key, control_pb.end_reason(request.reason)
+        except control_pb.InvalidRequest as error:
+            await abort(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
+
+    async def _instruction(
+        self, request: pb.CommandRequest, context: Any
+    ) -> tuple[SessionKey, dict[str, Any] | None]:
+        """What a Command asks for, after every check: a client event, or None for `clear`."""
+        key = await self._key(request, context)
+        kind = request.WhichOneof("command")
+        try:
+            if kind is None:
+                raise control_pb.InvalidRequest("command is missing: give client_event_json or clear")
+            return key, control_pb.client_event(request.client_event_json) if kind != "clear" else None
+        except control_pb.InvalidRequest as error:
+            await abort(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
+
     async def _fence(self, fence: pb.Fence, context: Any, *, instance_optional: bool = False) -> None:
-        refusal = self._registry.check(control_pb.fence(fence), instance_optional=instance_optional)
+        refusal = self._watched.check(control_pb.fence(fence), instance_optional=instance_optional)
         if refusal:
-            await _abort(context, grpc.StatusCode.FAILED_PRECONDITION, f"{refusal.reason}: {refusal.message}")
+            await abort(context, grpc.StatusCode.FAILED_PRECONDITION, f"{refusal.reason}: {refusal.message}")
 
     async def _key(self, request: Any, context: Any) -> SessionKey:
         await self._fence(request.fence, context)
         try:
             key = control_pb.session_key(request.session)
         except control_pb.InvalidRequest as error:
-            await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        refusal = self._registry.check_attempt(key)
+            await abort(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        refusal = self._watched.check_attempt(key)
         if refusal:
-            await _abort(context, grpc.StatusCode.FAILED_PRECONDITION, f"{refusal.reason}: {refusal.message}")
+            await abort(context, grpc.StatusCode.FAILED_PRECONDITION, f"{refusal.reason}: {refusal.message}")
         return key
 
 
-async def _abort(context: Any, code: grpc.StatusCode, message: str) -> NoReturn:
+class ControlService(ControlBase):
+    """Turns requests into calls of the registry of this process."""
+
+    def __init__(self, *, registry: RegistryPort, **others: Any) -> None:
+        super().__init__(registry=registry, **others)
+        self._registry = registry
+
+    async def _place(
+        self, request: pb.AdmitRequest, config: SessionConfig, fence: Fence
+    ) -> pb.Admitted | Refusal:
+        verdict = self._registry.admit(config, fence)
+        if isinstance(verdict, Refusal):
+            return verdict
+        shard = self._registry.shards.shard_of(config.key.uid)
+        endpoint = self._registry.shards.endpoint(shard)
+        return pb.Admitted(
+            shard=shard,
+            endpoint=endpoint.address,
+            tls_server_name=endpoint.tls_server_name,
+            telephony_endpoint=endpoint.telephony,
+        )
+
+    async def Terminate(self, request: pb.TerminateRequest, context: Any) -> pb.TerminateResponse:
+        key, reason = await self._ending(request, context)
+        found = self._registry.terminate(key, reason, request.message)
+        return pb.TerminateResponse(worker_instance_id=self._identity.instance, found=found)
+
+    async def Command(self, request: pb.CommandRequest, context: Any) -> pb.CommandResponse:
+        key, event = await self._instruction(request, context)
+        found = self._registry.command(key, event, request.clear)
+        return pb.CommandResponse(worker_instance_id=self._identity.instance, found=found)
+
+
+async def abort(context: Any, code: grpc.StatusCode, message: str) -> NoReturn:
     await context.abort(code, message)
     raise AssertionError("abort returned")

@@ -56,13 +56,15 @@ class _Said:
 class ManyLeg:
     """See LegPort. In use until its last word was given: the end of its session, or `failed`.
 
-    `hear` is where its caller's audio goes. `on_slow` is called once when the queue overflows, `on_room` when
-    a session that was told of no room has some again. Sizes are estimates, never below the bytes on the wire.
+    `hear` is where its caller's audio goes: to `deaf` before the attach and after the end. `on_slow` is
+    called once when the queue overflows, `on_room` when a session that was told of no room has some again.
+    Sizes are estimates.
     """
 
     __slots__ = (
         "_audio_bytes",
         "_bounds",
+        "_deaf",
         "_frames",
         "_giving_up",
         "_instance",
@@ -83,9 +85,9 @@ class ManyLeg:
         "waiting",
     )
 
-    def __init__(self, handle: int, turns: Turns, bounds: LegBounds, instance: str, hear: Hear) -> None:
+    def __init__(self, handle: int, turns: Turns, bounds: LegBounds, instance: str, deaf: Hear) -> None:
         self.handle = handle
-        self.hear = hear
+        self.hear = self._deaf = deaf
         self.session: SessionPort | None = None
         self.closing = False
         self.gone = False
@@ -154,6 +156,7 @@ class ManyLeg:
         if self.closing:
             return
         self.closing = True
+        self.hear = self._deaf
         self.refusal = refusal
         if self.credit is not None and self._audio_bytes:
             loop = asyncio.get_running_loop()
@@ -217,10 +220,7 @@ class ManyLeg:
         queue, given, more = self._queue, 0, False
         while queue:
             item = queue[0]
-            if isinstance(item, _Said):
-                size = item.size
-            else:
-                size = len(item.payload) + ENTRY_BYTES
+            size = item.size if isinstance(item, _Said) else len(item.payload) + ENTRY_BYTES
             if given + size > room or (given and given + size > share):
                 more = True
                 break

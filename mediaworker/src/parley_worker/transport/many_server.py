@@ -311,7 +311,6 @@ class ManyStream:
             if attaching is not None:
                 attaching.cancel()
             leg.session = None
-        leg.hear = self._drop
         leg.finish(refusal)
         if leg.session is not None:
             leg.session.leg_lost(leg, cause)

@@ -26,5 +26,9 @@ func Now() int64 { return int64(time.Since(began)) + offset }
 // Seconds gives nanoseconds as seconds.
 func Seconds(nanos int64) float64 { return float64(nanos) / 1e9 }
 
-// Until sleeps until due.
-func Until(due int64) { time.Sleep(time.Duration(due - Now())) }
+// Until sleeps until due. It blocks a thread: the runtime's own timers may be a millisecond late, the kernel's are not.
+func Until(due int64) {
+	at := unix.NsecToTimespec(due)
+	for unix.ClockNanosleep(unix.CLOCK_MONOTONIC, unix.TIMER_ABSTIME, &at, nil) == unix.EINTR {
+	}
+}

@@ -50,6 +50,8 @@ type Conversation struct {
 
 	settings func() *Settings
 	out      Out
+	detects  bool // the server finds turns
+	creates  bool // and answers them
 	session  map[string]any
 	taken    int64   // bytes of audio
 	turnAt   float64 // milliseconds of audio that end the turn; 0 before the first
@@ -63,7 +65,8 @@ type Conversation struct {
 
 // NewConversation says session.created.
 func NewConversation(id int64, settings func() *Settings, out Out) *Conversation {
-	c := &Conversation{ID: id, Sid: -1, Input: audio.PCM24, Output: audio.PCM24, settings: settings, out: out}
+	c := &Conversation{ID: id, Sid: -1, Input: audio.PCM24, Output: audio.PCM24,
+		settings: settings, out: out, detects: true, creates: true}
 	pcm := func() map[string]any { return map[string]any{"type": "audio/pcm", "rate": 24000} }
 	c.session = map[string]any{
 		"type": "realtime", "object": "realtime.session", "id": fmt.Sprintf("sess_%06d", id), "model": "gpt-realtime",
@@ -100,8 +103,7 @@ func (c *Conversation) refuse(code, message string, cause any) {
 // Appended takes n bytes of caller audio at `now` (nanoseconds): the turn goes on with them.
 func (c *Conversation) Appended(now int64, n int) {
 	c.taken += int64(n)
-	detection, create := c.detection()
-	if !detection {
+	if !c.detects {
 		return
 	}
 	at := c.Input.Millis(int(c.taken))
@@ -120,7 +122,7 @@ func (c *Conversation) Appended(now int64, n int) {
 	c.turnAt += c.settings().Cycle * 1000
 	c.say(map[string]any{"type": "input_audio_buffer.speech_stopped", "audio_end_ms": int(at), "item_id": c.item})
 	c.commit(c.item)
-	if create && c.active == nil {
+	if c.creates && c.active == nil {
 		c.respond(now, nil)
 	}
 }
@@ -139,17 +141,6 @@ func (c *Conversation) firstTurn(now int64) float64 {
 		wait += cycle
 	}
 	return wait
-}
-
-// detection gives whether the server finds turns, and whether it answers them.
-func (c *Conversation) detection() (detects, creates bool) {
-	in := c.session["audio"].(map[string]any)["input"].(map[string]any)
-	d, ok := in["turn_detection"].(map[string]any)
-	if !ok {
-		return false, false
-	}
-	create, told := d["create_response"].(bool)
-	return true, create || !told
 }
 
 func (c *Conversation) commit(item string) {
@@ -234,15 +225,17 @@ func (c *Conversation) update(session map[string]any) {
 		sides, _ := value.(map[string]any)
 		for _, side := range []string{"input", "output"} {
 			given, _ := sides[side].(map[string]any)
-			known := c.session["audio"].(map[string]any)[side].(map[string]any)
 			for k, v := range given {
 				if v != nil || k == "turn_detection" {
-					known[k] = v
+					c.side(side)[k] = v
 				}
 			}
 		}
 	}
 	c.Input, c.Output = c.format("input"), c.format("output")
+	detection, detects := c.side("input")["turn_detection"].(map[string]any)
+	create, told := detection["create_response"].(bool)
+	c.detects, c.creates = detects, create || !told
 	instructions, _ := c.session["instructions"].(string)
 	if found := sidWord.FindStringSubmatch(instructions); found != nil {
 		c.Sid, _ = strconv.ParseInt(found[1], 10, 64)
@@ -250,9 +243,14 @@ func (c *Conversation) update(session map[string]any) {
 	c.say(map[string]any{"type": "session.updated", "session": c.session})
 }
 
+// side is what the session says about "input" or "output".
+func (c *Conversation) side(name string) map[string]any {
+	return c.session["audio"].(map[string]any)[name].(map[string]any)
+}
+
 func (c *Conversation) format(side string) *audio.Format {
-	known, _ := c.session["audio"].(map[string]any)[side].(map[string]any)["format"].(map[string]any)
-	if kind, _ := known["type"].(string); kind == "audio/pcmu" || kind == "audio/pcma" {
+	format, _ := c.side(side)["format"].(map[string]any)
+	if kind, _ := format["type"].(string); kind == "audio/pcmu" || kind == "audio/pcma" {
 		return audio.Ulaw8
 	}
 	return audio.PCM24

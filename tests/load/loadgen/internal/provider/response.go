@@ -109,7 +109,7 @@ func (c *Conversation) piece(r *response) {
 	p := r.pieces[r.sent]
 	c.out.Delta(fmt.Appendf(r.head, `%012d","delta":"`, eventIDs.Add(1)), p.Text, r.key, p.Millis)
 	if r.sent%2 == 0 && r.said < len(words) {
-		upto := min(r.said+max(1, len(words)*2/len(r.pieces)), len(words))
+		upto := min(r.said+(len(words)*2+len(r.pieces)-1)/len(r.pieces), len(words))
 		c.say(c.about(r, "response.output_audio_transcript.delta", "delta", strings.Join(words[r.said:upto], " ")+" "))
 		r.said = upto
 	}

@@ -1,0 +1,115 @@
+"""One process of a shard: started by exec, told what it is over its link, ended with it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+
+from parley_worker.codec.shard_frames import Boot, Kind, Ready
+from parley_worker.config import PREFIX
+from parley_worker.core.shards import LossCause
+from parley_worker.transport.shard_link import ShardLink
+
+log = logging.getLogger(__name__)
+
+DEATH_SECONDS = 2.0
+"""For a killed process to be gone; the kernel may hold it longer."""
+
+
+class ShardProcess:
+    """One life of a shard. Every frame counts as a sign of life."""
+
+    def __init__(self, boot: Boot, hear: Callable[[Kind, bytes], None], alive: Callable[[], None]) -> None:
+        self._boot, self._hear, self._alive = boot, hear, alive
+        ours, self._theirs = socket.socketpair()
+        self.link = ShardLink(ours, self._heard)
+        self.ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
+        self._process: asyncio.subprocess.Process | None = None
+        self._silent = False
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid if self._process is not None else 0
+
+    async def start(self) -> None:
+        """Start it; `ready` tells when it serves, or why it does not. OSError: it cannot be started."""
+        # Nothing of the worker's settings is left in the environment: they may hold secrets.
+        env = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "parley_worker.shard", str(self._theirs.fileno())),
+                env=env,
+                pass_fds=(self._theirs.fileno(),),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+            )
+        except BaseException:
+            self.link.close()
+            raise
+        finally:
+            self._theirs.close()
+        await self.link.open()
+        self.link.send(Kind.BOOT, self._boot.encode())
+
+    def _heard(self, kind: Kind, body: bytes) -> None:
+        self._alive()
+        if kind is Kind.READY and not self.ready.done():
+            self.ready.set_result(Ready.decode(body))
+        elif kind is Kind.FAILED and not self.ready.done():
+            self.ready.set_exception(OSError(body.decode()))
+            self.ready.exception()
+        else:
+            self._hear(kind, body)
+
+    def kill_silent(self) -> None:
+        """End it at once, for its silence."""
+        self._silent = True
+        self._kill()
+
+    def _kill(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGKILL)
+
+    async def end(self, grace: float) -> tuple[LossCause, str]:
+        """Let it finish within `grace` seconds, then kill it; how it ended, for machines and for people."""
+        self.link.close()
+        if self._process is None:
+            return LossCause.START, "could not be started"
+        if not await self._gone(grace):
+            self._kill()
+            if not await self._gone(DEATH_SECONDS):
+                log.error("shard %d, process %d, does not die: it is left behind", self._boot.shard, self.pid)
+        return self._words()
+
+    async def _gone(self, seconds: float) -> bool:
+        assert self._process is not None
+        try:
+            async with asyncio.timeout(seconds):
+                await self._process.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _words(self) -> tuple[LossCause, str]:
+        code = self._process.returncode if self._process is not None else None
+        if self._silent:
+            return LossCause.SILENT, "gave no sign of life and was killed"
+        if code is None:
+            return LossCause.SIGNAL, "was killed"
+        if code < 0:
+            return LossCause.SIGNAL, f"was killed by {_signal_name(-code)}"
+        return LossCause.EXIT, f"ended with code {code}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
