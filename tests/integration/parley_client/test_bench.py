@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import hashlib
+import json
 import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aiohttp import web
 from parley_client.bench import density, plot, results, runner, storm
 from parley_client.bench.loadgen import find_loadgen
 from parley_client.bench.rows import Row
 from parley_client.bench.systems import Variant
 from parley_client.errors import MissingProgram
-from worker_process import worker_process
+from worker_process import Control, control, worker_process
 
 pytestmark = pytest.mark.timeout(150)
 ROOT = Path(__file__).resolve().parents[3]
@@ -96,3 +103,89 @@ async def test_a_storm_is_refused_past_the_places(options: runner.Options, said:
     assert parts["storm"]["verdicts"]["refused cleanly"] == "pass"
     assert parts["storm"]["verdicts"]["calls lost"] == "pass"
     assert [row["sessions"] for row in parts["rows"]] == [2, 4, 4, 4, 4, 4]
+
+
+class Cluster:
+    """An API server on loopback whose VoiceSessions are placed on one real worker as they are made."""
+
+    def __init__(self, operator: Control, folder: Path) -> None:
+        self._operator, self._folder = operator, folder
+        self.sessions: dict[str, dict[str, Any]] = {}
+        self.made = 0
+
+    @asynccontextmanager
+    async def serve(self) -> AsyncIterator[Path]:
+        """The kubeconfig that leads to it."""
+        application = web.Application()
+        application.router.add_route("*", "/{path:.*}", self.answer)
+        runner_ = web.AppRunner(application)
+        await runner_.setup()
+        site = web.TCPSite(runner_, "127.0.0.1", 0)
+        await site.start()
+        port = runner_.addresses[0][1]
+        kubeconfig = self._folder / "kubeconfig"
+        cluster = {"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}
+        context = {"name": "c", "context": {"cluster": "c", "user": "u", "namespace": "phones"}}
+        users = [{"name": "u", "user": {}}]
+        config = {"current-context": "c", "clusters": [cluster], "contexts": [context], "users": users}
+        kubeconfig.write_text(json.dumps(config))
+        try:
+            yield kubeconfig
+        finally:
+            await runner_.cleanup()
+
+    async def answer(self, request: web.Request) -> web.Response:
+        name = request.path.rsplit("/", 1)[1]
+        match request.method:
+            case "POST":
+                return web.json_response(await self.place(await request.json()))
+            case "DELETE":
+                return web.json_response(self.sessions.pop(name))
+        if name.endswith("-ticket"):
+            data = {"ticket": base64.b64encode(name.encode()).decode()}
+            return web.json_response({"apiVersion": "v1", "kind": "Secret", "metadata": {}, "data": data})
+        return web.json_response(self.sessions[name])
+
+    async def place(self, body: dict[str, Any]) -> dict[str, Any]:
+        name = body["metadata"]["name"]
+        request = self._operator.request(
+            body["spec"]["provider"]["url"],
+            name,
+            ticket_sha256=hashlib.sha256(f"{name}-ticket".encode()).digest(),
+        )
+        request.config.session_json = json.dumps({"type": "realtime", **body["spec"]["session"]})
+        admitted = (await self._operator.admit(request)).admitted
+        body["metadata"] |= {"namespace": "phones", "uid": name}
+        body["status"] = {"phase": "Ready", "worker": {"name": "w", "endpoint": admitted.endpoint}}
+        self.sessions[name] = body
+        self.made += 1
+        return body
+
+
+async def test_a_cluster_whose_sessions_are_objects(
+    options: runner.Options, said: list[str], tmp_path: Path, unused_tcp_port: int
+) -> None:
+    session = tmp_path / "session.yaml"
+    metadata = {"name": "call", "namespace": "phones"}
+    spec = {"agentRef": {"name": "a"}}
+    body = {"apiVersion": "parley.dev/v1alpha1", "kind": "VoiceSession", "metadata": metadata, "spec": spec}
+    session.write_text(json.dumps(body))
+    async with AsyncExitStack() as stack:
+        worker = await stack.enter_async_context(worker_process(capacity="4"))
+        operator = await stack.enter_async_context(control(worker.ready["control"], worker.instance))
+        cluster = Cluster(operator, tmp_path)
+        given = runner.Given(
+            session=session,
+            kubeconfig=await stack.enter_async_context(cluster.serve()),
+            provider_listen=f"127.0.0.1:{unused_tcp_port}",
+            provider_url=f"ws://127.0.0.1:{unused_tcp_port}/v1/realtime",
+        )
+        options = dataclasses.replace(options, given=given)
+        with runner.opened("density", options, said.append) as bench:
+            found, missing = await density.run(
+                bench.system, [Variant("parley", "converse", False)], bench.scenario, "here", said.append
+            )
+    assert missing == []
+    heard(found[0])
+    assert cluster.made == 2
+    assert cluster.sessions == {}

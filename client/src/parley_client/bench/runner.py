@@ -49,7 +49,6 @@ class Given:
     session: Path | None = None
     kubeconfig: Path | None = None
     context: str | None = None
-    namespace: str | None = None
     provider_listen: str = "127.0.0.1:0"
     provider_url: str = ""
 
@@ -128,6 +127,10 @@ class Bench:
                 return peers.Pipecat(variant, place)
             case "livekit":
                 return peers.LiveKit(variant, place)
+        if given.session:
+            from parley_client.bench.cluster import ClusterSystem
+
+            return ClusterSystem(variant, place, given)
         if given.control:
             return workers.GivenWorker(
                 variant,

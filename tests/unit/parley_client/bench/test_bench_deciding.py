@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from parley_client.bench.cluster import copy_of
 from parley_client.bench.knee import KneeSearch, Tried
 from parley_client.bench.ratios import ratios
 from parley_client.bench.scenario import Knee, Scenario, Soak, read_scenario
@@ -216,3 +217,28 @@ def test_scenarios_lie_on_top_of_each_other() -> None:
 def test_a_wrong_scenario_is_named(data: Any, words: str) -> None:
     with pytest.raises(UsageError, match=words.replace("[", r"\[")):
         read_scenario(("mine.yaml", data))
+
+
+def test_a_clusters_session_is_copied_for_each_call() -> None:
+    session = {
+        "apiVersion": "parley.dev/v1alpha1",
+        "kind": "VoiceSession",
+        "metadata": {"name": "a" * 60, "namespace": "phones", "labels": {"team": "x"}, "uid": "u"},
+        "spec": {"agentRef": {"name": "desk"}, "session": {"instructions": "Be kind.", "tools": []}},
+        "status": {"phase": "Ready"},
+    }
+    made = copy_of(session, "abc123", 7, "ws://10.0.0.2:9100/v1/realtime")
+    assert made["metadata"] == {
+        "name": f"{'a' * 40}-abc123-7",
+        "labels": {"team": "x", "parley.dev/bench": "abc123"},
+    }
+    assert made["spec"] == {
+        "agentRef": {"name": "desk"},
+        "provider": {"type": "custom", "url": "ws://10.0.0.2:9100/v1/realtime"},
+        "session": {"instructions": "Be kind. sid=7", "tools": []},
+    }
+    assert "status" not in made
+    assert session["spec"] == {
+        "agentRef": {"name": "desk"},
+        "session": {"instructions": "Be kind.", "tools": []},
+    }
