@@ -29,6 +29,7 @@ windows: {seconds: 2, wanted: 1, bound: 1, settle_s: 2, steal: 9, others: 9, lag
 pinning: {worker: [], others: []}
 knee: {points: 1, starved_share: 1.0}
 density: {common: {parley: 2}}
+worker_env: {PARLEY_WORKER_SHARDS: 1}
 storm: {share: 0.5, arrivals: 2, window_s: 2, overload: 1.5}
 """
 

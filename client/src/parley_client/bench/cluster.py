@@ -81,7 +81,9 @@ class ClusterSystem(System):
         made = copy_of(self._session, self._run, sid, self.place.provider_url)
         name = made["metadata"]["name"]
         with api_errors(f"VoiceSession {name}"):
-            await self._client.create(VoiceSession.from_dict(made), namespace=self._namespace)
+            namespace = self._namespace or self._client.namespace
+            resource: Any = VoiceSession.from_dict(made)
+            await self._client.create(resource, namespace=namespace)
         self._names[sid] = name
         try:
             target = await resolve_cluster(

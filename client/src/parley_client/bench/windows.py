@@ -265,6 +265,8 @@ class Point:
             "load_lag_ms": traffic.lag.shown(),
             "underruns": traffic.underruns,
             "drops": traffic.drops_up + traffic.drops_down,
+            "drops_up": traffic.drops_up,
+            "drops_down": traffic.drops_down,
             "responses": traffic.responses,
             "failed_calls": self.failed,
             "slo": "pass" if not misses else "fail",
