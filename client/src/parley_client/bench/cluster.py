@@ -80,10 +80,9 @@ class ClusterSystem(System):
         assert self._client is not None
         made = copy_of(self._session, self._run, sid, self.place.provider_url)
         name = made["metadata"]["name"]
+        made["metadata"]["namespace"] = self._namespace or self._client.namespace
         with api_errors(f"VoiceSession {name}"):
-            namespace = self._namespace or self._client.namespace
-            resource: Any = VoiceSession.from_dict(made)
-            await self._client.create(resource, namespace=namespace)
+            await self._client.create(VoiceSession.from_dict(made))
         self._names[sid] = name
         try:
             target = await resolve_cluster(

@@ -199,11 +199,11 @@ def load_scenario(options: Options) -> Scenario:
 
 
 @contextmanager
-def opened(name: str, options: Options, note: Note) -> Iterator[Bench]:
-    """A run; its folder is removed at the end unless --keep."""
+def opened(name: str, options: Options, note: Note, *, load: bool = True) -> Iterator[Bench]:
+    """A run; its folder is removed at the end unless --keep. `load`: whether it needs the load program."""
     options.check()
     scenario = load_scenario(options)
-    loadgen = find_loadgen(options.loadgen)
+    loadgen = find_loadgen(options.loadgen) if load else Path()
     began = datetime.datetime.now(datetime.UTC)
     folder = Path(tempfile.mkdtemp(prefix="parley-bench-"))
     try:

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 from parley_client.bench import correlate, proc
 from parley_client.bench.histogram import Histogram
-from parley_client.bench.scenario import Slo, Windows
+from parley_client.bench.scenario import Knee, Slo, Windows
 from parley_client.bench.windows import Machine, Point, Traffic, Window, marks
 
 
@@ -148,17 +148,19 @@ def test_a_first_piece_may_wait_for_its_frame() -> None:
         ({"down": Histogram.of([0.0] * 100 + [61.0])}, False),
         ({"drops_down": 20}, True),
         ({"drops_up": 11}, True),
+        ({"up": Histogram.of([160.0] * 97 + [501.0] * 2)}, True),
+        ({"up": Histogram.of([160.0] * 100)}, False),
         ({"down": Histogram()}, True),
     ],
 )
 def test_a_point_starves_by_late_or_lost_audio(changes: dict[str, object], starved: bool) -> None:
     point = Point.of(10, [(changed(window(), **changes), ())], 0, 1)
-    assert point.starved(0.01, 60.0) is starved
+    assert point.starved(Knee()) is starved
 
 
 def test_a_failed_call_starves_a_point() -> None:
-    assert Point(5, (), False, failed=1).starved(0.01, 60.0)
-    assert Point.of(10, [(window(), ())], 1, 1).starved(0.01, 60.0)
+    assert Point(5, (), False, failed=1).starved(Knee())
+    assert Point.of(10, [(window(), ())], 1, 1).starved(Knee())
 
 
 def answer(began: float) -> list[float]:

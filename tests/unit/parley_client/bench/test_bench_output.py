@@ -157,7 +157,9 @@ def test_a_result_is_written_whole_and_read_again(tmp_path: Path) -> None:
 
 
 def test_variants_stand_beside_their_floor() -> None:
-    found = density.variants(["parley", "floor", "livekit"], ["converse", "twilio"], [True])
+    found = density.variants(
+        ["parley", "floor", "livekit"], ["converse", "twilio"], [True], ["picows", "websockets"]
+    )
     labels = [variant.label for variant in found]
     assert labels == [
         "parley converse tls",
