@@ -38,6 +38,28 @@ $(PEERS_STAMP): | $(SETUP_STAMP)
 	VIRTUAL_ENV=$(PEERS_VENV) $(BIN)/uv pip sync --quiet --require-hashes requirements/peers.txt
 	@rm -f $(PEERS_VENV)/.parley-*; touch $@
 
+BENCH ?=
+bench-ground: setup loadgen
+	@command -v nats-server >/dev/null || $(CLUSTER)/build.sh nats-server
+
+bench-density: bench-ground bench-peers ## What a session costs, and sessions a core, ours beside the peers' (25 minutes)
+	$(BIN)/parley bench density $(BENCH)
+
+bench-latency: bench-ground ## What a worker adds at shares of its capacity, with a plot (after bench-density)
+	$(BIN)/parley bench latency $(BENCH)
+
+bench-soak: bench-ground ## 30 minutes of calls coming and going (after bench-density)
+	$(BIN)/parley bench soak $(BENCH)
+
+bench-storm: bench-ground ## Arrivals in a second, and more than there is room for (after bench-density)
+	$(BIN)/parley bench storm $(BENCH)
+
+bench-events: bench-ground ## Records into JetStream, and what listeners cost
+	$(BIN)/parley bench events $(BENCH)
+
+bench-report: setup ## Write docs/benchmarks/ from the results in build/bench
+	$(BIN)/parley bench report $(wildcard build/bench/*.json)
+
 bench-peers: setup $(BENCH_PEERS:%=bench-peer-%) ## Make the environments of the systems that the bench compares with
 	@$(CLUSTER)/build.sh livekit-server
 
@@ -93,7 +115,7 @@ fuzz: setup ## Fuzz every parser and state machine, FUZZ_SECONDS (60) for each t
 	@PYTHONPATH=build/atheris $(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS)
 
 ground-conformance: programs peers
-ground-integration: programs cluster-tools
+ground-integration: programs cluster-tools loadgen
 ground-e2e: programs cluster-tools
 
 integration: setup ground-integration ## Real nats-server, gRPC and WebSocket on loopback
@@ -148,4 +170,4 @@ lock: setup ## Compile the pins anew from pyproject.toml
 clean: ## Remove what the build made in the tree
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
-.PHONY: help setup peers programs demo test lint types gen verify-gen unit fuzz integration conformance e2e loadgen chart-test cluster-tools ground-integration ground-conformance ground-e2e images cluster-up cluster-down docs verify-docs format lock clean
+.PHONY: bench-ground bench-density bench-latency bench-soak bench-storm bench-events bench-report bench-peers help setup peers programs demo test lint types gen verify-gen unit fuzz integration conformance e2e loadgen chart-test cluster-tools ground-integration ground-conformance ground-e2e images cluster-up cluster-down docs verify-docs format lock clean

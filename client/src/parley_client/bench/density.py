@@ -17,17 +17,18 @@ from parley_client.errors import ParleyError
 Make = Callable[[Variant], System]
 LOAD_FULL: Final = 0.93
 """Share of its CPUs from which the load program is at its own end."""
-FLAVOURS: Final = ("picows", "websockets")
 
 
-def variants(systems: Sequence[str], transports: Sequence[str], tls: Sequence[bool]) -> Iterator[Variant]:
+def variants(
+    systems: Sequence[str], transports: Sequence[str], tls: Sequence[bool], flavours: Sequence[str]
+) -> Iterator[Variant]:
     """What is measured, in order: for each transport, ours beside its floor."""
     for transport in transports:
         for secure in tls:
             if "parley" in systems:
                 yield Variant("parley", transport, secure)
             if "floor" in systems and transport != "twilio":
-                for flavour in FLAVOURS:
+                for flavour in flavours:
                     yield Variant("floor", transport, secure, flavour)
     if "pipecat" in systems:
         for secure in tls:
@@ -81,7 +82,7 @@ def tried(point: Point, system: System, scenario: Scenario) -> Tried:
     lag = point.traffic.lag.quantile(0.99) or 0.0
     limited = limited or (not point.clean and lag > scenario.windows.lag_ms and bool(point.windows))
     cores = (point.cores or 0.0) / system.cpus
-    return Tried(point.sessions, cores, point.starved(knee.starved_share, knee.starved_ms), limited)
+    return Tried(point.sessions, cores, point.starved(knee), limited)
 
 
 def describe(point: Point) -> str:

@@ -117,6 +117,6 @@ async def measure(system: System, sessions: int, note: Note) -> Point:
         for lost in failures[:3]:
             note(f"{system.variant.label}: {lost}")
         alone = Point.of(sessions, [(window, ())], failed, system.cpus)
-        if failed or (not why and alone.starved(knee.starved_share * HOPELESS, knee.starved_ms)):
+        if failed or (not why and alone.starved(knee, HOPELESS)):
             break
     return Point.of(sessions, measured, failed, system.cpus)

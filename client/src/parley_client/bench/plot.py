@@ -46,13 +46,20 @@ def plot(result: Mapping[str, Any], folder: Path) -> list[Path]:
     from matplotlib import pyplot
 
     shown = curves(result)
-    figure, axes = pyplot.subplots(
-        max(1, len(shown)), 3, squeeze=False, figsize=(SIZE[0], SIZE[1] * max(1, len(shown)) * 0.8)
-    )
-    for row, (label, points) in zip(axes, shown.items(), strict=True):
-        _draw(row, label, points, result["scenario"]["slo"]["added_p99_ms"])
+    bound = result["scenario"]["slo"]["added_p99_ms"]
+    together = result["bench"] == "density"
+    count = 1 if together else max(1, len(shown))
+    height = 4.5 if together else SIZE[1] * count * 0.8
+    figure, axes = pyplot.subplots(count, 3, squeeze=False, figsize=(SIZE[0], height))
+    if together:
+        _compare(axes[0], shown, bound)
+        handles, labels = axes[0][0].get_legend_handles_labels()
+        figure.legend(handles, labels, frameon=False, fontsize=7, ncol=4, loc="lower center")
+    else:
+        for row, (label, points) in zip(axes, shown.items(), strict=True):
+            _draw(row, label, points, bound)
     figure.suptitle(f"parley bench {result['bench']}: {result['machine_line']}", fontsize=8)
-    figure.tight_layout(rect=(0, 0, 1, 0.99 - 0.02 / max(1, len(shown))))
+    figure.tight_layout(rect=(0, 0.2 if together else 0, 1, 0.99 - 0.02 / count))
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for kind in ("png", "svg"):
@@ -62,6 +69,33 @@ def plot(result: Mapping[str, Any], folder: Path) -> list[Path]:
         files.append(path)
     pyplot.close(figure)
     return files
+
+
+def _compare(axes: Sequence[Any], shown: Mapping[str, Sequence[Mapping[str, Any]]], bound: float) -> None:
+    """Every label on the same axes: p99 each way and CPU, sessions on a logarithmic scale."""
+    for label, points in shown.items():
+        sessions = [point["sessions"] for point in points]
+        style = {
+            "marker": "o",
+            "ms": 3,
+            "lw": 1.1,
+            "ls": "-" if " tls" in f" {label}" else "--",
+            "label": label,
+        }
+        for axis, way in zip(axes, WAYS, strict=False):
+            axis.plot(sessions, [point["added_ms"][way]["p99"] for point in points], **style)
+        axes[2].plot(sessions, [(point["cpu_s_per_session_s"] or 0) * 1000 for point in points], **style)
+    for axis, title in zip(
+        axes, ("p99 added up, ms", "p99 added down, ms", "CPU ms a session-second"), strict=True
+    ):
+        axis.set_title(title, fontsize=8)
+        axis.set_xlabel("sessions")
+        axis.set_xscale("log")
+        axis.set_yscale("symlog", linthresh=1)
+        axis.set_ylim(bottom=0)
+        axis.grid(True, lw=0.3)
+    for axis in axes[:2]:
+        axis.axhline(bound, color="#888888", lw=0.8, ls=":")
 
 
 def _draw(axes: Sequence[Any], label: str, points: Sequence[Mapping[str, Any]], bound: float) -> None:

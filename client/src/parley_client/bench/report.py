@@ -24,12 +24,13 @@ TABLES: Final[Mapping[str, tuple[Sequence[str], Callable[[Any], Sequence[str]]]]
 MEANINGS: Final = {
     "density": (
         "`sess/core` is the system's own starvation knee: the most sessions at which no more than 1 % of the"
-        " answers' audio came 60 ms late or never; `≥` where the load program or the ceiling ended the"
-        " search. `slo` says whether the SLO holds at the knee, `sess/core at slo` is the highest measured"
-        " point that meets it. `cpu` is utime + stime of the worker's whole process tree by session and"
-        " second, at the knee and at the common point. `up` is a caller's frame until the provider has all"
-        " of it; `down` is answer audio behind real-time playout; `first` is an answer's first audio; in ms"
-        " beyond the frame's own 20 ms, at the knee (`first` may take a frame more)."
+        " answers' audio came 60 ms late or never, and of the callers' frames took 500 ms; `≥` where the load"
+        " program or the ceiling ended the search. `slo` says whether the SLO holds at the knee, `sess/core"
+        " at slo` is the highest measured point that meets it. `cpu` is utime + stime of the worker's whole"
+        " process tree by session and second, at the knee and at the common point. `up` is a caller's frame"
+        " until the provider has all of it; `down` is answer audio behind real-time playout; `first` is an"
+        " answer's first audio; in ms beyond the frame's own 20 ms, at the knee (`first` may take a frame"
+        " more)."
     ),
     "latency": "Added latency each way at shares of the capacity; the plot has every quantile.",
     "soak": (
@@ -81,7 +82,7 @@ def _facts(result: Result) -> str:
 def _body(result: Result) -> Iterator[str]:
     name = result["bench"]
     if name == "soak":
-        yield _soak(result)
+        yield table(("fact", "value"), soak_facts(result))
     else:
         columns, cells = TABLES[name]
         yield table(columns, [cells(row) for row in result["rows"]])
@@ -115,15 +116,18 @@ def _versions(found: Sequence[Mapping[str, Any]]) -> str:
     return table(("system", "versions"), lines)
 
 
-def _soak(result: Result) -> str:
+def soak_facts(result: Result) -> list[tuple[str, str]]:
+    """What a soak found, as pairs."""
     row, soak = result["rows"][0], result["soak"]
 
     slope = f"{soak['memory_mib_per_hour']} ± {soak['memory_error_mib_per_hour']}"
 
-    def line(found: Any) -> str:
-        return "unknown" if found is None else f"{found['fixed']} + {found['each']:g} a session"
+    def line(found: Any, away: float | None) -> str:
+        if found is None:
+            return "unknown"
+        return f"{found['fixed']} + {found['each']:g} a session; away from it {away} at most"
 
-    facts = [
+    return [
         ("system", row["label"]),
         ("sessions", f"{row['sessions']} ({row['share']:.0%} of {row['capacity']})"),
         ("calls that came and went", str(row["calls_ended"])),
@@ -131,8 +135,8 @@ def _soak(result: Result) -> str:
         ("added ms up p50 / p99 / p99.9", _way(row, "up")),
         ("added ms down p50 / p99 / p99.9", _way(row, "down")),
         ("memory slope, MiB an hour", slope),
-        ("descriptors", f"{line(soak['fds'])}; away from it at most {soak['fds_deviation']}"),
-        ("tasks", f"{line(soak['tasks'])}; away from it at most {soak['tasks_deviation']}"),
+        ("descriptors", line(soak["fds"], soak["fds_deviation"])),
+        ("tasks", line(soak["tasks"], soak["tasks_deviation"])),
         (
             "underruns, unexplained / explained",
             f"{soak['underruns_unexplained']} / {soak['underruns_explained']}",
@@ -141,7 +145,6 @@ def _soak(result: Result) -> str:
         ("calls that failed", str(soak["failed_calls"])),
         ("windows left out", str(sum(row["windows"]["left_out"].values()))),
     ]
-    return table(("fact", "value"), facts)
 
 
 def _way(row: Mapping[str, Any], way: str) -> str:
@@ -156,7 +159,6 @@ def _caveats(result: Result) -> Iterator[str]:
     if not scenario["pinning"]["worker"]:
         yield "Nothing was pinned to CPUs."
     load = scenario["workload"]
-    yield (
-        f"Workload: a frame of 20 ms each 20 ms; an answer of {load['answer_s']:g} s each {load['cycle_s']:g} s,"
-        f" in deltas of {load['chunk_ms']} ms at {load['speed']:g} times real time; {load['format']}."
-    )
+    answer = f"an answer of {load['answer_s']:g} s each {load['cycle_s']:g} s"
+    deltas = f"deltas of {load['chunk_ms']} ms at {load['speed']:g} times real time"
+    yield f"Workload: a frame of 20 ms each 20 ms; {answer}, in {deltas}; {load['format']}."

@@ -49,7 +49,6 @@ class Given:
     session: Path | None = None
     kubeconfig: Path | None = None
     context: str | None = None
-    namespace: str | None = None
     provider_listen: str = "127.0.0.1:0"
     provider_url: str = ""
 
@@ -128,6 +127,10 @@ class Bench:
                 return peers.Pipecat(variant, place)
             case "livekit":
                 return peers.LiveKit(variant, place)
+        if given.session:
+            from parley_client.bench.cluster import ClusterSystem
+
+            return ClusterSystem(variant, place, given)
         if given.control:
             return workers.GivenWorker(
                 variant,
@@ -196,11 +199,11 @@ def load_scenario(options: Options) -> Scenario:
 
 
 @contextmanager
-def opened(name: str, options: Options, note: Note) -> Iterator[Bench]:
-    """A run; its folder is removed at the end unless --keep."""
+def opened(name: str, options: Options, note: Note, *, load: bool = True) -> Iterator[Bench]:
+    """A run; its folder is removed at the end unless --keep. `load`: whether it needs the load program."""
     options.check()
     scenario = load_scenario(options)
-    loadgen = find_loadgen(options.loadgen)
+    loadgen = find_loadgen(options.loadgen) if load else Path()
     began = datetime.datetime.now(datetime.UTC)
     folder = Path(tempfile.mkdtemp(prefix="parley-bench-"))
     try:

@@ -76,16 +76,19 @@ class Knee:
     target_cores: float = 0.88
     """Share of its CPUs that the next point is meant to take."""
     starved_share: float = 0.01
-    """A point starves when more of the answers' pieces than this come `starved_ms` late, or never."""
+    """A point starves when more of the answers' pieces than this come `starved_ms` late, or never, or more of
+    the callers' frames need longer than `starved_up_ms`."""
     starved_ms: float = 60.0
+    starved_up_ms: float = 500.0
     ceiling: int = 2000
     """Sessions at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Density:
-    """Sessions of the common point, by system."""
+    """Sessions of the common point, by system; WebSocket libraries of the floor."""
 
+    flavours: tuple[str, ...] = ("picows", "websockets")
     common: Mapping[str, int] = field(
         default_factory=lambda: {"parley": 40, "floor": 40, "pipecat": 25, "livekit": 4}
     )

@@ -9,6 +9,8 @@ from typing import Any
 
 from parley_client.bench.scenario import Soak
 
+LEAST_SPAN_S = 600.0
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -89,9 +91,7 @@ def judge(
     unexplained = sum(s.underruns for s in samples if not s.marked)
     drops = sum(s.drops for s in samples)
     verdicts = {
-        "memory": _verdict(
-            None if memory is None else memory.per_hour - 2 * memory.error, plan.rss_mib_per_hour
-        ),
+        "memory": _verdict(_least(memory, settled), plan.rss_mib_per_hour),
         "fds": _verdict(fds_away, plan.fds_slack),
         "tasks": _verdict(tasks_away, plan.tasks_slack),
         "drops": _verdict(drops, 0),
@@ -112,6 +112,13 @@ def judge(
         "verdicts": verdicts,
         "passed": "fail" not in verdicts.values(),
     }
+
+
+def _least(memory: Slope | None, samples: Sequence[Sample]) -> float | None:
+    """The least slope that the noise allows; None over a time that is too short to tell."""
+    if memory is None or samples[-1].at - samples[0].at < LEAST_SPAN_S:
+        return None
+    return memory.per_hour - 2 * memory.error
 
 
 def _verdict(value: float | None, limit: float) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from parley_client.bench.histogram import Histogram
-from parley_client.bench.scenario import Slo, Windows
+from parley_client.bench.scenario import Knee, Slo, Windows
 
 WAYS = ("up", "down")
 
@@ -202,14 +202,16 @@ class Point:
         known = [value for value in values if value is not None]
         return sum(known) / len(known) if known else None
 
-    def starved(self, share: float, late_ms: float) -> bool:
-        """Whether calls failed, or more than `share` of the audio came `late_ms` late, or never."""
+    def starved(self, plan: Knee, times: float = 1.0) -> bool:
+        """Whether calls failed, or more than `times` the plan's share of the audio came late, or never."""
         traffic = self.traffic
-        late = traffic.down.above(late_ms) / max(1, traffic.down.count)
+        late_down = traffic.down.above(plan.starved_ms) / max(1, traffic.down.count)
+        late_up = traffic.up.above(plan.starved_up_ms) / max(1, traffic.up.count)
         lost_down = traffic.drops_down / max(1, traffic.frames_due)
         lost_up = traffic.drops_up / max(1, traffic.frames_sent)
         silent = self.sessions > 0 and not traffic.down.count
-        return self.failed > 0 or silent or max(late, lost_down, lost_up) > share
+        worst = max(late_down, late_up, lost_down, lost_up)
+        return self.failed > 0 or silent or worst > plan.starved_share * times
 
     def misses(self, slo: Slo) -> tuple[str, ...]:
         """What of the SLO it misses, in words; empty when it passes.
@@ -265,6 +267,8 @@ class Point:
             "load_lag_ms": traffic.lag.shown(),
             "underruns": traffic.underruns,
             "drops": traffic.drops_up + traffic.drops_down,
+            "drops_up": traffic.drops_up,
+            "drops_down": traffic.drops_down,
             "responses": traffic.responses,
             "failed_calls": self.failed,
             "slo": "pass" if not misses else "fail",

@@ -7,7 +7,6 @@ import importlib.util
 import re
 import sys
 from collections.abc import Sequence
-from functools import cache
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any, Final
@@ -23,23 +22,6 @@ from parley_client.errors import MissingProgram, ParleyError, UsageError
 PREFIX: Final = "PARLEY_WORKER_"
 TRANSPORTS: Final = ("converse", "conversemany", "twilio")
 _SAMPLE: Final = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{[^}]*\})? (\S+)", re.MULTILINE)
-
-
-def speaks_many() -> bool:
-    """Whether this version's contract has ConverseMany."""
-    from parley.media.v1 import media_pb2
-
-    return "ConverseMany" in media_pb2.DESCRIPTOR.services_by_name["MediaService"].methods_by_name
-
-
-@cache
-def known_settings() -> frozenset[str]:
-    """Names of the settings of the worker that is installed here."""
-    if importlib.util.find_spec("parley_worker") is None:
-        raise MissingProgram("the Python package parley_worker", "pip install 'parley[bench,worker]'")
-    from parley_worker.config import Settings
-
-    return frozenset(Settings.__dataclass_fields__)
 
 
 class ParleySystem(System):
@@ -116,8 +98,8 @@ class OwnWorker(ParleySystem):
         return str(self._worker.ready["admin"])
 
     async def start(self) -> None:
-        if self.variant.transport == "conversemany" and not speaks_many():
-            raise UsageError("this version of Parley has no ConverseMany: leave conversemany out")
+        if importlib.util.find_spec("parley_worker") is None:
+            raise MissingProgram("the Python package parley_worker", "pip install 'parley[bench,worker]'")
         self._load = await self.load_program()
         if self._with_nats:
             self._nats, self.nats_url = await start_nats(self.place.folder, self.scenario.pinning.others)
@@ -146,8 +128,7 @@ class OwnWorker(ParleySystem):
         if self.variant.tls:
             files = self.place.certificates
             chosen |= {"media_tls_dir": str(files.folder), "tls_server_name": files.name}
-        if "shards" in known_settings():
-            chosen["shards"] = str(self.cpus if self.scenario.pinning.worker else 0)
+        chosen["shards"] = str(self.cpus) if self.scenario.pinning.worker else "auto"
         return {PREFIX + name.upper(): value for name, value in chosen.items() if value}
 
     def worker_pids(self) -> Sequence[int]:

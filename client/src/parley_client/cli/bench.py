@@ -66,7 +66,8 @@ def density(
     async def work() -> Exit:
         with opened("density", options, output.note) as bench:
             where = machine.one_line(machine.machine())
-            wanted = list(density_run.variants(options.systems, options.transports, options.tls))
+            flavours = bench.scenario.density.flavours
+            wanted = list(density_run.variants(options.systems, options.transports, options.tls, flavours))
             output.heading(f"Density on {where}")
             found, missing = await density_run.run(bench.system, wanted, bench.scenario, where, bench.note)
             lines = [ratio.shown() for ratio in ratios.ratios(found)]
@@ -122,6 +123,7 @@ def soak(
             output.heading(f"Soak of {bench.scenario.soak.minutes:g} minutes on {where}")
             parts = await soak_run.run(bench.system, bench.variant(), bench.capacity(), where, bench.note)
             path = bench.finish(**parts)
+            output.rows("fact", ("fact", "value"), report_page.soak_facts(parts))
             return _judged(output, path, parts["soak"])
 
     execute(output, work)
@@ -154,7 +156,7 @@ def events(options: Options, as_json: JsonOption = False) -> None:
     output = make_output(as_json=as_json)
 
     async def work() -> Exit:
-        with opened("events", options, output.note) as bench:
+        with opened("events", options, output.note, load=False) as bench:
             where = machine.one_line(machine.machine())
             output.heading(f"Events on {where}")
             found = await events_run.run(bench, where)

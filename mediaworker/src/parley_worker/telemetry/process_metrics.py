@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import prometheus_client
@@ -53,6 +54,9 @@ class ProcessMetrics:
             p + "task_crashes_total", "Tasks that ended with an unexpected error.", registry=r
         )
 
+        self._tasks = Gauge(p + "tasks", "Tasks of the event loop.", registry=r)
+        self._refresh.append(self._count_tasks)
+
     def refreshed_by(self, refresh: Callable[[], None]) -> None:
         """Call it before the metrics are told: for gauges of what changes more often than anybody looks."""
         self._refresh.append(refresh)
@@ -62,6 +66,12 @@ class ProcessMetrics:
         for refresh in self._refresh:
             refresh()
         return generate_latest(self.registry)
+
+    def _count_tasks(self) -> None:
+        try:
+            self._tasks.set(len(asyncio.all_tasks()))
+        except RuntimeError:
+            self._tasks.set(0)  # No loop runs here.
 
     def capacity(self, sessions: int) -> None:
         self._capacity.set(sessions)
