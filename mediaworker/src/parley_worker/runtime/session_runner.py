@@ -27,6 +27,7 @@ from parley_worker.core.model import EndReason, SessionConfig, SessionReport, Se
 from parley_worker.core.session import Session, SessionBounds
 from parley_worker.core.underruns import UnderrunWatch
 from parley_worker.runtime.deps import RunnerDeps
+from parley_worker.runtime.pacer import EARLY_SECONDS
 from parley_worker.runtime.provider import Provider, open_provider
 from parley_worker.runtime.recording import refusal as recording_refusal
 from parley_worker.runtime.scenario import SessionScenario
@@ -424,7 +425,7 @@ class SessionRunner:
         """What is no usual frame."""
         output = self._output
         due = output.next_due(now)
-        if due is not None and due > now:
+        if due is not None and due > now + EARLY_SECONDS:
             return due
         output.watch(leg.queued_bytes())
         for out in output.take(now, min(leg.audio_room(), AT_ONCE_BYTES)):
