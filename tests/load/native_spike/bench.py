@@ -15,7 +15,7 @@ import statistics
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,6 +31,8 @@ from parley_realtime.recovery import RecoveryParameters
 from parley_worker.core.audio import PROVIDER_FORMATS
 from parley_worker.core.media_path import InputPath, OutputPath, PlayoutMode
 from parley_worker.core.playout import AudioCounters, PlayoutLedger
+from parley_worker.core.session_budget import BudgetLimits
+from parley_worker.runtime.session_guard import SessionGuard
 from parley_worker.runtime.session_runner import SessionRunner
 from parley_worker.telemetry.frames import FrameCounts
 from parley_worker.transport.leg import LegBounds
@@ -43,6 +45,7 @@ STEP = 0.005
 PCM = PROVIDER_FORMATS["pcm16"]
 FRAME = bytes(range(256)) * 3 + bytes(192)
 DELTA = (FRAME * 8)[:7200]
+UNBOUNDED = BudgetLimits(**{field.name: 1 << 40 for field in fields(BudgetLimits)})
 HELD = PCM.bytes_per_ms * 12_000
 EVENT = (
     b'{"type":"response.output_audio.delta","event_id":"event_Bq1Lx6vAQ3tVdxXcqzq2u",'
@@ -87,6 +90,7 @@ class Runner(SessionRunner):
         self._mode = PlayoutMode.REALTIME
         self._leg = leg
         self._units: Any = Units()
+        self._guard = SessionGuard(UNBOUNDED, None, lambda event: None, int)
         self._provider_bytes_per_ms = PCM.bytes_per_ms
         self._gaps = 0
         self._last_heard = ""
