@@ -15,6 +15,7 @@ from parley_realtime import InvalidEventError, OutgoingQueueFull, RealtimeError
 from parley_worker.core import effects as fx
 from parley_worker.core import events as ev
 from parley_worker.core.budget import Budget
+from parley_worker.core.conversation import WORDS_DELTA
 from parley_worker.core.media_path import (
     MUTED_RESPONSES,
     InputFault,
@@ -269,7 +270,8 @@ class SessionRunner:
     def _on_provider_event(self, payload: Mapping[str, Any]) -> None:
         if not self._guard.provider_event(self._deps.clock.monotonic()):
             return
-        self._feed(ev.ProviderMessage(payload))
+        # Words of an answer only move deadlines away: the timer that is set finds out when it fires.
+        self._feed(ev.ProviderMessage(payload), look=payload.get("type") not in WORDS_DELTA)
         if self._scenario is not None:
             self._scenario.provider_event(payload)
 
@@ -459,7 +461,7 @@ class SessionRunner:
 
     # Core
 
-    def _feed(self, event: ev.Event) -> None:
+    def _feed(self, event: ev.Event, look: bool = True) -> None:
         """Handle an event and do its effects; events that effects cause wait their turn."""
         self._events.append(event)
         if self._handling:
@@ -474,7 +476,8 @@ class SessionRunner:
             self._crash(exc)
         finally:
             self._handling = False
-        self._arm()
+        if look:
+            self._arm()
         self._guard.handled(thread_time() - began, now)
 
     def _queued_bytes(self) -> int:
