@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 CLUSTER := tests/support/cluster
 export PARLEY_CACHE ?= $(HOME)/.cache/parley
 export PATH := $(CURDIR)/$(BIN):$(PARLEY_CACHE)/bin:$(PATH)
-PACKAGES := parley_operator parley_worker parley_realtime parley_scenario parley_client parley_local
+PACKAGES := parley_operator parley_worker parley_realtime parley_scenario parley_opus parley_client parley_local
 SOURCES := operator mediaworker client localprovider tests examples docs
 UV_COMPILE := uv pip compile --quiet --no-header --no-annotate --generate-hashes --no-emit-index-url --no-emit-find-links --universal --python-version 3.11
 PEERS_VENV ?= .venv-peers
@@ -73,7 +73,7 @@ bench-peer-%: requirements/bench-%.txt tests/load/peers/floor.proto
 	  && { test $* != floor || $(BIN)/python -m grpc_tools.protoc -I tests/load/peers --python_out=$$site --grpc_python_out=$$site floor.proto; } \
 	  && rm -f .venv-bench-$*/.parley-* && touch $$stamp; }
 
-programs: ## Install or build the programs that the demo needs (flite, nats-server)
+programs: ## Install or build what the demo needs (flite, libopus, nats-server)
 	@$(CLUSTER)/packages.sh speech
 	@command -v nats-server >/dev/null || $(CLUSTER)/build.sh nats-server
 

@@ -120,16 +120,29 @@ def cel(schema: Any, where: str) -> Iterator[tuple[str, str]]:
         yield from cel(field, f"{where}.{name}".lstrip("."))
 
 
+SHARD_NOTE = (
+    "The supervisor of a worker with shards shows all of them on its page. What one process measures has\n"
+    "the label `shard` (its number, or `supervisor`): sum over it for the worker. Without it, once for the\n"
+    "whole worker: {}.\n\n"
+)
+
+
 def metrics() -> str:
     """The metrics of worker and operator, from their registries."""
     from parley_operator.telemetry.metrics import Metrics as OperatorMetrics
     from parley_worker.telemetry.metrics import Metrics as WorkerMetrics
+    from parley_worker.telemetry.process_metrics import WORKER_WIDE, SupervisorMetrics
 
     pages = ["# Metrics\n\nNo metric has a label per session.\n"]
-    for title, registry in (("Worker", WorkerMetrics().registry), ("Operator", OperatorMetrics().registry)):
-        pages.append(f"\n## {title}\n\n| metric | type | meaning |\n|---|---|---|\n")
-        found = sorted(registry.collect(), key=lambda family: family.name)
-        for family in found:
+    wide = ", ".join(f"`{name}`" for name in sorted(WORKER_WIDE))
+    worker = (WorkerMetrics().registry, SupervisorMetrics().registry)
+    for title, note, registries in (
+        ("Worker", SHARD_NOTE.format(wide), worker),
+        ("Operator", "", (OperatorMetrics().registry,)),
+    ):
+        pages.append(f"\n## {title}\n\n{note}| metric | type | meaning |\n|---|---|---|\n")
+        found = {family.name: family for registry in registries for family in registry.collect()}
+        for _, family in sorted(found.items()):
             name = family.name + ("_total" if family.type == "counter" else "")
             if family.name.startswith("parley_"):
                 pages.append(f"| `{name}` | {family.type} | {cell(family.documentation)} |\n")

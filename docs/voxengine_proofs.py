@@ -195,6 +195,11 @@ EXTENSIONS: tuple[tuple[str, str, str], ...] = (
         f"{_FLAVOURS}test_a_proxy_that_was_given_is_used",
     ),
     (
+        "`transport`",
+        "What speaks WebSocket: `websockets`, or `picows` at a fraction of the CPU.",
+        "tests/integration/parley_realtime/test_transports.py::test_the_transport_that_is_named_is_used",
+    ),
+    (
         "`allow_address`",
         "Judges the address a name led to, before the key is sent.",
         "tests/integration/parley_realtime/test_addresses.py::test_a_refused_address_never_sees_the_request",
@@ -285,5 +290,8 @@ EXTENSIONS: tuple[tuple[str, str, str], ...] = (
     ),
 )
 
-INSIDE = {"shape", "opened", "received", "audio", "ending", "closed", "recovery", "socket_closed"}
+INSIDE = {
+    *("shape", "opened", "received", "audio", "ending", "closed", "recovery", "socket_closed"),
+    *("queued_bytes", "messages_received"),
+}
 """Public methods of a client that are no part of its surface; those of a media unit begin with `media`."""

@@ -24,7 +24,14 @@ BUILD = ROOT / "build" / "fuzz"
 MAX_INPUT = 8192
 RSS_MB = 2048
 SLOWEST_S = 10
-INSTRUMENTED = ["parley_realtime", "parley_local", "parley_worker", "recorded_session", "fuzz_targets"]
+INSTRUMENTED = [
+    "parley_realtime",
+    "parley_local",
+    "parley_worker",
+    "parley_opus",
+    "recorded_session",
+    "fuzz_targets",
+]
 STREAMS = """connected start media mark clear stop dtmf event streamSid sequenceNumber chunk timestamp payload
     track digit name mediaFormat encoding sampleRate channels customParameters ticket session tag mediaInfo"""
 sys.path.insert(0, str(ROOT / "tests" / "support"))

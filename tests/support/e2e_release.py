@@ -26,8 +26,9 @@ RELEASE = "parley-e2e"
 IMAGES = ("operator", "worker", "nats", "localprovider")
 CRDS = ("voicesessions.parley.dev", "voiceagents.parley.dev", "voiceworkerpools.parley.dev")
 WORKERS = "parley.dev/pool"
-MEDIA, ADMIN, OPERATOR_PORT = 50051, 9090, 8080
+MEDIA, ADMIN, OPERATOR_PORT = 50100, 9090, 8080
 FINISHED = ("Completed", "Failed", "Cancelled")
+SHARD = re.compile(r'shard="\w+",?')
 SAMPLE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)$")
 
 
@@ -121,7 +122,8 @@ class Release:
     def kill_container(self, pod: Mapping[str, Any]) -> None:
         """SIGKILL to every process of the pod's containers, found by the pod's control group."""
         killed = []
-        for pid in processes_of(pod["metadata"]["uid"]):
+        # The supervisor is older than its shards: it must not live to tell of them.
+        for pid in sorted(processes_of(pod["metadata"]["uid"])):
             os.kill(pid, signal.SIGKILL)
             killed.append(pid)
         assert killed, f"no process of pod {pod['metadata']['name']} is visible on this host"
@@ -324,12 +326,14 @@ def processes_of(pod_uid: str) -> list[int]:
 
 
 def samples(text: str) -> dict[str, float]:
-    """The samples of a text exposition as `name{labels}` to value."""
-    found = {}
+    """The samples of a text exposition as `name{labels}` to value, those of shards added up."""
+    found: dict[str, float] = {}
     for line in text.splitlines():
         if match := SAMPLE.match(line):
             name, labels, value = match.groups()
-            found[f"{name}{{{labels}}}" if labels else name] = float(value)
+            labels = SHARD.sub("", labels or "")
+            series = f"{name}{{{labels}}}" if labels else name
+            found[series] = found.get(series, 0.0) + float(value)
     return found
 
 

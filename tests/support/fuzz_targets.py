@@ -16,6 +16,7 @@ from parley_local.brains import BrainError
 from parley_local.brains.chat import parse_answer
 from parley_local.core.effects import Call, McpCall, Say
 from parley_local.core.settings import Shape as LocalShape
+from parley_opus import OpusError, packet_samples
 from parley_realtime.errors import InvalidEventError, ProtocolError
 from parley_realtime.formats import DEFAULT_FORMAT
 from parley_realtime.protocol.beta import BETA
@@ -28,6 +29,7 @@ from parley_realtime.units.raw_media import ReceivedStreams
 from parley_worker.codec import control_pb, events_pb, media_pb, scenario_json
 from parley_worker.codec.media_json import CallerAudio
 from parley_worker.codec.media_pb import StartMessage
+from parley_worker.codec.opus import OpusInput
 from parley_worker.codec.raw_media_json import RawMediaDialect
 from parley_worker.codec.twilio_json import TwilioDialect
 from parley_worker.core import effects as fx
@@ -241,6 +243,37 @@ def recorded(data: bytes) -> None:
     replay(session)
 
 
+class PacketDouble:
+    """Decodes whatever has a length, unless its last byte is odd; no sample of a lost one is too many."""
+
+    def decode(self, packet: bytes) -> bytes:
+        if packet[-1] & 1:
+            raise OpusError("corrupted stream")
+        return bytes(packet_samples(packet))
+
+    def conceal(self, samples: int, following: bytes | None = None) -> bytes:
+        assert 60 <= samples <= 120 * 24
+        assert samples % 60 == 0
+        if following is not None and following[-1] & 1:
+            raise OpusError("corrupted stream")
+        return bytes(2 * samples)
+
+    def reset(self) -> None: ...
+
+
+def opus_packets(data: bytes) -> None:
+    """A caller's Opus frames: each a step of the sequence, a size, and so many bytes."""
+    packets, sequence = OpusInput(PacketDouble(), 24_000, lambda cause, count: None), 0
+    while len(data) > 2:
+        sequence += data[0] - 8
+        packet, data = data[2 : 2 + data[1]], data[2 + data[1] :]
+        heard = packets.accept(packet, sequence)
+        if isinstance(heard, LegRefusal):
+            return
+        assert len(heard) <= 2 * 24 * (60 + 120)
+        assert (len(heard) > 0) == (len(packet) > 0)
+
+
 TARGETS: dict[str, Target] = {
     target.__name__: target
     for target in (
@@ -255,5 +288,6 @@ TARGETS: dict[str, Target] = {
         scenario_frame,
         chat_answer,
         recorded,
+        opus_packets,
     )
 }

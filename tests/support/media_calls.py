@@ -135,7 +135,10 @@ async def worker(
     local = Address("127.0.0.1", 0)
     settings = Settings(media_address=local, control_address=local, admin_address=local, **changes)
     records: list[EventRecord] = []
-    given = partial(RunnerDeps, settings=runner or RunnerSettings())
+
+    def given(**deps: Any) -> RunnerDeps:
+        return RunnerDeps(**{**deps, **({"settings": runner} if runner is not None else {})})
+
     media = partial(MediaSettings, leg=leg or LegBounds(), **dict(waits or {}))
     server_options = tuple({**dict(grpc_base.OPTIONS), **dict(options)}.items())
     with (

@@ -133,6 +133,13 @@ topologySpreadConstraints: {{- toYaml . | nindent 2 }}
 {{- if gt (int .hostPortRange.min) (int .hostPortRange.max) -}}
 {{- fail (printf "defaultPool.hostPortRange.min is %d: it must not be greater than max, %d" (int .hostPortRange.min) (int .hostPortRange.max)) -}}
 {{- end -}}
+{{- if gt (int .shards) (int .sessionsPerWorker) -}}
+{{- fail (printf "defaultPool.shards is %d: it must not be greater than sessionsPerWorker, %d" (int .shards) (int .sessionsPerWorker)) -}}
+{{- end -}}
+{{- $ports := sub (int .hostPortRange.max) (int .hostPortRange.min) | add 1 | int -}}
+{{- if and (eq .exposure "HostPort") (gt (int .shards) $ports) -}}
+{{- fail (printf "defaultPool.hostPortRange has %d ports: a worker needs one for each of its %d shards" $ports (int .shards)) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- range .Values.operator.extraEnv -}}
@@ -154,11 +161,17 @@ matchExpressions:
   - {key: parley.dev/pool, operator: Exists}
 {{- end -}}
 
-{{- /* Ports of worker pods, as the operator makes them. */ -}}
-{{- define "parley.worker.mediaPort" -}}50051{{- end -}}
+{{- /* Ports of worker pods, as the operator makes them; shard N of a worker has its media and telephony port + N. */ -}}
+{{- define "parley.worker.maxShards" -}}64{{- end -}}
+{{- define "parley.worker.mediaPort" -}}50100{{- end -}}
 {{- define "parley.worker.controlPort" -}}50052{{- end -}}
-{{- define "parley.worker.telephonyPort" -}}50053{{- end -}}
+{{- define "parley.worker.telephonyPort" -}}50200{{- end -}}
 {{- define "parley.worker.adminPort" -}}9090{{- end -}}
+
+{{- /* The ports that the shards of workers have, from the first one's. */ -}}
+{{- define "parley.worker.shardPorts" -}}
+[{port: {{ . }}, endPort: {{ add (int .) (int (include "parley.worker.maxShards" nil)) -1 }}, protocol: TCP}]
+{{- end -}}
 
 {{- define "parley.dnsEgress" -}}
 - ports: [{port: 53, protocol: UDP}, {port: 53, protocol: TCP}]
@@ -189,6 +202,9 @@ spec:
   {{- with .Values.defaultPool }}
   replicas: {{ .replicas }}
   sessionsPerWorker: {{ .sessionsPerWorker }}
+  {{- with .shards }}
+  shards: {{ . }}
+  {{- end }}
   {{- with .allowedNamespaces }}
   allowedNamespaces: {{- toYaml . | nindent 4 }}
   {{- end }}

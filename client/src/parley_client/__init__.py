@@ -10,6 +10,8 @@
 `python -m parley_client` is the `parley` command.
 """
 
+from parley_opus import OpusSettings
+
 from .audio import BufferedPlayer, LevelMeter, WavRecorder, paced_silence, paced_wav, read_wav, write_wav
 from .call import Call, connect
 from .errors import (
@@ -78,6 +80,7 @@ __all__ = [
     "MediaGateway",
     "MissingProgram",
     "Moved",
+    "OpusSettings",
     "ParleyError",
     "Playout",
     "ProcessDied",

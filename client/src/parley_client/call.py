@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from parley.media.v1 import media_pb2 as pb
+from parley_opus import packet_samples
 
 from . import codec
 from .audio import BufferedPlayer
@@ -43,9 +44,10 @@ from .events import (
     Reconnecting,
     Started,
 )
-from .formats import PCM16_24K, AudioFormat
+from .formats import PCM16_24K, AudioFormat, Encoding
 from .leg import AttachedLeg, Leg, LegOpener, is_resumable
 from .options import PROGRESS_SECONDS, TICK_SECONDS, TRANSITIONS, CallOptions, CallState, CallStats, Playout
+from .opus import CallCodecs, Packet
 from .target import Target
 from .tool_handlers import Handler
 
@@ -68,12 +70,16 @@ def connect(
 
     Args:
         target: from `resolve_cluster`, `resolve_address` or an embedded stack.
-        input_format: caller audio, such as `pcm16@24000` or `g711_ulaw`.
+        input_format: caller audio, such as `pcm16@24000`, `g711_ulaw` or `opus@24000`: with Opus the call
+            makes and reads the packets, its user gives and gets PCM16 at that rate.
         output_format: agent audio; the input format when not given.
         playout: REALTIME, or BURST for a player with a long buffer.
         player: hears the agent, such as a `WavRecorder`; a silent one on the call's clock if not given.
         options: everything else; its formats and playout are replaced by the arguments.
         open_leg: how a stream is opened; `MediaGateway` gives another one.
+
+    Raises:
+        MissingProgram: a format is Opus and libopus is not installed.
 
     Raises (on entering):
         ConnectError, TlsError, AttachRefused, ProtocolError.
@@ -108,6 +114,8 @@ class Call:
         self._frame_number = 0
         self._media_bytes = 0
         self._audio: deque[bytes] = deque()
+        self._rest = b""
+        self._codecs = CallCodecs(options.input_format, options.output_format, options.opus)
         self._control: deque[pb.ConverseRequest] = deque()
         self._hangup: pb.ConverseRequest | None = None
         self._events: deque[Event] = deque()
@@ -141,6 +149,7 @@ class Call:
     async def send_audio(self, pcm: bytes) -> None:
         """Send caller audio in the input format: whole samples, in real time (20 ms is usual).
 
+        Of an Opus call these are PCM16, and what does not fill 20 ms is kept for the next call.
         Waits while a second of audio is queued on a live stream. While the stream is cut the oldest frames
         are dropped and counted. After the end of the session it does nothing.
 
@@ -152,15 +161,38 @@ class Call:
         if len(pcm) % format.sample_bytes:
             raise UsageError(f"{len(pcm)} bytes are not whole samples of {format}")
         self._raise_failure()
+        if self._codecs.whole_frames:
+            pcm = self._rest + pcm
+            whole = len(pcm) // format.frame_bytes * format.frame_bytes
+            self._rest, pcm = pcm[whole:], pcm[:whole]
         for start in range(0, len(pcm), format.frame_bytes):
-            while len(self._audio) >= AUDIO_QUEUE_FRAMES and not self._over.is_set():
-                if self.state is not CallState.ATTACHED:
-                    self._audio.popleft()
-                    self.stats.frames_dropped += 1
-                    break
-                await asyncio.sleep(TICK_SECONDS / 2)
-            self._audio.append(pcm[start : start + format.frame_bytes])
-            self._outgoing.set()
+            await self._queue(pcm[start : start + format.frame_bytes])
+
+    async def send_packet(self, packet: bytes) -> None:
+        """Send an Opus packet of the caller as it is, where the input format is Opus. Bounds as `send_audio`.
+
+        A call takes samples or packets, not both by turns.
+
+        Raises:
+            UsageError: the input format is another one, or this is no packet of RFC 6716.
+            ParleyError: the call has failed.
+        """
+        if not self._codecs.whole_frames:
+            raise UsageError(f"a packet cannot be sent as {self.options.input_format}: use send_audio")
+        if not packet_samples(packet):
+            raise UsageError(f"these {len(packet)} bytes are no Opus packet")
+        self._raise_failure()
+        await self._queue(Packet(packet))
+
+    async def _queue(self, frame: bytes) -> None:
+        while len(self._audio) >= AUDIO_QUEUE_FRAMES and not self._over.is_set():
+            if self.state is not CallState.ATTACHED:
+                self._audio.popleft()
+                self.stats.frames_dropped += 1
+                break
+            await asyncio.sleep(TICK_SECONDS / 2)
+        self._audio.append(frame)
+        self._outgoing.set()
 
     async def send_dtmf(self, digit: str, duration_ms: int = 0) -> None:
         """Press a key: one of 0-9, *, #, A-D."""
@@ -315,6 +347,9 @@ class Call:
         start.output_format.CopyFrom(codec.format_to_pb(options.output_format))
         start.playout_mode = options.playout.value
         start.playout_buffer_ms = self.player.buffer_ms
+        if options.output_format.encoding is Encoding.OPUS:
+            start.opus.bitrate_bps = options.opus.bitrate
+            start.opus.expected_loss_percent = options.opus.expected_loss
         leg = await self._open_leg(self.target, start, max(0.1, deadline - self._now()))
         try:
             started = codec.started_from_pb(leg.started, resumed=resumed)
@@ -323,6 +358,7 @@ class Call:
                     f"asked for {options.input_format} in and {options.output_format} out,"
                     f" the worker agreed to {started.input_format} and {started.output_format}"
                 )
+            self._codecs.attached()
             self.player.start(started.output_format, self._now())
         except BaseException:
             await leg.close()
@@ -375,10 +411,12 @@ class Call:
             case AgentAudio():
                 self.stats.frames_received += 1
                 self.stats.bytes_received += len(event.payload)
+                event = self._codecs.receive(event)
                 self.player.play(event, now)
             case Mark():
                 self.player.mark(event, now)
             case Clear():
+                self._codecs.cleared()
                 heard = self.player.clear(event.epoch, now)
                 self._answer_clear(event.epoch, heard)
                 event = replace(event, heard=heard)
@@ -435,8 +473,10 @@ class Call:
         payload = self._audio.popleft()
         self._frame_number += 1
         position = round(self.options.input_format.seconds(self._media_bytes) * 1000)
-        self._media_bytes += len(payload)
-        frame = pb.AudioFrame(payload=payload, sequence=self._frame_number, media_time_ms=position)
+        self._media_bytes += self._codecs.length(payload)
+        frame = pb.AudioFrame(
+            payload=self._codecs.send(payload), sequence=self._frame_number, media_time_ms=position
+        )
         return pb.ConverseRequest(audio=frame)
 
     async def _tick(self) -> str:

@@ -28,6 +28,7 @@ _ENCODINGS: Final = {
     Encoding.PCM16: pb.AUDIO_ENCODING_PCM16,
     Encoding.G711_ULAW: pb.AUDIO_ENCODING_G711_ULAW,
     Encoding.G711_ALAW: pb.AUDIO_ENCODING_G711_ALAW,
+    Encoding.OPUS: pb.AUDIO_ENCODING_OPUS,
 }
 _BY_NUMBER: Final = {number: encoding for encoding, number in _ENCODINGS.items()}
 _REASONS: Final = {

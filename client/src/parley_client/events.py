@@ -26,7 +26,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class AgentAudio:
-    """A piece of the agent's audio, in the agreed output format."""
+    """A piece of the agent's audio, in the agreed output format; of an Opus call its samples as PCM16."""
 
     payload: bytes
     item_id: str
@@ -35,6 +35,8 @@ class AgentAudio:
     sequence: int
     position_ms: int
     """Position of the first sample within the content part."""
+    packet: bytes = b""
+    """The Opus packet as it came; empty in every other format."""
 
 
 class ClearReason(StrEnum):

@@ -1,4 +1,7 @@
-"""Audio formats of the media plane, and G.711 by table. Pure."""
+"""Audio formats of the media plane, and G.711 by table. Pure.
+
+Samples of an Opus call are PCM16 for its users: the call itself makes the packets and reads them.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +31,11 @@ class Encoding(StrEnum):
     """ITU-T G.711 mu-law."""
     G711_ALAW = "g711_alaw"
     """ITU-T G.711 A-law."""
+    OPUS = "opus"
+    """Opus packets on the stream, PCM16 for the call's user."""
+
+
+_G711: Final = frozenset({Encoding.G711_ULAW, Encoding.G711_ALAW})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +50,7 @@ class AudioFormat:
     sample_rate_hz: int
 
     def __post_init__(self) -> None:
-        rates = PCM16_RATES if self.encoding is Encoding.PCM16 else (G711_RATE,)
+        rates = (G711_RATE,) if self.is_g711 else PCM16_RATES
         if self.sample_rate_hz not in rates:
             raise UsageError(
                 f"audio format {self}: {self.encoding} is spoken at {', '.join(map(str, rates))} Hz only"
@@ -50,7 +58,7 @@ class AudioFormat:
 
     @classmethod
     def parse(cls, text: str) -> AudioFormat:
-        """Read `pcm16@24000`, `pcm16` (24 kHz), `g711_ulaw`, `g711_alaw` or `g711_ulaw@8000`."""
+        """Read `pcm16@24000`, `pcm16` (24 kHz), `opus` (24 kHz), `g711_ulaw` or `g711_ulaw@8000`."""
         name, _, rate = text.strip().lower().partition("@")
         try:
             encoding = Encoding(name)
@@ -59,7 +67,7 @@ class AudioFormat:
                 f"audio format {text!r}: the encoding is one of {', '.join(Encoding)}, such as pcm16@24000"
             ) from None
         if not rate:
-            return cls(encoding, 24000 if encoding is Encoding.PCM16 else G711_RATE)
+            return cls(encoding, G711_RATE if encoding in _G711 else 24000)
         if not rate.isdecimal():
             raise UsageError(f"audio format {text!r}: the rate is a number of hertz, such as pcm16@24000")
         return cls(encoding, int(rate))
@@ -68,9 +76,14 @@ class AudioFormat:
         return f"{self.encoding}@{self.sample_rate_hz}"
 
     @property
+    def is_g711(self) -> bool:
+        """True when a sample is one byte of G.711."""
+        return self.encoding in _G711
+
+    @property
     def sample_bytes(self) -> int:
-        """Bytes of one sample."""
-        return 2 if self.encoding is Encoding.PCM16 else 1
+        """Bytes of one sample, as the call's user gives and gets it."""
+        return 1 if self.is_g711 else 2
 
     @property
     def frame_bytes(self) -> int:
@@ -87,7 +100,7 @@ class AudioFormat:
 
     def decode(self, payload: bytes) -> Samples:
         """Return the samples of a payload as 16-bit integers."""
-        if self.encoding is Encoding.PCM16:
+        if not self.is_g711:
             if len(payload) % 2:
                 raise UsageError(f"{len(payload)} bytes are not whole samples of {self}")
             return np.frombuffer(payload, dtype="<i2").astype(np.int16, copy=False)
@@ -95,7 +108,7 @@ class AudioFormat:
 
     def encode(self, samples: Samples) -> bytes:
         """Write 16-bit samples in this format."""
-        if self.encoding is Encoding.PCM16:
+        if not self.is_g711:
             return samples.astype("<i2", copy=False).tobytes()
         codes, borders = _quantizer(self.encoding)
         encoded: bytes = codes[np.searchsorted(borders, samples, side="right")].tobytes()

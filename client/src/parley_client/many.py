@@ -19,6 +19,7 @@ from .formats import PCM16_24K, AudioFormat
 from .leg import AttachedLeg
 from .many_stream import ManyStream, Queued
 from .options import CallOptions, Playout
+from .opus import carried_per_second
 from .target import Target
 
 CREDIT_MS: Final = (20, 60_000)
@@ -75,8 +76,9 @@ class MediaGateway:
         heard = player or BufferedPlayer()
 
         async def open_leg(where: Target, start: pb.Start, timeout: float) -> AttachedLeg:
-            window = _window(made.options.output_format, credit_ms)
-            return await self._stream(where).open(start, timeout, window, _queued(heard))
+            a_second = carried_per_second(made.options.output_format, made.options.opus)
+            window = None if credit_ms is None else credit_ms * a_second // 1000
+            return await self._stream(where).open(start, timeout, window, _queued(heard, a_second))
 
         made = connect(
             target,
@@ -113,15 +115,11 @@ class MediaGateway:
         return stream
 
 
-def _window(format: AudioFormat, credit_ms: int | None) -> int | None:
-    return None if credit_ms is None else format.bytes_for(credit_ms / 1000)
-
-
-def _queued(player: BufferedPlayer) -> Queued:
-    """Bytes in the player that were not heard yet."""
+def _queued(player: BufferedPlayer, a_second: int) -> Queued:
+    """Bytes of the stream for what is in the player and was not heard yet."""
 
     def queued(now: float) -> int:
         line = player.line
-        return 0 if line is None else line.format.bytes_for(line.queued_ms(now) / 1000)
+        return 0 if line is None else line.queued_ms(now) * a_second // 1000
 
     return queued

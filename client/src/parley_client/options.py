@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Final
 
 from parley.media.v1 import media_pb2 as pb
+from parley_opus import OpusSettings
 
 from .backoff import Backoff
 from .formats import PCM16_24K, AudioFormat
@@ -53,8 +54,9 @@ class CallOptions:
     """How a call behaves.
 
     Attributes:
-        input_format: what `send_audio` is given.
-        output_format: what the agent's audio comes in.
+        input_format: what `send_audio` is given (PCM16 where it is Opus).
+        output_format: what the agent's audio comes in (PCM16, and the packets, where it is Opus).
+        opus: how Opus packets are made, by this side and by the worker.
         playout: who paces the agent's audio.
         attach_timeout: seconds until the first attach must have succeeded.
         resume_timeout: seconds that a cut stream is tried to be resumed.
@@ -65,6 +67,7 @@ class CallOptions:
     input_format: AudioFormat = PCM16_24K
     output_format: AudioFormat = PCM16_24K
     playout: Playout = Playout.REALTIME
+    opus: OpusSettings = field(default_factory=OpusSettings)
     attach_timeout: float = 10.0
     resume_timeout: float = 20.0
     hangup_timeout: float = 5.0

@@ -86,6 +86,8 @@ class RecoveryParameters:
     truncate_grace: how long a restoration waits for `cut_items` to be truncated.
     keep_private: keep the conversation in memory in spite of the client's `privacy`; without it nothing is
     carried over then, and pings alone watch the connection.
+    pace: asked before every try for seconds to wait beyond the back-off: many clients that lost a provider at
+    once need not return to it at once.
     quiet: asked before a rotation; False while audio plays that this library does not know of.
     on_recovery: told every record, synchronously. random: numbers in [0, 1). wall: Unix seconds.
     """
@@ -106,6 +108,7 @@ class RecoveryParameters:
     response_timeout: float = 30.0
     truncate_grace: float = 0.3
     keep_private: bool = False
+    pace: Callable[[], float] | None = None
     quiet: Callable[[], bool] | None = None
     on_recovery: Callable[[RecoveryRecord], None] | None = None
     random: Callable[[], float] = random.random

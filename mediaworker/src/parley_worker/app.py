@@ -20,19 +20,22 @@ from parley_worker.core.model import Secret, SessionConfig, SessionReport
 from parley_worker.doors import SERVER_GRACE, Doors, credentials, default_limits, identity, nats_settings
 from parley_worker.runtime.deps import RunnerDeps, RunnerSettings
 from parley_worker.runtime.drain import Drain, end_at_once
+from parley_worker.runtime.garbage import GarbageKeeper
 from parley_worker.runtime.pacer import Pacer
 from parley_worker.runtime.registry import OneShard, Runner, SessionRegistry
 from parley_worker.runtime.scenario import Scenarios
 from parley_worker.runtime.session_runner import SessionRunner
+from parley_worker.runtime.setting_up import SettingUp
 from parley_worker.runtime.supervisor import Supervisor
 from parley_worker.runtime.tool_calls import ToolServices
+from parley_worker.telemetry import logging as log_setup
 from parley_worker.telemetry.lag import LagProbe
 from parley_worker.telemetry.metrics import Metrics
 from parley_worker.transport import control_server, grpc_base, media_server
 from parley_worker.transport.media_websocket import TelephonyServer, TelephonySettings
 from parley_worker.transport.nats_bus import BusSettings, NatsBus, NullBus
 from parley_worker.transport.nats_tools import NatsTools
-from parley_worker.transport.tls import TlsContext
+from parley_worker.transport.tls import TlsContext, trusting
 from parley_worker.transport.tool_ports import ToolService
 from parley_worker.transport.webhook import Webhooks
 
@@ -75,11 +78,12 @@ class MediaApp:
         self.bus = _bus(settings, self.instance, clock, metrics)
         self.shards = OneShard(self.shard)
         self.scenarios = Scenarios(settings.scenario_paths, settings.secret_paths)
+        pacer = Pacer()
         deps = RunnerDeps(
             clock=clock,
             sink=self.bus,
             metrics=metrics,
-            pacer=Pacer(),
+            pacer=pacer,
             on_report=self._on_report,
             new_id=lambda prefix: f"{prefix}_{uuid.uuid4().hex}",
             random_token=lambda: secrets.token_urlsafe(32),
@@ -87,7 +91,10 @@ class MediaApp:
             shard=self.shard,
             tools=self._tool_services(clock),
             scenarios=self.scenarios,
-            settings=RunnerSettings(provider_transport=settings.provider_transport),
+            settings=RunnerSettings.of(settings, settings.provider_transport),
+            setting_up=SettingUp(
+                settings.setup_connect_rate, settings.setup_connects, settings.setup_attach_rate
+            ),
         )
 
         def make_runner(config: SessionConfig) -> Runner:
@@ -103,6 +110,14 @@ class MediaApp:
             overloaded=self.overloaded,
             watch_buffer=settings.watch_buffer,
         )
+        self.garbage = GarbageKeeper(
+            ended=lambda: self.registry.ended,
+            live=lambda: self.registry.live,
+            playing=lambda: len(pacer),
+            told=metrics.collected,
+        )
+        log_setup.on_drop(metrics.log_line_dropped)
+        trusting("")
         self.drain = Drain(self.registry, self.supervisor, clock, self._on_drain)
         self.control = control_server.ControlService(
             identity=identity(settings, self.instance),
@@ -148,6 +163,7 @@ class MediaApp:
         if self._nats_tools is not None:
             self.supervisor.spawn("nats-tools", self._nats_tools.run(), vital=True)
         self.supervisor.spawn("lag", self.lag.run(), vital=True)
+        self.supervisor.spawn("garbage", self.garbage.run(), vital=True)
         media = media_server.MediaSettings(self.instance)
         media_server.add_to_server(self._media_server, self.registry, self.metrics, media)
         self._health = grpc_base.Health(self._media_server, media_server.SERVICE)

@@ -6,13 +6,21 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from parley_realtime.transport import TransportName, check_transport, fastest
+
+from parley_worker.config_fields import boolean as _boolean
+from parley_worker.config_fields import choice as _choice
+from parley_worker.config_fields import integer as _integer
+from parley_worker.config_fields import seconds as _seconds
+from parley_worker.config_fields import setting as _var
+from parley_worker.config_fields import text as _text
+from parley_worker.config_session import SessionSettings
 
 PREFIX = "PARLEY_WORKER_"
 TLS_FILES = ("tls.crt", "tls.key")
@@ -65,55 +73,9 @@ def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _text(value: str) -> str:
-    return value
-
-
-def _integer(low: int, high: int) -> Callable[[str], int]:
-    def parse(value: str) -> int:
-        try:
-            number = int(value)
-        except ValueError:
-            raise ValueError(f"give a whole number from {low} to {high}") from None
-        if not low <= number <= high:
-            raise ValueError(f"give a whole number from {low} to {high}")
-        return number
-
-    return parse
-
-
-def _seconds(low: float, high: float) -> Callable[[str], float]:
-    def parse(value: str) -> float:
-        try:
-            number = float(value)
-        except ValueError:
-            raise ValueError(f"give seconds from {low:g} to {high:g}") from None
-        if not low <= number <= high:
-            raise ValueError(f"give seconds from {low:g} to {high:g}")
-        return number
-
-    return parse
-
-
-def _choice(*words: str) -> Callable[[str], str]:
-    def parse(value: str) -> str:
-        if value not in words:
-            raise ValueError(f"give one of {', '.join(words)}")
-        return value
-
-    return parse
-
-
 def _transport(value: str) -> TransportName:
     check_transport(value)
     return "picows" if value == "picows" else "websockets"
-
-
-def _boolean(value: str) -> bool:
-    words = {"true": True, "1": True, "false": False, "0": False}
-    if value.lower() not in words:
-        raise ValueError("give true or false")
-    return words[value.lower()]
 
 
 def _shards(value: str) -> int:
@@ -186,15 +148,8 @@ def redact_url(value: str) -> str:
     return ",".join(shown)
 
 
-def _var(parse: Callable[[str], Any], help_text: str, default: Any = MISSING, secret: bool = False) -> Any:
-    metadata = {"parse": parse, "help": help_text, "secret": secret}
-    if default is MISSING:
-        return field(metadata=metadata, repr=not secret)
-    return field(default=default, metadata=metadata, repr=not secret)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(SessionSettings):
     """Everything that the process can be told. Field `x_y` is the variable `PARLEY_WORKER_X_Y`."""
 
     name: str = _var(_text, "name of the worker (its pod); the host's name when empty", "")

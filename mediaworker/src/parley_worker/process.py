@@ -18,12 +18,14 @@ from parley_scenario.sandbox import hide_memory
 from parley_worker.config import Settings
 from parley_worker.runtime import orphans
 from parley_worker.runtime.drain import Drain
+from parley_worker.runtime.garbage import settle
 from parley_worker.runtime.supervisor import Supervisor
 from parley_worker.telemetry import logging as log_setup
 
 log = logging.getLogger(__name__)
 
-GC_THRESHOLDS = (50_000, 50, 50)
+SWITCH_SECONDS = 0.001
+"""How long a thread that computes may keep the event loop waiting; Python's own default is 5 ms."""
 
 
 class App(Protocol):
@@ -51,6 +53,8 @@ async def serve(settings: Settings, worker: AbstractAsyncContextManager[App]) ->
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number)
     async with worker as app:
+        if not settings.shards:
+            settle()
         log.info("ready", extra={"fields": {"settings": settings.shown(), "instance": app.instance}})
         sys.stdout.write(app.ready_line() + "\n")
         sys.stdout.flush()
@@ -76,9 +80,9 @@ def run(settings: Settings, work: Coroutine[Any, Any, int], **log_fields: str) -
     if settings.shards:
         orphans.adopt()
     log_setup.set_up(settings.log_format, settings.log_level, {"worker": settings.name, **log_fields})
+    sys.setswitchinterval(SWITCH_SECONDS)
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
     factory = uvloop.new_event_loop if settings.uvloop else None
     with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(work)

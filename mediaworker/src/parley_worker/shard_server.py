@@ -14,6 +14,7 @@ from parley_worker.codec import control_pb
 from parley_worker.codec.shard_frames import Beat, Boot, Kind, Ready
 from parley_worker.config import Settings
 from parley_worker.core.model import SessionReport
+from parley_worker.runtime.garbage import settle
 from parley_worker.transport.shard_link import AbortingContext, ShardLink
 
 log = logging.getLogger(__name__)
@@ -72,6 +73,7 @@ async def serve(boot: Boot, settings: Settings, connection: socket.socket) -> in
         async with app:
             server = ShardServer(app, connection)
             await server.link.open()
+            settle()
             app.registry.listen(server)
             ready = Ready(app.media_address, app.telephony_address, app.endpoint)
             server.link.send(Kind.READY, ready.encode())

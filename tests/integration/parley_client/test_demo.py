@@ -92,8 +92,9 @@ async def until_conversation(process: asyncio.subprocess.Process) -> None:
     raise AssertionError(f"the session was never Ready: {seen}")
 
 
-async def test_the_demo_hears_its_digits_again(tmp_path: Path) -> None:
-    async with parley("demo", "--json", "--out", str(tmp_path)) as process:
+@pytest.mark.parametrize("format", ["pcm16@24000", "opus@24000"])
+async def test_the_demo_hears_its_digits_again(tmp_path: Path, format: str) -> None:
+    async with parley("demo", "--json", "--out", str(tmp_path), "--format", format) as process:
         lines = [line async for line in lines_of(process)]
         assert await process.wait() == 0, lines
     result = lines[-1]

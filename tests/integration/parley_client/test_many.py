@@ -184,6 +184,31 @@ async def test_credit_keeps_a_burst_to_what_the_player_has_room_for() -> None:
         await call.close()
 
 
+async def test_credit_of_an_opus_call_is_in_packets() -> None:
+    async with stage() as (host, script), MediaGateway() as gateway:
+        player = BufferedPlayer()
+        config = await session(host, script)
+        call = await gateway.attach(
+            target(host, config),
+            input_format="opus@24000",
+            playout=Playout.BURST,
+            player=player,
+            credit_ms=200,
+            options=QUICK,
+        )
+        await call.send_audio(FRAME)
+        most = 0
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(10):
+            while call.stats.frames_received < 50:
+                assert player.line is not None
+                most = max(most, player.line.queued_ms(loop.time()))
+                await asyncio.sleep(0.005)
+        assert 100 <= most <= 500  # of a second, and packets are not all of one size
+        await call.hang_up()
+        await call.close()
+
+
 async def test_a_stream_that_was_idle_is_opened_again() -> None:
     async with stage(ManyBounds(idle=0.2)) as (host, script), MediaGateway() as gateway:
         for _ in range(2):

@@ -59,7 +59,13 @@ def question(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("format", "playout"), [("g711_alaw", Playout.REALTIME), ("pcm16@16000", Playout.BURST)]
+    ("format", "playout"),
+    [
+        ("g711_alaw", Playout.REALTIME),
+        ("pcm16@16000", Playout.BURST),
+        ("opus@16000", Playout.REALTIME),
+        ("opus@24000", Playout.BURST),
+    ],
 )
 async def test_a_call_is_answered_cut_resumed_and_recorded(
     tmp_path: Path, question: Path, format: str, playout: Playout

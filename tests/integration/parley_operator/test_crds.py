@@ -116,6 +116,20 @@ def test_the_examples_are_accepted(call: Call, examples: Path) -> None:
             "spec.exposure.hostPortRange.min",
             "min must not be greater than max",
         ),
+        ("VoiceWorkerPool", {"shards": 0}, "spec.shards", "greater than or equal to 1"),
+        ("VoiceWorkerPool", {"shards": 65}, "spec.shards", "less than or equal to 64"),
+        (
+            "VoiceWorkerPool",
+            {"shards": 4, "sessionsPerWorker": 3},
+            "spec.shards",
+            "must not be greater than sessionsPerWorker",
+        ),
+        (
+            "VoiceWorkerPool",
+            {"shards": 3, "exposure": {"type": "HostPort", "hostPortRange": {"min": 5, "max": 6}}},
+            "spec.exposure",
+            "hostPortRange must have a port for each shard of a worker",
+        ),
         ("VoiceWorkerPool", {"provider": {"allowedHosts": ["a b"]}}, "allowedHosts[0]", "should match"),
     ],
 )

@@ -259,7 +259,7 @@ def test_parameters_of_a_scenario_cannot_be_changed(call: Call) -> None:
 def test_the_status_holds_where_telephony_attaches(call: Call) -> None:
     code, made = create(call, "VoiceSession", "conduct-phone", REF)
     assert code == 201, made
-    patch = {"status": {"telephonyEndpoint": "wss://10.0.0.1:50053/twilio"}}
+    patch = {"status": {"telephonyEndpoint": "wss://10.0.0.1:50200/twilio"}}
     code, answer = call(
         "PATCH", f"{BASE}/voicesessions/conduct-phone/status", patch, "application/merge-patch+json"
     )

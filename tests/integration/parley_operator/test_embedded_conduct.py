@@ -67,7 +67,7 @@ def objects(text: str) -> list[dict[str, Any]]:
 
 @pytest.fixture
 async def worker() -> AsyncIterator[ControlWorker]:
-    made = ControlWorker(telephony="wss://10.0.0.1:50053/twilio")
+    made = ControlWorker(telephony="wss://10.0.0.1:50200/twilio")
     await made.start()
     yield made
     await made.stop()
@@ -99,8 +99,8 @@ async def test_a_worker_is_told_what_the_files_say(worker: ControlWorker, tmp_pa
         assert config.recovery.rotate_after.ToSeconds() == 3300
         ticket = plane.ticket("call")
         assert ticket is not None
-        assert ticket.telephony_endpoint == "wss://10.0.0.1:50053/twilio"
-        assert body["status"]["telephonyEndpoint"] == "wss://10.0.0.1:50053/twilio"
+        assert ticket.telephony_endpoint == "wss://10.0.0.1:50200/twilio"
+        assert body["status"]["telephonyEndpoint"] == "wss://10.0.0.1:50200/twilio"
     kept = await asyncio.to_thread(written_in, tmp_path)
     assert "survey.py" in kept
     assert "sign-hidden" not in kept, "files keep the reference, not the value"

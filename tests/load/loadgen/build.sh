@@ -15,7 +15,7 @@ if [ ! -x "$kept" ]; then
   mkdir -p "$BIN"
   with_lock "$BIN/.loadgen.lock"
   say "testing and building"
-  go vet ./... && go test ./... | grep -v 'no test files'
+  go vet ./... && go test -parallel 16 ./... | grep -v 'no test files'
   go build -trimpath -ldflags '-s -w' -o "$kept.new" . && mv "$kept.new" "$kept"
 fi
 mkdir -p "$ROOT/build/bin"

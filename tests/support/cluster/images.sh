@@ -98,7 +98,7 @@ build_one() { # build_one NAME: prints "NAME REFERENCE ARCHIVE"
     key=$(digest "$dockerfile" "$BIN/nats-server")
   else
     if [ "$name" = localprovider ]; then from=$(base python-speech python3 python3-venv libstdc++6 ca-certificates flite)
-    else from=$(base python python3 python3-venv libstdc++6 ca-certificates); fi
+    else from=$(base python python3 python3-venv libstdc++6 ca-certificates libopus0); fi
     key=$(cd "$ROOT" && mapfile -t sources < <(copied "$dockerfile") &&
       { digest "${sources[@]}"; digest "$dockerfile"; echo "$from"; } | sha256sum | cut -c1-12)
     read -r -a options <<<"$(pip_settings "$scratch/pip" | tr '\n' ' ')"

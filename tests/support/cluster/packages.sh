@@ -3,7 +3,7 @@
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 cluster=(buildah mmdebstrap runc containernetworking-plugins iptables iproute2 conntrack ethtool socat openssl util-linux procps)
-speech=(flite)
+speech=(flite libopus0)
 case ${1:-all} in
   cluster) wanted=("${cluster[@]}") ;;
   speech) wanted=("${speech[@]}") ;;

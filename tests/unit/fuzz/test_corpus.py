@@ -48,6 +48,7 @@ def test_a_target_can_fail(target: str, monkeypatch: pytest.MonkeyPatch) -> None
         "scenario_frame": "scenario_json",
         "chat_answer": "parse_answer",
         "recorded": "parse",
+        "opus_packets": "OpusInput",
     }
     monkeypatch.setattr(fuzz_targets, seams[target], None)
     data = b"" if target == "caller_message" else b"{}"

@@ -23,16 +23,28 @@ from parley_client.formats import G711_ALAW, G711_ULAW, PCM16_8K, PCM16_24K
         ("PCM16@8000", "pcm16@8000"),
         ("g711_ulaw", "g711_ulaw@8000"),
         ("g711_alaw@8000", "g711_alaw@8000"),
+        ("opus", "opus@24000"),
+        ("OPUS@48000", "opus@48000"),
     ],
 )
 def test_formats_are_read(text: str, expected: str) -> None:
     assert str(AudioFormat.parse(text)) == expected
 
 
-@pytest.mark.parametrize("text", ["opus", "pcm16@44100", "g711_ulaw@16000", "pcm16@fast", "", "pcm16@-8000"])
+@pytest.mark.parametrize(
+    "text", ["mp3", "opus@12000", "pcm16@44100", "g711_ulaw@16000", "pcm16@fast", "", "pcm16@-8000"]
+)
 def test_a_bad_format_is_named(text: str) -> None:
     with pytest.raises(UsageError, match="audio format"):
         AudioFormat.parse(text)
+
+
+def test_samples_of_an_opus_call_are_pcm16() -> None:
+    format = AudioFormat.parse("opus@16000")
+    assert (format.sample_bytes, format.frame_bytes, format.seconds(640)) == (2, 640, 0.02)
+    samples = np.array([-3, 0, 32767], dtype=np.int16)
+    assert format.encode(samples) == samples.tobytes()
+    assert list(format.decode(samples.tobytes())) == list(samples)
 
 
 @pytest.mark.parametrize("format", [G711_ULAW, G711_ALAW])

@@ -57,7 +57,7 @@ def test_version(cli: CliRunner) -> None:
         (["frobnicate"], 2, "frobnicate"),
         (["call"], 2, "--audio"),
         (["call", "--audio", "a.wav", "--out", "b.wav"], 2, "name a VoiceSession"),
-        (["call", "x", "--audio", "a", "--out", "b", "--format", "opus"], 2, "opus"),
+        (["call", "x", "--audio", "a", "--out", "b", "--format", "mp3"], 2, "mp3"),
         (["call", "--address", "127.0.0.1:1", "--audio", "a", "--out", "b"], 2, "ticket is empty"),
         (
             [

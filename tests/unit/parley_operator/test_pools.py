@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from parley_operator import pki
 from parley_operator.api.v1alpha1 import Exposure, PoolSpec
 from parley_operator.domain.manifests import WorkerDefaults, build_pod, spec_hash
-from parley_operator.domain.pools import WorkerPod, decide_pool, free_port, pool_status
+from parley_operator.domain.pools import WorkerPod, decide_pool, pool_status
+from parley_operator.domain.shards import free_ports, shard_count
 from parley_operator.domain.subjects import PoolView
 from parley_worker.config import PREFIX, Settings
 
@@ -77,8 +78,47 @@ def test_the_surge_makes_a_pool_of_old_pods_converge() -> None:
 
 
 def test_host_ports_are_not_shared() -> None:
-    assert free_port(30800, 30802, [30800, 30802]) == 30801
-    assert free_port(30800, 30800, [30800]) is None
+    assert free_ports(30800, 30802, [30800, 30802], 1) == 30801
+    assert free_ports(30800, 30800, [30800], 1) is None
+    assert free_ports(30800, 30809, [30801, 30805], 3) == 30802
+    assert free_ports(30800, 30803, [30801], 3) is None
+    assert free_ports(30800, 30801, [], 3) is None
+
+
+@pytest.mark.parametrize(
+    ("resources", "shards"),
+    [
+        (None, 1),
+        ({"requests": {"cpu": "500m"}}, 1),
+        ({"requests": {"cpu": 3}, "limits": {"memory": "1Gi"}}, 3),
+        ({"requests": {"cpu": "1"}, "limits": {"cpu": "3900m"}}, 3),
+        ({"limits": {"cpu": "2.5"}}, 2),
+        ({"limits": {"cpu": "80"}}, 20),
+        ({"limits": {"cpu": "lots"}}, 1),
+    ],
+)
+def test_a_worker_has_a_shard_for_each_core(resources: Any, shards: int) -> None:
+    containers = [{"name": "side", "resources": {"limits": {"cpu": 9}}}, {"name": "worker"}]
+    if resources is not None:
+        containers[1]["resources"] = resources
+    assert shard_count(PoolSpec(pod_template={"spec": {"containers": containers}})) == shards
+    assert shard_count(PoolSpec(shards=7, pod_template={"spec": {"containers": containers}})) == 7
+
+
+def test_every_shard_has_ports_of_its_own() -> None:
+    pool = PoolView("media", "default", PoolSpec(shards=3, drain_timeout=60.0))
+    manifest: Any = build_pod(pool, "uid", DEFAULTS, "abc", 30810)
+    ports = manifest["spec"]["containers"][0]["ports"]
+    named = {port["name"]: (port["containerPort"], port.get("hostPort")) for port in ports}
+    assert named == {
+        "media-0": (50100, 30810), "media-1": (50101, 30811), "media-2": (50102, 30812),
+        "telephony-0": (50200, None), "telephony-1": (50201, None), "telephony-2": (50202, None),
+        "control": (50052, None), "metrics": (9090, None),
+    }  # fmt: skip
+    env = env_of(manifest)
+    assert env["PARLEY_WORKER_SHARDS"]["value"] == "3"
+    assert env["PARLEY_WORKER_ADVERTISED_PORT"]["value"] == "30810"
+    assert spec_hash(pool, DEFAULTS) != spec_hash(POOL, DEFAULTS)
 
 
 def test_the_status_counts() -> None:
@@ -109,12 +149,12 @@ def test_workers_know_every_variable_they_are_given(host_port: int | None) -> No
     here = {
         "PARLEY_WORKER_ADVERTISED_HOST": "h",
         "PARLEY_WORKER_NAME": "n",
-        "PARLEY_WORKER_MEDIA_ADDRESS": "127.0.0.1:50051",
-        "PARLEY_WORKER_TELEPHONY_ADDRESS": "127.0.0.1:50053",
+        "PARLEY_WORKER_MEDIA_ADDRESS": "127.0.0.1:50100",
+        "PARLEY_WORKER_TELEPHONY_ADDRESS": "127.0.0.1:50200",
         "PARLEY_WORKER_CONTROL_ADDRESS": "127.0.0.1:50052",
     }
     settings = Settings.from_environ({**plain, **here})
-    assert settings.advertised_port == (host_port or 50051)
+    assert settings.advertised_port == (host_port or 50100)
     assert settings.telephony_address is not None
     assert settings.drain_timeout == 60.0
     assert settings.log_level == "debug"
@@ -133,7 +173,7 @@ def test_pods_are_restricted_and_outlive_their_drain() -> None:
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
     assert container["ports"][0]["hostPort"] == 30801
     named = {port["name"]: port["containerPort"] for port in container["ports"]}
-    assert named == {"media": 50051, "telephony": 50053, "control": 50052, "metrics": 9090}
+    assert named == {"media-0": 50100, "telephony-0": 50200, "control": 50052, "metrics": 9090}
     told = env_of(manifest)["PARLEY_WORKER_TELEPHONY_ADVERTISED_HOST"]["valueFrom"]
     assert told == {"fieldRef": {"fieldPath": "status.podIP"}}, "telephony has no port of the node"
 

@@ -230,7 +230,7 @@ def telephony_of(plane: Plane) -> str:
 
 
 async def test_a_foreseen_telephony_endpoint_costs_no_second_write(plane: Plane) -> None:
-    here = "wss://10.0.0.1:50053/twilio"
+    here = "wss://10.0.0.1:50200/twilio"
     plane.links.add("w", media_endpoint="1.2.3.4:5", telephony_endpoint=here)
     plane.links.answer = lambda worker, request: AdmitOutcome(
         AdmitVerdict.ADMITTED, endpoint="1.2.3.4:5", telephony_endpoint=here

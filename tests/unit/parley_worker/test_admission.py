@@ -153,3 +153,17 @@ def test_an_older_attempt_that_ends_last_gives_its_place_back() -> None:
     admission.ended("a", 1, 2)
     admission.ended("a", 1, 2)
     assert admission.sessions == 0
+
+
+def test_a_place_that_was_withdrawn_was_never_given() -> None:
+    admission = ready(1)
+    admission.admit("a", 1, FENCE, 0)
+    admission.withdraw("a", 1)
+    assert admission.sessions == 0
+    assert admission.admit("a", 1, FENCE, 1) == Place(new=True)
+    assert admission.admit("a", 2, FENCE, 2) == Place(new=True, replaces=True)
+    admission.withdraw("a", 2)
+    assert admission.sessions == 1
+    assert admission.admit("a", 1, FENCE, 3) == Place(new=False)
+    admission.withdraw("a", 7)
+    assert admission.sessions == 1

@@ -112,7 +112,7 @@ def test_a_token_is_never_shown_and_telephony_needs_tls_outside_loopback() -> No
     assert "hunter2" not in repr(settings) + str(settings.shown())
     assert settings.shown()["twilio_auth_token"] == "***"
     assert Settings.from_environ({}).shown()["twilio_auth_token"] == ""
-    (found,) = problems(TELEPHONY_ADDRESS="0.0.0.0:50053")
+    (found,) = problems(TELEPHONY_ADDRESS="0.0.0.0:50200")
     assert found.startswith("PARLEY_WORKER_TELEPHONY_ADDRESS")
 
 

@@ -98,6 +98,23 @@ async def test_room_comes_back_when_a_burst_is_written() -> None:
     assert len(rooms) >= 1
 
 
+async def test_small_frames_leave_room_for_messages() -> None:
+    leg = Leg(LegBounds(messages=8), "w")
+    rooms: list[int] = []
+    leg.on_room = lambda: rooms.append(leg.audio_room())
+    leg.send_audio(FRAME)
+    for _ in range(3):
+        assert leg.audio_room() > 0
+        leg.send(MARK)
+    assert leg.audio_room() == 0
+    for _ in range(4):
+        leg.send(MARK)
+    assert leg.refusal is None
+    stream = await drained(leg, Stream())
+    assert len(stream.written) == 8
+    assert rooms[-1] == LegBounds().audio_bytes
+
+
 async def test_the_writer_waits_for_more() -> None:
     leg, stream = Leg(LegBounds(), "w"), Stream()
     writer = asyncio.create_task(leg.drain(stream))

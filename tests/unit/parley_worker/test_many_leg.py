@@ -277,3 +277,19 @@ def test_what_waits_for_credit_at_the_end_has_its_time_and_no_more() -> None:
         assert turns.gone == [leg]
 
     virtual_time.run(scene())
+
+
+def test_small_frames_leave_room_for_messages() -> None:
+    leg = new(messages=8)
+    rooms: list[int] = []
+    leg.on_room = lambda: rooms.append(leg.audio_room())
+    leg.send_audio(FRAME)
+    for _ in range(3):
+        assert leg.audio_room() > 0
+        leg.send(MARK)
+    assert leg.audio_room() == 0
+    for _ in range(4):
+        leg.send(MARK)
+    assert leg.refusal is None
+    give(leg)
+    assert rooms == [LegBounds().audio_bytes]

@@ -176,3 +176,30 @@ def test_whatever_fails_what_is_stored_keeps_every_sessions_order() -> None:
             assert box.under_way == len(flying) <= 4
         for sequences in stored.values():
             assert sequences == sorted(set(sequences))
+
+
+def test_a_session_that_says_too_much_loses_its_own_records_and_nobody_elses() -> None:
+    long = record("event", 1, text="x" * 1000)
+    box = Outbox(100_000, 100 * estimate(long), 8)
+    for sequence in range(1, 31):
+        assert box.add(record("event", sequence, "quiet", text="x" * 1000), 0) == []
+    lost = 0
+    for sequence in range(1, 10_001):
+        for dropped in box.add(record("event", sequence, "loud", text="x" * 1000), 0):
+            assert dropped.kind == "event"
+            lost += dropped.count
+    assert lost > 9_900
+    assert box.lossy
+    got = drain(box)
+    assert [s for name, s in got if name == "equiet"] == list(range(1, 31))
+    loud = [s for name, s in got if name == "eloud"]
+    assert loud == list(range(10_001 - len(loud), 10_001))
+    assert box.size == 0
+
+
+def test_one_session_alone_may_fill_half_of_the_buffer() -> None:
+    long = record("journal", 1, text="x" * 1000)
+    box = Outbox(100_000, 100 * estimate(long), 8)
+    for sequence in range(1, 51):
+        assert box.add(record("journal", sequence, text="x" * 1000), 0) == []
+    assert box.add(record("journal", 51, text="x" * 1000), 0) != []

@@ -304,6 +304,7 @@ def test_no_metric_has_a_label_per_session() -> None:
                 *(
                     "version",
                     "shard",
+                    "budget",
                     "state",
                     "reason",
                     "cause",

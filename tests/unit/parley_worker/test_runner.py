@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import logging
+import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -29,10 +31,12 @@ from parley_worker.core.model import (
     SessionState,
 )
 from parley_worker.core.records import EventRecord
+from parley_worker.core.session_budget import BudgetLimits
 from parley_worker.runtime import session_runner
-from parley_worker.runtime.deps import RunnerDeps
+from parley_worker.runtime.deps import RunnerDeps, RunnerSettings
 from parley_worker.runtime.pacer import Pacer
 from parley_worker.runtime.session_runner import SessionRunner
+from parley_worker.runtime.setting_up import SettingUp
 from parley_worker.telemetry.metrics import Metrics
 
 PCM24 = PROVIDER_FORMATS["pcm16"]
@@ -42,6 +46,7 @@ class FakeProvider:
     """Opens at once; `on_event` and `on_audio` are the runner's."""
 
     client_id, web_socket_id = "client", "socket"
+    queued_bytes = messages_received = 0
 
     def __init__(self, **given: Any) -> None:
         self.on_event: Callable[[Mapping[str, Any]], None] = given["on_event"]
@@ -68,6 +73,9 @@ class FakeProvider:
     def close(self) -> None:
         self._closed.set()
 
+    def let_go(self) -> None:
+        vars(self).clear()
+
 
 class FakeLeg:
     """Keeps what it is given; `broken` raises on audio or on every message."""
@@ -92,6 +100,9 @@ class FakeLeg:
 
     def audio_room(self) -> int:
         return 1 << 20
+
+    def queued_bytes(self) -> int:
+        return 0
 
     def finish(self, refusal: ev.LegRefusal | None) -> None:
         self.finished.append(refusal)
@@ -118,6 +129,8 @@ class Host:
             new_id=lambda prefix: prefix,
             random_token=self._next_token,
             worker_instance_id="instance",
+            settings=RunnerSettings(budget=BudgetLimits(cpu_share=100.0)),
+            setting_up=SettingUp(resolver=mock.Mock(lookup=mock.AsyncMock(return_value=[]))),
         )
         config = SessionConfig(
             key=SessionKey("ns", "name", "uid", 1),
@@ -143,11 +156,17 @@ class Host:
         self.provider = FakeProvider(**given)
         return self.provider
 
-    def attach(self, leg: FakeLeg, token: str = "") -> ev.LegRefusal | None:
+    def attach(
+        self, leg: FakeLeg, token: str = "", mode: PlayoutMode = PlayoutMode.BURST
+    ) -> ev.LegRefusal | None:
         kind = ev.CredentialKind.RESUME if token else ev.CredentialKind.TICKET
         digest = hashlib.sha256(token.encode()).digest()
-        request = ev.AttachRequest(kind, PCM24, PCM24, PlayoutMode.BURST, credential_sha256=digest)
+        request = ev.AttachRequest(kind, PCM24, PCM24, mode, credential_sha256=digest)
         return self.runner.attach(request, leg)
+
+    def forget(self) -> None:
+        """Hold nothing of the session any more."""
+        del self.runner, self.provider
 
     def facts(self) -> list[str]:
         events = [r for r in self.records if r.kind == "event"]
@@ -237,6 +256,108 @@ async def test_audio_that_a_clear_finds_in_the_queue_of_the_leg_was_not_heard() 
         host.runner.leg_message(leg, ev.Cleared(clear.epoch, "i", 0, 900))
         (truncate,) = [e for e in host.provider.sent if e["type"] == "conversation.item.truncate"]
         assert truncate["audio_end_ms"] == 300
+
+
+def overruns(host: Host, budget: str) -> float | None:
+    return host.metrics.registry.get_sample_value("parley_worker_budget_overruns_total", {"budget": budget})
+
+
+async def test_a_provider_that_floods_with_events_ends_its_session_once() -> None:
+    async with running() as host:
+        leg = FakeLeg()
+        host.attach(leg)
+        for _ in range(20_000):
+            host.provider.on_event({"type": "rate_limits.updated"})
+        report = host.runner.report
+        assert report.end_reason is EndReason.PROVIDER_PROTOCOL_ERROR
+        assert "PARLEY_WORKER_SESSION_PROVIDER_EVENTS" in report.end_message
+        assert overruns(host, "provider_events") == 1
+        assert sum(isinstance(message, fx.Ended) for message in leg.messages) == 1
+    assert host.facts()[-1] == "ended"
+
+
+async def test_a_provider_whose_cancelled_answer_goes_on_for_ever_ends_its_session() -> None:
+    async with running() as host:
+        host.attach(FakeLeg())
+        for _ in range(60):
+            host.provider.on_audio(bytes(480_000), "r", "i", 0)
+        assert host.runner.report.end_reason is EndReason.PROVIDER_PROTOCOL_ERROR
+        assert overruns(host, "provider_audio") == 1
+
+
+async def test_a_caller_that_floods_loses_its_leg_and_then_its_session() -> None:
+    async with running() as host:
+        leg, token, attaches = FakeLeg(), "", 0
+        for _ in range(100):
+            if host.runner.report.state is SessionState.ENDED:
+                break
+            leg = FakeLeg()
+            assert host.attach(leg, token) is None
+            attaches += 1
+            token = f"token-{attaches}"
+            for _ in range(2500):
+                refusal = host.runner.leg_message(leg, ev.Progress("i", 0, 0, 0))
+                if refusal is not None:
+                    assert refusal.reason == "too-many-messages"
+                    break
+        assert attaches == 2
+        assert host.runner.report.end_reason is EndReason.QUOTA_EXCEEDED
+        assert overruns(host, "caller_messages") == 1
+
+
+async def test_a_caller_whose_frames_hold_one_sample_each_ends_its_session() -> None:
+    async with running() as host:
+        leg = FakeLeg()
+        host.attach(leg)
+        for number in range(1, 20_000):
+            assert host.runner.leg_audio(leg, b"\0\0", number, 0) is None
+        assert host.runner.report.end_reason is EndReason.QUOTA_EXCEEDED
+        assert overruns(host, "caller_frames") == 1
+
+
+async def test_what_waits_for_a_provider_that_reads_nothing_is_bounded() -> None:
+    async with running() as host:
+        leg = FakeLeg()
+        host.attach(leg)
+        host.provider.queued_bytes = 100 << 20
+        host.runner.leg_message(leg, ev.ClientEvent({"type": "response.create"}))
+        assert host.runner.report.end_reason is EndReason.QUOTA_EXCEEDED
+        assert overruns(host, "queue") == 1
+
+
+async def test_a_session_that_is_over_is_freed_without_the_garbage_collector() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        async with running() as host:
+            host.attach(FakeLeg())
+            host.provider.on_event({"type": "response.created", "response": {"id": "r"}})
+            host.provider.on_audio(bytes(48_000), "r", "i", 0)
+            runner, session = weakref.ref(host.runner), weakref.ref(host.runner._session)
+            host.runner.terminate(EndReason.TERMINATED, "over")
+        host.runner.terminate(EndReason.TERMINATED, "again")
+        assert host.runner.report.end_reason is EndReason.TERMINATED
+        assert host.attach(FakeLeg()) is not None
+        host.forget()
+        await asyncio.sleep(0)
+        assert runner() is None
+        assert session() is None
+    finally:
+        gc.enable()
+
+
+async def test_an_answer_that_comes_too_late_is_counted_as_the_providers_underrun() -> None:
+    async with running() as host:
+        leg = FakeLeg()
+        host.attach(leg, mode=PlayoutMode.REALTIME)
+        host.provider.on_audio(bytes(960), "r", "i", 0)
+        await asyncio.sleep(0.12)
+        host.provider.on_audio(bytes(960), "r", "i", 0)
+        found = {
+            cause: host.metrics.registry.get_sample_value("parley_worker_underruns_total", {"cause": cause})
+            for cause in ("provider_late", "worker_late", "caller_slow")
+        }
+        assert found == {"provider_late": 1, "worker_late": 0, "caller_slow": 0}
 
 
 async def test_more_client_events_than_the_provider_takes_cost_no_call() -> None:

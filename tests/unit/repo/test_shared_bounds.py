@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from parley.control.v1 import control_pb2 as pb
 from parley_operator.api import conduct, constants, tools, v1alpha1
 from parley_operator.domain.conduct import MAX_SOURCE_BYTES
+from parley_worker import config as worker_config
 from parley_worker.codec import agent_pb, control_pb
 from parley_worker.core.agent import ScenarioLimits, ToolRoute, ToolRouteKind
 
@@ -109,6 +111,15 @@ def test_ports_of_workers() -> None:
         "control": constants.CONTROL_PORT,
         "admin": constants.ADMIN_PORT,
     }
+
+
+def test_shards_of_a_worker() -> None:
+    helpers = (CHART / "templates/_helpers.tpl").read_text()
+    (most,) = re.findall(r'define "parley\.worker\.maxShards" -\}\}(\d+)', helpers)
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    pool = schema["properties"]["defaultPool"]["properties"]["shards"]
+    bounds = {int(most), pool["maximum"], constants.MAX_SHARDS, worker_config.MAX_SHARDS}
+    assert bounds == {constants.MAX_SHARDS}
 
 
 def test_every_secret_of_the_contract_is_marked() -> None:

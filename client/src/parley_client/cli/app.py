@@ -54,7 +54,9 @@ DirectoryOption = Annotated[
 ]
 FormatOption = Annotated[
     str,
-    typer.Option("--format", help="Audio of the call: pcm16@8000/16000/24000/48000, g711_ulaw, g711_alaw."),
+    typer.Option(
+        "--format", help="Audio of the call: pcm16@ or opus@8000/16000/24000/48000, g711_ulaw, g711_alaw."
+    ),
 ]
 
 

@@ -73,7 +73,7 @@ def call(
     tls_name: Annotated[str, typer.Option(help="Name in the worker's certificate, with --address.")] = "",
     insecure: Annotated[bool, typer.Option("--insecure", help="Speak plain text outside loopback.")] = False,
     format: Annotated[
-        str, typer.Option(help="pcm16@8000/16000/24000/48000, g711_ulaw or g711_alaw.")
+        str, typer.Option(help="pcm16@ or opus@8000/16000/24000/48000, g711_ulaw, g711_alaw.")
     ] = "pcm16@24000",
     burst: Annotated[
         bool, typer.Option("--burst", help="Take the agent's audio as fast as it is made.")

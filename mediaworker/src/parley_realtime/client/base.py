@@ -144,6 +144,17 @@ class BaseRealtimeAPIClient:
         return self._connection.outcome
 
     @property
+    def messages_received(self) -> int:
+        """How many messages came from the provider up to now."""
+        return self._statistics.events_received
+
+    @property
+    def queued_bytes(self) -> int:
+        """Client events and caller audio that wait to be sent, about."""
+        connection = self._connection
+        return connection.queued_bytes if isinstance(connection, Lifeline) else connection._queue.size
+
+    @property
     def scenario_error(self) -> ScenarioError | None:
         """The error of a listener that ended the scenario."""
         return self._scenario_error

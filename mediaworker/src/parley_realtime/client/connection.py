@@ -19,6 +19,7 @@ from parley_realtime import transport
 from parley_realtime.client.outgoing import Outgoing, SendQueue
 from parley_realtime.client.parameters import Outcome, RealtimeAPIClientParameters, Statistics
 from parley_realtime.client.trace import Trace
+from parley_realtime.client.turns import Turns
 from parley_realtime.errors import (
     ClientStateError,
     ConnectAborted,
@@ -100,6 +101,7 @@ class Connection:
         self._outcome: Outcome = None
         self._least, self._most = self._queue.append_bytes
         self._sample = parameters.input_format.sample_bytes
+        self._turns: Turns | None = None
         self._socket: Socket | None = None
         self._clear = False
         self._trace: Trace | None = None
@@ -199,6 +201,8 @@ class Connection:
                 timer.cancel()
         if self._open_task is not None:
             self._open_task.cancel()
+        if self._turns is not None:
+            self._turns.clear()
         self._over.set()
         self._sink.ending(outcome)
 
@@ -319,12 +323,18 @@ class Connection:
         self._socket = await transport.open_socket(p.url(shape), options, p.transport)
         self.socket_id = f"ws_{uuid.uuid4().hex}"
         self._sink.opened(self.socket_id)
+        assert self._loop is not None
+        self._turns = Turns(self._frame, self._loop.call_soon)
         self._socket.start(self)
 
     # What the socket tells (see transport.Receiver)
 
     def frame(self, data: bytes) -> None:
         """See Receiver."""
+        assert self._turns is not None
+        self._turns.put(data)
+
+    def _frame(self, data: bytes) -> None:
         if self._state is not ConnectionState.OPEN and self._state is not ConnectionState.CONNECTING:
             return
         try:
@@ -341,6 +351,10 @@ class Connection:
 
     def lost(self, ending: Ending) -> None:
         """See Receiver."""
+        assert self._turns is not None
+        self._turns.finish(lambda: self._lost(ending))
+
+    def _lost(self, ending: Ending) -> None:
         self.end(
             closed_error(
                 ending,

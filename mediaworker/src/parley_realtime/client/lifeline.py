@@ -112,6 +112,11 @@ class Lifeline:
         return self._outcome
 
     @property
+    def queued_bytes(self) -> int:
+        """What the provider has not read."""
+        return self._line.queued_bytes if self._line is not None else 0
+
+    @property
     def keeper(self) -> ConversationKeeper:
         """The conversation as it is known here."""
         return self._keeper
@@ -389,7 +394,8 @@ class Lifeline:
                 self._tell(*loss.closings)
             first = False
             grace = self._r.truncate_grace if cut_items and self._r.on_recovery is not None else 0.0
-            await self._until(self._closing, self.now() + max(delay, grace))
+            pace = self._r.pace() if self._r.pace is not None else 0.0
+            await self._until(self._closing, self.now() + max(delay, grace) + pace)
             try:
                 new, items = await self._replace(deadline)
             except RestoreFailed as exc:

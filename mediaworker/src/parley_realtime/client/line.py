@@ -92,6 +92,11 @@ class Line:
             on_audio_taken=functools.partial(owner.audio_taken, self),
         )
 
+    @property
+    def queued_bytes(self) -> int:
+        """What the provider has not read."""
+        return self.connection._queue.size
+
     async def restore(self, plan: RestorePlan, timeout: float) -> None:
         """Give the new connection the plan and wait for every echo.
 

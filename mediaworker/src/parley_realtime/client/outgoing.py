@@ -1,7 +1,8 @@
 """What waits to be sent, in order: client events and caller audio. No clock of its own, no I/O.
 
 Audio is coalesced: an append holds 20 to 40 ms, less only when an event follows it or 40 ms have passed since
-its first byte came. Audio is bounded in bytes (the oldest goes first), events in number (`put_event` raises).
+its first byte came. Audio is bounded in bytes (the oldest goes first), events in number and in size
+(`put_event` raises).
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from parley_realtime.formats import AudioFormat
 from parley_realtime.protocol.core import encode_append
 
 MAX_WAIT = 0.04
+MAX_EVENT_CHARACTERS = 8 * 1024 * 1024
+"""Of all client events that wait; one that is larger still may wait alone."""
 
 
 @dataclass(slots=True)
@@ -46,6 +49,7 @@ class SendQueue:
         self._max_events = max_events
         self._entries: deque[str | _Audio] = deque()
         self._events = 0
+        self._characters = 0
         self.audio_bytes = 0
 
     def __len__(self) -> int:
@@ -56,13 +60,20 @@ class SendQueue:
         """The least and the most that an append holds while audio comes steadily."""
         return self._low, self._high
 
+    @property
+    def size(self) -> int:
+        """Bytes that wait, of audio and (about) of events."""
+        return self.audio_bytes + self._characters
+
     def put_event(self, text: str) -> None:
-        """OutgoingQueueFull when `max_events` events wait already."""
-        if self._events >= self._max_events:
+        """OutgoingQueueFull when `max_events` events wait already, or MAX_EVENT_CHARACTERS of them."""
+        full = self._characters and self._characters + len(text) > MAX_EVENT_CHARACTERS
+        if self._events >= self._max_events or full:
             raise OutgoingQueueFull(
                 f"{self._events} client events wait for the provider: send fewer, or close the client"
             )
         self._events += 1
+        self._characters += len(text)
         self._entries.append(text)
 
     def put_audio(self, payload: bytes, now: float) -> int:
@@ -97,6 +108,7 @@ class SendQueue:
         if isinstance(head, str):
             self._entries.popleft()
             self._events -= 1
+            self._characters -= len(head)
             return Outgoing(head)
         if len(head.data) < self._low and len(self._entries) == 1 and now < head.since + MAX_WAIT:
             return None

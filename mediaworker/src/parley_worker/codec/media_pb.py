@@ -9,10 +9,12 @@ from typing import Any
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 from parley.media.v1 import media_pb2 as pb
+from parley_opus import DEFAULT_BITRATE, OpusSettings
 
 from parley_worker.core import effects as fx
 from parley_worker.core import events as ev
 from parley_worker.core.audio import AudioFormat, Encoding
+from parley_worker.core.leg_codec import LegCodec, LegFormat, OpusFormat
 from parley_worker.core.media_path import OutFrame, PlayoutMode
 
 MAX_CLIENT_EVENT_BYTES = 256 * 1024
@@ -48,10 +50,11 @@ StatusDetails = tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]
 
 @dataclass(frozen=True, slots=True)
 class StartMessage:
-    """A Start of good form and the credential in it (empty for none)."""
+    """A Start of good form and the credential in it (empty for none); `opus` is None where no side is it."""
 
     request: ev.AttachRequest
     credential: str = field(repr=False)
+    opus: OpusSettings | None = None
 
 
 def status_details(refusal: ev.LegRefusal) -> StatusDetails:
@@ -104,32 +107,58 @@ def read_start(message: pb.ConverseRequest) -> StartMessage | ev.LegRefusal:
             "start has no ticket and no resume token",
             "start.ticket",
         )
-    assert isinstance(incoming, AudioFormat)
-    assert isinstance(outgoing, AudioFormat)
+    assert not isinstance(incoming, ev.LegRefusal)
+    assert not isinstance(outgoing, ev.LegRefusal)
+    opus = _opus(start.opus)
+    if isinstance(opus, ev.LegRefusal):
+        return opus
     request = ev.AttachRequest(
         credential=ev.CredentialKind(shown) if shown and credential else ev.CredentialKind.NONE,
-        input_format=incoming,
-        output_format=outgoing,
+        input_format=_samples(incoming),
+        output_format=_samples(outgoing),
+        input_codec=_codec(incoming),
+        output_codec=_codec(outgoing),
         mode=mode,
         playout_buffer_ms=start.playout_buffer_ms,
         mark_interval_ms=start.mark_interval_ms,
         last_event_sequence=max(0, start.last_event_sequence),
         session_uid=start.session_uid,
     )
-    return StartMessage(request, credential)
+    spoken = request.input_codec is not None or request.output_codec is not None
+    return StartMessage(request, credential, opus if spoken else None)
 
 
-def _format(wire: pb.AudioFormat, name: str) -> AudioFormat | ev.LegRefusal:
+def _samples(carried: LegFormat) -> AudioFormat:
+    return carried if isinstance(carried, AudioFormat) else AudioFormat(Encoding.PCM16, carried.rate)
+
+
+def _codec(carried: LegFormat) -> LegCodec | None:
+    return None if isinstance(carried, AudioFormat) else LegCodec(carried)
+
+
+def _opus(wire: pb.OpusSettings) -> OpusSettings | ev.LegRefusal:
+    try:
+        return OpusSettings(wire.bitrate_bps or DEFAULT_BITRATE, wire.expected_loss_percent)
+    except ValueError as exc:
+        text = f"start.opus.{exc}"
+        return _invalid("opus-setting-out-of-range", text, text.partition(" ")[0])
+
+
+def _format(wire: pb.AudioFormat, name: str) -> LegFormat | ev.LegRefusal:
     encoding = _ENCODINGS.get(wire.encoding)
-    if encoding is None:
+    if encoding is None and wire.encoding != pb.AUDIO_ENCODING_OPUS:
         words = "not given" if wire.encoding == pb.AUDIO_ENCODING_UNSPECIFIED else f"{wire.encoding}, unknown"
         return _invalid(
             "format-unsupported",
-            f"{name}.encoding is {words}; use PCM16, G711_ULAW or G711_ALAW",
+            f"{name}.encoding is {words}; use PCM16, G711_ULAW, G711_ALAW or OPUS",
             f"{name}.encoding",
         )
     try:
-        return AudioFormat(encoding, wire.sample_rate_hz)
+        return (
+            OpusFormat(wire.sample_rate_hz)
+            if encoding is None
+            else AudioFormat(encoding, wire.sample_rate_hz)
+        )
     except ValueError as exc:
         return _invalid("format-unsupported", f"{name}.{exc}", f"{name}.sample_rate_hz")
 
@@ -246,7 +275,9 @@ def _started(message: fx.Started, worker_instance_id: str) -> pb.Started:
     )
 
 
-def _wire_format(audio: AudioFormat) -> pb.AudioFormat:
+def _wire_format(audio: LegFormat) -> pb.AudioFormat:
+    if isinstance(audio, OpusFormat):
+        return pb.AudioFormat(encoding=pb.AUDIO_ENCODING_OPUS, sample_rate_hz=audio.rate)
     return pb.AudioFormat(encoding=_ENCODING_VALUES[audio.encoding], sample_rate_hz=audio.rate)
 
 

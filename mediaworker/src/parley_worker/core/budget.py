@@ -11,6 +11,11 @@ class Budget:
         self._left = burst
         self._at: float | None = None
 
+    def wait(self, now: float, amount: float = 1) -> float:
+        """Seconds until there is so much; 0 when there is."""
+        left = self._left if self._at is None else self._left + (now - self._at) * self._rate
+        return max(0.0, (amount - left) / self._rate)
+
     def take(self, now: float, amount: float = 1) -> bool:
         """Take so much; False, and nothing is taken, when less is left."""
         if self._at is not None:

@@ -8,8 +8,8 @@ from enum import Enum
 from typing import Any
 
 from parley_worker.core.agent import ToolRoute
-from parley_worker.core.audio import AudioFormat
 from parley_worker.core.events import AttachRequest, LegRefusal
+from parley_worker.core.leg_codec import LegFormat
 from parley_worker.core.media_path import PlayoutMode
 from parley_worker.core.model import EndReason, SessionState
 from parley_worker.core.records import EventRecord
@@ -37,8 +37,8 @@ class Started:
     session_uid: str
     attempt: int
     resume_token: str = field(repr=False)
-    input_format: AudioFormat
-    output_format: AudioFormat
+    input_format: LegFormat
+    output_format: LegFormat
     mode: PlayoutMode
     output_delay_ms: float
 

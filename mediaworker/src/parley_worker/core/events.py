@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from parley_worker.core.audio import AudioFormat
+from parley_worker.core.leg_codec import LegCodec, LegFormat
 from parley_worker.core.media_path import PlayoutMode
 from parley_worker.core.model import EndReason
 from parley_worker.core.scenario import ScenarioCommand
@@ -68,9 +69,10 @@ class CredentialKind(StrEnum):
 class AttachRequest:
     """A caller's Start, checked for form.
 
-    `playout_buffer_ms` is 0 to 5000. `mark_interval_ms` asks for marks within the audio that the caller
-    returns as it hears them; 0 for ends of parts only. `answers_clear` is false where no Cleared ever comes,
-    `moves_calls` where nobody takes a Transfer.
+    `input_format` and `output_format` are of the samples that the session hears and gives; with a codec the
+    leg carries its packets instead. `playout_buffer_ms` is 0 to 5000. `mark_interval_ms` asks for marks
+    within the audio that the caller returns as it hears them; 0 for ends of parts only. `answers_clear` is
+    false where no Cleared ever comes, `moves_calls` where nobody takes a Transfer.
     """
 
     credential: CredentialKind
@@ -84,6 +86,23 @@ class AttachRequest:
     mark_interval_ms: int = 0
     answers_clear: bool = True
     moves_calls: bool = True
+    input_codec: LegCodec | None = None
+    output_codec: LegCodec | None = None
+
+    @property
+    def input_carried(self) -> LegFormat:
+        """What the caller's frames hold."""
+        return self.input_format if self.input_codec is None else self.input_codec.format
+
+    @property
+    def output_carried(self) -> LegFormat:
+        """What frames for the caller hold."""
+        return self.output_format if self.output_codec is None else self.output_codec.format
+
+    @property
+    def output_codec_delay_ms(self) -> float:
+        """How much later than its frame says the agent is heard, besides resampling."""
+        return 0.0 if self.output_codec is None else self.output_codec.delay_ms
 
 
 # What a caller says
@@ -188,6 +207,16 @@ class ProviderMessage:
     """A server event; never audio."""
 
     payload: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectHeld:
+    """Others are before this session: it waits for its turn to connect its provider."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectBegan:
+    """It is its turn: the time to connect counts from here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,7 +392,9 @@ class DeadlineReached:
 
 
 Event = (
-    ProviderOpened
+    ConnectHeld
+    | ConnectBegan
+    | ProviderOpened
     | ProviderMessage
     | ProviderLost
     | ProviderReconnecting

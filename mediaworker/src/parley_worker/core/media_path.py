@@ -15,7 +15,9 @@ from typing import Protocol
 from parley_realtime.formats import CATCH_UP_SECONDS, FRAME_MS, FRAME_SECONDS
 
 from parley_worker.core.audio import AudioFormat, Converter, converter
+from parley_worker.core.leg_codec import LegCodec
 from parley_worker.core.playout import AudioCounters, PartKey, PlayoutLedger
+from parley_worker.core.underruns import WORKER_LATE_SECONDS, UnderrunWatch
 
 MAX_INPUT_FRAME_MS = 1000
 BURST_FRAME_MS = 100
@@ -86,7 +88,8 @@ class InputPath:
 
 @dataclass(slots=True)
 class OutFrame:
-    """Audio for the caller, in its format. `position_ms` is within the content part, `late` in seconds.
+    """Audio for the caller, in its format. `position_ms` is within the content part; `late` is the
+    worker's part, in seconds, of how late it leaves.
 
     Not to be changed by whoever gets it; not frozen because one is made for every 20 ms of every session.
     """
@@ -170,9 +173,15 @@ class OutputPath:
     """
 
     def __init__(
-        self, provider: AudioFormat, ledger: PlayoutLedger, counters: AudioCounters, max_bytes: int
+        self,
+        provider: AudioFormat,
+        ledger: PlayoutLedger,
+        counters: AudioCounters,
+        max_bytes: int,
+        underruns: UnderrunWatch | None = None,
     ) -> None:
         self._provider = provider
+        self._underruns = underruns or UnderrunWatch()
         self._ledger = ledger
         self._counters = counters
         self._max = max_bytes
@@ -185,6 +194,8 @@ class OutputPath:
         self._mix: Mix | None = None
         self._mark_ms = 0
         self._convert: Converter | None = None
+        self._codec: LegCodec | None = None
+        self._whole = True
         self._untouched = False
         self._plain = False
         self._size = 0
@@ -193,16 +204,26 @@ class OutputPath:
         self.bytes = 0
         self.muted_chunks = 0
 
-    def attach(self, leg: AudioFormat, mode: PlayoutMode, mark_interval_ms: int = 0) -> None:
+    def attach(
+        self,
+        leg: AudioFormat,
+        mode: PlayoutMode,
+        mark_interval_ms: int = 0,
+        codec: LegCodec | None = None,
+    ) -> None:
         """Deliver in this format from now on; what waits goes on.
 
         With `mark_interval_ms` there are marks within parts, that far apart; without only at their ends.
+        With a `codec` all frames have 20 ms, and silence behind a part pushes out what it holds back.
         """
         self._leg, self._asked, self._mark_ms = leg, mode, mark_interval_ms
-        self._convert = converter(self._provider, leg)
-        self._untouched = leg == self._provider
+        self._codec = codec
+        convert = converter(self._provider, leg)
+        self._convert = convert if codec is None else codec.behind(convert, leg)
+        self._untouched = codec is None and leg == self._provider
         self._size = leg.frame_bytes
         self._due = None
+        self._underruns.attached(leg.bytes_per_ms)
         self._settle()
 
     def mix_with(self, mix: Mix | None) -> None:
@@ -213,6 +234,7 @@ class OutputPath:
     def _settle(self) -> None:
         self._mode = self._asked if self._mix is None else PlayoutMode.REALTIME
         realtime = self._mode is PlayoutMode.REALTIME
+        self._whole = realtime or self._codec is not None
         self._plain = realtime and self._leg is not None and self._mix is None and not self._mark_ms
 
     def detach(self) -> None:
@@ -220,6 +242,7 @@ class OutputPath:
         self._leg = None
         self._due = None
         self._plain = False
+        self._underruns.forget()
         for part in self._parts:
             if self._untouched and part.left:
                 rest = part.cut(part.left)
@@ -234,6 +257,7 @@ class OutputPath:
         if response_id in self._muted:
             self.muted_chunks += 1
             return True
+        self._underruns.fed(now)
         epoch = self._epoch_of(response_id)
         key = (item_id, content_index)
         before = self._ledger.received(key, epoch, self._provider.ms(len(payload)), now)
@@ -268,6 +292,8 @@ class OutputPath:
         for part in self._parts:
             if part.key == key:
                 part.done = True
+        if self._parts and self._parts[0].done:
+            self._underruns.forget()
 
     def clear(self, responses: Iterable[str]) -> int:
         """Drop everything that waits and what these answers still send; gives the epoch to clear up to."""
@@ -277,6 +303,7 @@ class OutputPath:
                 self._muted.append(response)
         self._parts.clear()
         self.bytes = 0
+        self._underruns.forget()
         if self._convert is not None:
             self._convert.flush()
         if self._mix is None:
@@ -326,10 +353,18 @@ class OutputPath:
         position = part.position
         part.position = position + FRAME_MS
         self._due = due + FRAME_SECONDS
+        late = now - due
+        if late > WORKER_LATE_SECONDS:
+            late = self._underruns.late(due, now)
         self._ledger.sent(part.key, position, FRAME_MS, now)
         self._counters.output_ms += FRAME_MS
         item_id, index = part.key
-        return OutFrame(part.ready[at:end], item_id, index, part.epoch, position, part.response_id, now - due)
+        return OutFrame(part.ready[at:end], item_id, index, part.epoch, position, part.response_id, late)
+
+    def watch(self, queued: int) -> None:
+        """So many bytes wait in the caller's queue now."""
+        if self._mode is PlayoutMode.REALTIME:
+            self._underruns.queued(queued)
 
     def take(self, now: float, room: int) -> list[Out]:
         """What is due, at most `room` bytes of audio when bursting.
@@ -341,6 +376,8 @@ class OutputPath:
         while self._leg is not None and (self._parts or self._mix is not None):
             part = self._parts[0] if self._parts else None
             if part is None or not self._enough(part):
+                if part is not None:
+                    self._underruns.dry(self._due)
                 alone = self._alone(now)
                 if alone is not None:
                     out.append(alone)
@@ -349,19 +386,24 @@ class OutputPath:
                 break
             if self._finished(part):
                 self._parts.popleft()
-                out.append(OutMark(part.key[0], part.key[1], part.epoch, part.position))
+                end = part.position if self._codec is None else min(part.position, round(part.taken, 3))
+                out.append(OutMark(part.key[0], part.key[1], part.epoch, end))
                 continue
             if self._mode is PlayoutMode.BURST:
                 if room <= 0:
                     break
-                frame = self._frame(part, self._leg, BURST_FRAME_MS, 0.0, now)
+                ms = FRAME_MS if self._whole else BURST_FRAME_MS
+                frame = self._frame(part, self._leg, ms, 0.0, now)
                 room -= len(frame.payload)
             else:
+                late = 0.0 if self._due is None else now - self._due
+                if late > WORKER_LATE_SECONDS:
+                    late = self._underruns.late(now - late, now)
                 if self._due is None or now - self._due > CATCH_UP_SECONDS:
                     self._due = now
                 if self._due > now + 1e-6:
                     break
-                frame = self._frame(part, self._leg, FRAME_MS, now - self._due, now)
+                frame = self._frame(part, self._leg, FRAME_MS, max(late, 0.0), now)
                 self._due += FRAME_SECONDS
             out.append(frame)
             if self._mark_ms and part.position - part.marked >= self._mark_ms:
@@ -385,8 +427,7 @@ class OutputPath:
         """Fills `ready` as far as needed; True when a frame or the part's end can go out."""
         assert self._leg is not None
         assert self._convert is not None
-        realtime = self._mode is PlayoutMode.REALTIME
-        want = self._size if realtime else self._leg.bytes_per_ms * BURST_FRAME_MS
+        want = self._size if self._whole else self._leg.bytes_per_ms * BURST_FRAME_MS
         while part.left < want and part.chunks:
             chunk = self._next_chunk(part)
             self.bytes -= len(chunk)
@@ -395,7 +436,7 @@ class OutputPath:
         if not part.chunks and not part.flushed and (part.done or len(self._parts) > 1):
             part.add(self._convert.flush())
             part.flushed = True
-        return part.flushed or part.left >= want or (not realtime and part.left > 0)
+        return part.flushed or part.left >= want or (not self._whole and part.left > 0)
 
     def _next_chunk(self, part: _Part) -> bytes:
         """What is converted next: no more than is lost with a caller who leaves."""
@@ -414,7 +455,7 @@ class OutputPath:
         size = leg.bytes_per_ms * ms
         payload = part.cut(size)
         duration = leg.ms(len(payload))
-        if len(payload) < size and self._mode is PlayoutMode.REALTIME:
+        if len(payload) < size and self._whole:
             payload += leg.silence * ((size - len(payload)) // leg.sample_bytes)
         if self._mix is not None:
             payload = self._mix.over(payload)

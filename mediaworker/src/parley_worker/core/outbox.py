@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from parley_worker.core.records import EventRecord, RecordKind
 
 MAX_IDLE_LANES = 4096
+SHARES = 8
+"""Once half of the buffer is full no lane holds more than one of so many parts of it: a session that says too
+much loses its own."""
 _OVERHEAD = 400
 
 LaneKey = tuple[RecordKind, str, int]
@@ -36,6 +39,7 @@ class Lane:
     waiting: deque[Entry] = field(default_factory=deque)
     under_way: Entry | None = None
     expected: int = 0
+    size: int = 0
     fenced: bool = False
     closed: bool = False
 
@@ -57,8 +61,9 @@ def estimate(record: EventRecord) -> int:
 class Outbox:
     """The buffer before NATS.
 
-    Overflow, by count or bytes: the oldest waiting events go first, whichever session's; journal records go
-    (the oldest first) only when no event is left. A record under way is never dropped.
+    A lane over its share gives up its own oldest, once half of the buffer is full. Overflow of all, by count
+    or bytes: the oldest waiting events go first, whichever session's; journal records go (the oldest first)
+    only when no event is left. A record under way is never dropped.
     """
 
     def __init__(self, max_count: int, max_bytes: int, window: int) -> None:
@@ -119,8 +124,9 @@ class Outbox:
         self._order[record.kind][id(entry)] = entry
         self._count[record.kind] += 1
         self._bytes += entry.size
+        lane.size += entry.size
         self._offer(lane)
-        return self._trim()
+        return self._trim_lane(lane) + self._trim()
 
     def take(self, closed_kinds: frozenset[RecordKind] = frozenset()) -> tuple[Lane, Entry] | None:
         """The next record to send, journal first; None when the window is full or nothing can go.
@@ -204,6 +210,19 @@ class Outbox:
         del self._order[kind][id(entry)]
         self._count[kind] -= 1
         self._bytes -= entry.size
+        lane = self._lanes.get((kind, entry.record.key.uid, entry.record.key.attempt))
+        if lane is not None:
+            lane.size -= entry.size
+
+    def _trim_lane(self, lane: Lane) -> list[Dropped]:
+        count = 0
+        while 2 * self._bytes > self._max_bytes < SHARES * lane.size and len(lane.waiting) > 1:
+            self._remove(lane.waiting.popleft())
+            count += 1
+        if not count:
+            return []
+        self._lossy = True
+        return [Dropped(lane.key[0], count)]
 
     def _trim(self) -> list[Dropped]:
         counts: dict[RecordKind, int] = {}

@@ -65,7 +65,7 @@ class Replay:
         self._attempt = attempt
         self._max_events, self._max_bytes = max_events, max_bytes
         self._kept: deque[tuple[ConversationEvent, int]] = deque()
-        self._bytes = 0
+        self.bytes = 0
         self._last = 0
 
     def add(self, payload: Mapping[str, Any], secret: str = "") -> ConversationEvent:
@@ -81,9 +81,9 @@ class Replay:
         self._last += 1
         event = ConversationEvent(self._last, self._attempt, kind, text)
         self._kept.append((event, size))
-        self._bytes += size
-        while len(self._kept) > self._max_events or self._bytes > self._max_bytes:
-            self._bytes -= self._kept.popleft()[1]
+        self.bytes += size
+        while len(self._kept) > self._max_events or self.bytes > self._max_bytes:
+            self.bytes -= self._kept.popleft()[1]
         return event
 
     def since(self, sequence: int) -> list[ConversationEvent]:

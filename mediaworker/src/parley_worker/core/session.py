@@ -63,6 +63,7 @@ class SessionBounds:
     cleared_timeout: float = 0.2
     replay_events: int = 512
     replay_bytes: int = 1024 * 1024
+    setup_wait: float = 30.0
 
 
 class Session:
@@ -94,6 +95,7 @@ class Session:
         self._configured_at = now
         self._report = SessionReport(config.key, S.CONNECTING, shard=shard)
         self._made_at = now
+        self._connect_since: float | None = now
         self._since = now
         self._expires: float | None = None
         self._refused: str | None = None
@@ -121,12 +123,21 @@ class Session:
             journal_last=last,
         )
 
+    @property
+    def replay_bytes(self) -> int:
+        """Bytes kept for a caller that comes back."""
+        return self._replay.bytes
+
     def _usage(self) -> Usage:
         return replace(
             self._talk.usage,
             input_audio_seconds=self.counters.input_ms / 1000,
             output_audio_seconds=self.counters.output_ms / 1000,
         )
+
+    def let_go(self) -> None:
+        """After the end: refer to nothing that refers back. The report stays."""
+        self._desk.let_go()
 
     def start(self, now: float) -> list[Effect]:
         """The first effects of every session."""
@@ -159,6 +170,9 @@ class Session:
         match event:
             case ev.ProviderMessage(payload):
                 return self._on_provider(payload, now)
+            case ev.ConnectHeld() | ev.ConnectBegan():
+                self._connect_since = now if isinstance(event, ev.ConnectBegan) else None
+                return []
             case ev.ProviderOpened():
                 return self._on_opened(event)
             case ev.ProviderLost():
@@ -244,7 +258,7 @@ class Session:
         """Ready means: the provider is configured, and the scenario listens."""
         if self.state is not S.CONNECTING or self._configured is None or not self._acts.scenario_ready:
             return []
-        took = self._configured_at - self._made_at
+        took = self._configured_at - (self._connect_since or self._made_at)
         session = self._configured.get("session")
         model = session.get("model") if isinstance(session, Mapping) else None
         self._expires = now + self.config.limits.max_duration
@@ -309,18 +323,18 @@ class Session:
             key.uid,
             key.attempt,
             event.resume_token,
-            request.input_format,
-            request.output_format,
+            request.input_carried,
+            request.output_carried,
             request.mode,
-            delay_ms(self.provider_format, request.output_format),
+            delay_ms(self.provider_format, request.output_format) + request.output_codec_delay_ms,
         )
         effects += [
             SendLeg(started),
             self._recorder.event(
                 "leg_attached",
                 now,
-                input_format=str(request.input_format),
-                output_format=str(request.output_format),
+                input_format=str(request.input_carried),
+                output_format=str(request.output_carried),
                 resumed=resumed,
             ),
         ]
@@ -429,9 +443,7 @@ class Session:
             case S.ENDED:
                 return []
             case S.CONNECTING:
-                due = self._made_at + self._bounds.connect_timeout
-                text = f"the provider did not configure the session within {self._bounds.connect_timeout:g} s"
-                dues.append((due, EndReason.PROVIDER_UNAVAILABLE, text))
+                dues.append(self._connect_deadline())
                 if self._refused is not None:
                     grace = self._refused_at + REFUSED_GRACE_SECONDS
                     dues.append((grace, EndReason.INVALID_SPEC, self._refused))
@@ -455,6 +467,15 @@ class Session:
         acts = self._acts.next_deadline(self.state, self._expires)
         dues += [(due, None, "") for due in (talk, acts) if due is not None]
         return dues
+
+    def _connect_deadline(self) -> tuple[float, EndReason, str]:
+        """Waiting for a turn is not the provider's fault, and has a bound of its own."""
+        bounds = self._bounds
+        if self._connect_since is None:
+            text = f"the worker set up others for {bounds.setup_wait:g} s: start sessions more slowly"
+            return self._made_at + bounds.setup_wait, EndReason.NO_CAPACITY, text
+        text = f"the provider did not configure the session within {bounds.connect_timeout:g} s"
+        return self._connect_since + bounds.connect_timeout, EndReason.PROVIDER_UNAVAILABLE, text
 
     def _on_deadline(self, now: float) -> list[Effect]:
         due = sorted((d for d in self._deadlines() if d[0] <= now and d[1] is not None), key=lambda d: d[0])

@@ -39,10 +39,14 @@ class ToolDesk:
 
     def __init__(self, recorder: Recorder, routes: ToolRoutes, tell: Tell) -> None:
         self._recorder = recorder
-        self._tell = tell
+        self._tell: Tell = tell
         self._mcp: dict[str, float] = {}
         self.routes = routes
         self.ledger = ToolLedger()
+
+    def let_go(self) -> None:
+        """The session is over: nothing is told any more."""
+        self._tell = lambda payload: []
 
     # What the model asks for
 

@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from parley_realtime.transport import TransportName, fastest
 
 from parley_worker.clock import Clock
+from parley_worker.config_session import SessionSettings
 from parley_worker.core.model import SessionReport
 from parley_worker.core.records import EventSink
+from parley_worker.core.session_budget import BudgetLimits
 from parley_worker.runtime.pacer import Pacer
 from parley_worker.runtime.scenario import Scenarios
+from parley_worker.runtime.setting_up import SettingUp
 from parley_worker.runtime.tool_calls import ToolServices
 from parley_worker.telemetry.metrics import Metrics
 
@@ -21,7 +24,9 @@ class RunnerSettings:
     """Bounds of one session; seconds and bytes."""
 
     connect_timeout: float = 10.0
-    """From the start of the connection to `session.updated`."""
+    """From the start of the connection to `session.updated`; waiting for the turn to begin it is apart."""
+    setup_wait: float = 30.0
+    """For that turn."""
     close_timeout: float = 2.0
     """For the provider's close handshake at the end."""
     cleared_timeout: float = 0.2
@@ -36,6 +41,27 @@ class RunnerSettings:
     """...and their bytes."""
     provider_transport: TransportName = field(default_factory=fastest)
     """What speaks WebSocket with the provider."""
+    budget: BudgetLimits = field(default_factory=BudgetLimits)
+    """What it may take of its shard."""
+    frame_bytes: int = 4 * 1024 * 1024
+    """Of one message of the provider; a longer one ends the session."""
+
+    @classmethod
+    def of(cls, settings: SessionSettings, provider_transport: TransportName) -> RunnerSettings:
+        """As the process was told."""
+        return cls(
+            connect_timeout=settings.session_connect_timeout,
+            setup_wait=settings.setup_wait,
+            close_timeout=settings.session_close_timeout,
+            cleared_timeout=settings.session_cleared_timeout,
+            output_bytes=settings.session_output_bytes,
+            input_burst=settings.session_input_burst,
+            replay_events=settings.session_replay_events,
+            replay_bytes=settings.session_replay_bytes,
+            budget=settings.budget,
+            frame_bytes=settings.session_frame_bytes,
+            provider_transport=provider_transport,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,5 +81,6 @@ class RunnerDeps:
     worker_instance_id: str
     shard: int = 0
     settings: RunnerSettings = field(default_factory=RunnerSettings)
+    setting_up: SettingUp = field(default_factory=SettingUp)
     tools: ToolServices = field(default_factory=ToolServices)
     scenarios: Scenarios = field(default_factory=Scenarios)

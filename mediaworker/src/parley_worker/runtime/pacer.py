@@ -8,6 +8,8 @@ import logging
 import math
 from collections.abc import Callable
 
+from parley_worker.core.underruns import Lateness
+
 log = logging.getLogger(__name__)
 
 SLOT_SECONDS = 0.002
@@ -41,6 +43,8 @@ class Pacer:
         self._entries: dict[object, _Entry] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0
+        self.lateness = Lateness()
+        """When the loop was late for a playout clock."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -97,6 +101,7 @@ class Pacer:
     def _wake(self) -> None:
         self._timer = None
         now = asyncio.get_running_loop().time()
+        self.lateness.note(now - self._timer_at * SLOT_SECONDS, now)
         latest = math.floor(now / SLOT_SECONDS + 0.25)
         while self._order and self._order[0] <= latest:
             slot = heapq.heappop(self._order)

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from parley_realtime import RealtimeAPIClient, RealtimeAPIClientParameters, RealtimeError, beta, recovery
+from parley_realtime.client.lifeline import Lifeline
 from parley_realtime.client.trace import TraceEntry
 from parley_realtime.events import AUDIO_DELTA_TYPES, MediaChunk, MediaSource
 from parley_realtime.formats import AudioFormat
@@ -20,6 +21,7 @@ from parley_worker.core.addresses import may_be_reached
 from parley_worker.core.agent import RecoveryConfig
 from parley_worker.core.events import ProviderReconnected, ProviderReconnecting, RestoreRefused
 from parley_worker.core.model import DEFAULT_PROVIDER_AUDIO, REALTIME_FORMATS, SessionConfig
+from parley_worker.runtime.unravel import unravel
 from parley_worker.transport.tls import trusting
 
 # A custom provider's host tells.
@@ -77,6 +79,16 @@ class Provider:
     def web_socket_id(self) -> str:
         return self._client.web_socket_id()
 
+    @property
+    def queued_bytes(self) -> int:
+        """Client events and caller audio that the provider has not read."""
+        return self._client.queued_bytes
+
+    @property
+    def messages_received(self) -> int:
+        """All that came from the provider, whatever it was."""
+        return self._client.messages_received
+
     async def connect(self) -> None:
         """Raises the RealtimeError that prevented it."""
         self._client.send_media_to(self._unit)
@@ -98,6 +110,15 @@ class Provider:
         """Close the connection or the attempt."""
         self._client.close()
 
+    def let_go(self) -> None:
+        """After the end: clear the client, which nobody uses any more, and what stands behind it."""
+        client = self._client
+        connection = client._connection
+        over: list[object] = [client._media, client._dispatcher, client, connection]
+        if isinstance(connection, Lifeline) and connection._line is not None:
+            over += [connection._line, connection._line.connection]
+        unravel(*over)
+
 
 def open_provider(
     config: SessionConfig,
@@ -111,6 +132,8 @@ def open_provider(
     quiet: Callable[[], bool],
     on_trace: OnTrace,
     transport: TransportName | None = None,
+    pace: Callable[[], float] | None = None,
+    frame_bytes: int = 4 * 1024 * 1024,
 ) -> Provider:
     """A client for this session, not connected yet. ValueError names the field that cannot work."""
     provider = config.provider
@@ -132,7 +155,8 @@ def open_provider(
         close_timeout=close_timeout,
         ping_interval=PING_SECONDS,
         ping_timeout=PING_SECONDS,
-        recovery=_recovery(config.recovery, on_recovery, quiet),
+        recovery=_recovery(config.recovery, on_recovery, quiet, pace),
+        max_frame_bytes=frame_bytes,
         input_format=audio,
         output_format=audio,
     )
@@ -152,7 +176,10 @@ def _trace(on_trace: OnTrace, entry: TraceEntry) -> None:
 
 
 def _recovery(
-    config: RecoveryConfig, on_recovery: OnRecovery, quiet: Callable[[], bool]
+    config: RecoveryConfig,
+    on_recovery: OnRecovery,
+    quiet: Callable[[], bool],
+    pace: Callable[[], float] | None,
 ) -> RecoveryParameters | None:
     if not config.restore:
         return None
@@ -160,6 +187,7 @@ def _recovery(
         keep_private=config.keep_private,
         rotate_after=config.rotate_after,
         quiet=quiet,
+        pace=pace,
         on_recovery=lambda record: on_recovery(_as_event(record)),
     )
 

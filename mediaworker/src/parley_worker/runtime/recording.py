@@ -26,12 +26,19 @@ log = logging.getLogger(__name__)
 HOLD_SECONDS = 0.8
 """Beyond the time in which a caller answers a Clear, what it heard may still be cut."""
 MEDIA_THREADS = 4
+DISK_THREADS = 8
 
 
 @functools.cache
 def media_threads() -> ThreadPoolExecutor:
-    """The threads that decode, encode and write media, for all sessions of the process."""
+    """The threads that decode and encode media, for all sessions of the process."""
     return ThreadPoolExecutor(MEDIA_THREADS, "media")
+
+
+@functools.cache
+def disk_threads() -> ThreadPoolExecutor:
+    """The threads that wait for volumes: one that does not answer holds up no player and no encoder."""
+    return ThreadPoolExecutor(DISK_THREADS, "disk")
 
 
 def make_sink(config: RecordingConfig, key: SessionKey, number: int) -> Sink:
@@ -39,7 +46,7 @@ def make_sink(config: RecordingConfig, key: SessionKey, number: int) -> Sink:
     count = f"-{number}" if number > 1 else ""
     name = safe_name(key.namespace, f"{key.name}-{key.uid}-{key.attempt}{count}.{config.format}")
     if config.directory:
-        return FolderSink(Path(config.directory), name, media_threads())
+        return FolderSink(Path(config.directory), name, disk_threads())
     if not config.s3_access_key.reveal() or not config.s3_secret_key.reveal():
         raise ValueError(
             "recording.s3.credentialsSecretRef: the keys are empty; the worker's own are not used"

@@ -103,6 +103,9 @@ class SessionRegistry:
         self._resume_of: dict[Placement, tuple[bytes, ...]] = {}
         self._ended: EndedMemory[SessionReport] = EndedMemory()
         self._drain_deadline: float | None = None
+        self._states: Counter[str] = Counter()
+        self.ended = 0
+        """Sessions that ended so far."""
         metrics.capacity(admission.capacity)
 
     # Admission
@@ -170,13 +173,26 @@ class SessionRegistry:
             self._forget(place, report)
         else:
             self._index_resume(place, runner.resume_sha256)
-        self._metrics.session_states(
-            Counter(r.state.value for r in self._reports.values() if r.state is not SessionState.ENDED)
-        )
+        if before is None or before.state is not report.state:
+            self._count(before, report)
         if report != before:
             self._watchers.tell(report)
             if before is None or report.state is SessionState.ENDED:
                 self._watchers.tell(None)
+
+    @property
+    def live(self) -> int:
+        """Sessions that have not ended."""
+        return self._states.total()
+
+    def _count(self, before: SessionReport | None, report: SessionReport) -> None:
+        if before is not None:
+            self._states[before.state.value] -= 1
+        if report.state is SessionState.ENDED:
+            self.ended += 1
+        else:
+            self._states[report.state.value] += 1
+        self._metrics.session_states(self._states)
 
     def _forget(self, place: Placement, report: SessionReport) -> None:
         uid, attempt = place

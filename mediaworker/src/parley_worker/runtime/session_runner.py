@@ -7,6 +7,7 @@ import hashlib
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
+from time import thread_time
 from typing import Any
 
 from parley_realtime import InvalidEventError, OutgoingQueueFull, RealtimeError
@@ -24,12 +25,16 @@ from parley_worker.core.media_path import (
 )
 from parley_worker.core.model import EndReason, SessionConfig, SessionReport, SessionState
 from parley_worker.core.session import Session, SessionBounds
+from parley_worker.core.underruns import UnderrunWatch
 from parley_worker.runtime.deps import RunnerDeps
 from parley_worker.runtime.provider import Provider, open_provider
 from parley_worker.runtime.recording import refusal as recording_refusal
 from parley_worker.runtime.scenario import SessionScenario
+from parley_worker.runtime.session_guard import SessionGuard
+from parley_worker.runtime.setting_up import group_of
 from parley_worker.runtime.tool_calls import ToolCalls
 from parley_worker.runtime.units import SessionUnits
+from parley_worker.runtime.unravel import unravel
 from parley_worker.transport.ports import LegPort
 
 log = logging.getLogger(__name__)
@@ -38,6 +43,9 @@ LOOK_SECONDS = 0.01
 """So much later than its time a deadline may be met: none is shorter than 200 ms."""
 MESSAGES_A_SECOND = 200
 MESSAGES_BURST = 2000
+WATCH_SECONDS = 1.0
+AT_ONCE_BYTES = 64 * 1024
+"""Audio that a caller in bursts is given in one turn of the loop; others have theirs before the rest."""
 TOO_MANY_MESSAGES = ev.LegRefusal(
     ev.Status.RESOURCE_EXHAUSTED,
     "too-many-messages",
@@ -62,10 +70,17 @@ class SessionRunner:
         self._deps = deps
         clock, s = deps.clock, deps.settings
         now = clock.monotonic()
-        bounds = SessionBounds(s.connect_timeout, s.cleared_timeout, s.replay_events, s.replay_bytes)
+        bounds = SessionBounds(
+            s.connect_timeout, s.cleared_timeout, s.replay_events, s.replay_bytes, s.setup_wait
+        )
         self._session = Session(config, bounds, now, clock.wall() - now, deps.shard)
+        self._guard = SessionGuard(s.budget, deps.metrics, self._feed, self._queued_bytes)
         self._output = OutputPath(
-            self._session.provider_format, self._session.ledger, self._session.counters, s.output_bytes
+            self._session.provider_format,
+            self._session.ledger,
+            self._session.counters,
+            s.output_bytes,
+            UnderrunWatch(deps.metrics.underrun, deps.pacer.lateness),
         )
         self._input: InputPath | None = None
         self._messages = Budget(MESSAGES_A_SECOND, MESSAGES_BURST)
@@ -86,6 +101,7 @@ class SessionRunner:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
         self._look: asyncio.TimerHandle | None = None
+        self._watching: asyncio.TimerHandle | None = None
         self._left_connecting = asyncio.Event()
         self._ended = asyncio.Event()
         self._units = SessionUnits(
@@ -142,6 +158,7 @@ class SessionRunner:
                 if self._scenario is not None:
                     self._scenario.open(tasks)
                 provide = tasks.create_task(self._provide(), name="provider of a session")
+                self._watch()
                 await self._ended.wait()
                 if self._scenario is not None:
                     self._scenario.stop(str(self.report.end_reason))
@@ -149,6 +166,8 @@ class SessionRunner:
                 self._units.stop(self._deps.clock.monotonic())
                 if self._provider is not None:
                     self._provider.close()
+                else:
+                    provide.cancel()
                 done, _ = await asyncio.wait((provide,), timeout=self._deps.settings.close_timeout)
                 if not done:
                     provide.cancel()
@@ -159,10 +178,29 @@ class SessionRunner:
             self._crash(exc)
         finally:
             self._stop()
+            self._let_go()
         return self.report
 
+    def _let_go(self) -> None:
+        """What is over is freed without a collection; see `unravel`."""
+        provider, self._provider, self._scenario = self._provider, None, None
+        if provider is not None:
+            provider.let_go()
+        self._session.let_go()
+        units = self._units
+        unravel(units._players, units._recorder, units, self._tools)
+        self._guard = SessionGuard(self._deps.settings.budget, self._deps.metrics, lambda event: None, int)
+
+    def _watch(self) -> None:
+        """Once a second: count what nothing else tells of."""
+        if self._provider is not None:
+            self._guard.provider_sent(self._provider.messages_received, self._deps.clock.monotonic())
+        if self._leg is not None:
+            self._output.watch(self._leg.queued_bytes())
+        self._watching = asyncio.get_running_loop().call_later(WATCH_SECONDS, self._watch)
+
     def _stop(self) -> None:
-        for timer in (self._timer, self._look):
+        for timer in (self._timer, self._look, self._watching):
             if timer is not None:
                 timer.cancel()
         self._deps.pacer.cancel(self)
@@ -179,7 +217,25 @@ class SessionRunner:
         if refused is not None:
             self._feed(ev.TerminateRequested(EndReason.INVALID_SPEC, refused))
             return
+        setting_up = self._deps.setting_up
+        self._feed(ev.ConnectHeld())
+        async with setting_up.connects.turn(group_of(self._config)):
+            self._feed(ev.ConnectBegan())
+            if not await self._connect():
+                return
+        assert self._provider is not None
+        if self._scenario is not None:
+            self._scenario.opened(self._provider.client_id, self._provider.web_socket_id)
+        self._feed(ev.ProviderOpened(self._provider.client_id, self._provider.web_socket_id))
+        outcome = await self._provider.wait_closed()
+        if outcome is not None:
+            self._provider_lost(outcome)
+
+    async def _connect(self) -> bool:
+        """False when the session has ended for it."""
         try:
+            async with asyncio.timeout(self._deps.settings.connect_timeout):
+                await self._deps.setting_up.prepare(self._config)
             self._provider = open_provider(
                 self._config,
                 connect_timeout=self._deps.settings.connect_timeout,
@@ -191,24 +247,27 @@ class SessionRunner:
                 quiet=lambda: self._session.quiet(self._deps.clock.monotonic()),
                 on_trace=lambda direction, text: self._feed(ev.ProviderTraced(direction, text)),
                 transport=self._deps.settings.provider_transport,
+                pace=self._deps.setting_up.reconnect_wait,
+                frame_bytes=self._deps.settings.frame_bytes,
             )
         except ValueError as exc:
             self._feed(ev.TerminateRequested(EndReason.INVALID_SPEC, f"provider: {exc}"))
-            return
+            return False
+        except OSError:
+            text = "the provider's host name cannot be resolved"
+            self._feed(ev.ProviderLost(EndReason.PROVIDER_UNAVAILABLE, text))
+            return False
         try:
             self._push_audio = self._provider.push
             await self._provider.connect()
         except RealtimeError as exc:
             self._provider_lost(exc)
-            return
-        if self._scenario is not None:
-            self._scenario.opened(self._provider.client_id, self._provider.web_socket_id)
-        self._feed(ev.ProviderOpened(self._provider.client_id, self._provider.web_socket_id))
-        outcome = await self._provider.wait_closed()
-        if outcome is not None:
-            self._provider_lost(outcome)
+            return False
+        return True
 
     def _on_provider_event(self, payload: Mapping[str, Any]) -> None:
+        if not self._guard.provider_event(self._deps.clock.monotonic()):
+            return
         self._feed(ev.ProviderMessage(payload))
         if self._scenario is not None:
             self._scenario.provider_event(payload)
@@ -223,6 +282,16 @@ class SessionRunner:
     async def wait_ready(self) -> None:
         """See SessionPort."""
         await self._left_connecting.wait()
+        await self._deps.setting_up.attach_turn()
+
+    @property
+    def provider_rate(self) -> int:
+        """See SessionPort."""
+        return self._session.provider_format.rate
+
+    def frames_concealed(self, cause: str, frames: int) -> None:
+        """See SessionPort."""
+        self._deps.metrics.frames_concealed(cause, frames)
 
     def attach(self, request: ev.AttachRequest, leg: LegPort) -> ev.LegRefusal | None:
         """See SessionPort."""
@@ -240,6 +309,7 @@ class SessionRunner:
         self._resume_sha256 = (hashlib.sha256(token.encode()).digest(), *used)
         self._incoming = leg
         self._feed(ev.LegAttached(request, token))
+        self._guard.attached(self._deps.clock.monotonic())
         self._deps.on_report(self.report)
         return None
 
@@ -251,6 +321,8 @@ class SessionRunner:
         if leg is not self._leg or path is None:
             return None
         now = self._monotonic()
+        if not self._guard.caller_frame(now):
+            return None
         ready = path.accept(payload, sequence, now)
         if isinstance(ready, InputFault):
             return self._faulty(ready)
@@ -282,7 +354,10 @@ class SessionRunner:
         """See SessionPort."""
         if leg is not self._leg:
             return None
-        if not self._messages.take(self._deps.clock.monotonic()):
+        now = self._deps.clock.monotonic()
+        if not self._guard.caller_message(now):
+            return None
+        if not self._messages.take(now):
             return TOO_MANY_MESSAGES
         self._feed(ev.LegSaid(message))
         return None
@@ -303,6 +378,8 @@ class SessionRunner:
         if not self._units.agent_heard:
             return
         now = self._deps.clock.monotonic()
+        if not self._guard.provider_audio(len(payload), now):
+            return
         try:
             fits = self._output.push(payload, response_id or item_id, item_id, content_index, now)
         except Exception as exc:  # noqa: BLE001 - the border of a session: it shall not go on without sound
@@ -349,7 +426,8 @@ class SessionRunner:
         due = output.next_due(now)
         if due is not None and due > now:
             return due
-        for out in output.take(now, leg.audio_room()):
+        output.watch(leg.queued_bytes())
+        for out in output.take(now, min(leg.audio_room(), AT_ONCE_BYTES)):
             if isinstance(out, OutFrame):
                 self._deliver(leg, out, now)
             else:
@@ -386,6 +464,7 @@ class SessionRunner:
         if self._handling:
             return
         self._handling = True
+        began, now = thread_time(), 0.0
         try:
             while self._events:
                 now = self._deps.clock.monotonic()
@@ -395,6 +474,13 @@ class SessionRunner:
         finally:
             self._handling = False
         self._arm()
+        self._guard.handled(thread_time() - began, now)
+
+    def _queued_bytes(self) -> int:
+        """What waits for the caller and for the provider."""
+        leg = self._leg.queued_bytes() if self._leg is not None else 0
+        provider = self._provider.queued_bytes if self._provider is not None else 0
+        return self._output.bytes + leg + provider + self._session.replay_bytes
 
     def _crash(self, exc: Exception) -> None:
         """End the session after an error of ours; its last records and its report are made all the same."""
@@ -526,7 +612,9 @@ class SessionRunner:
         burst = self._deps.settings.input_burst
         self._input = InputPath(request.input_format, self._session.provider_format, burst)
         self._units.attached(request.input_format, request.output_format, request.playout_buffer_ms)
-        self._output.attach(request.output_format, request.mode, request.mark_interval_ms)
+        self._output.attach(
+            request.output_format, request.mode, request.mark_interval_ms, request.output_codec
+        )
         self._pump()
 
     def _drop_leg(self, refusal: ev.LegRefusal | None, cause: str) -> None:

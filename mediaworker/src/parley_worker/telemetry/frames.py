@@ -42,7 +42,8 @@ class FrameCounts(Collector):
         frames.add_metric(["in"], self.frames_in)
         frames.add_metric(["out"], self.frames_out)
         late = HistogramMetricFamily(
-            p + "frame_lateness_seconds", "How late agent frames left against the playout clock."
+            p + "frame_lateness_seconds",
+            "How late agent frames left against the playout clock, as far as the worker is to blame.",
         )
         buckets, total = [], 0
         for bound, count in zip((*self._bounds, float("inf")), self._late, strict=True):

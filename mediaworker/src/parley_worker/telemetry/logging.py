@@ -6,8 +6,10 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+
+from parley_worker.telemetry.log_queue import DroppingHandler
 
 _PATTERNS = (
     (re.compile(r"(?i)\b(bearer)\s+[A-Za-z0-9._~+/=-]+"), r"\1 ***"),
@@ -62,11 +64,18 @@ class PlainFormatter(logging.Formatter):
 
 
 def set_up(style: str, level: str, common: Mapping[str, str]) -> None:
-    """Send the process's logs to stderr. Libraries speak from warning on."""
+    """Send the process's logs to stderr, by a thread. Libraries speak from warning on."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PlainFormatter() if style == "plain" else JsonFormatter(common))
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [DroppingHandler(handler)]
     root.setLevel(max(logging.WARNING, getattr(logging, level.upper())))
     for name in ("parley_worker", "parley_realtime"):
         logging.getLogger(name).setLevel(level.upper())
+
+
+def on_drop(told: Callable[[], None]) -> None:
+    """Call `told` for every line that is dropped."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, DroppingHandler):
+            handler.on_drop = told

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from parley_worker.core.session_budget import BudgetName
+from parley_worker.core.underruns import UnderrunCause
 from parley_worker.telemetry.frames import FrameCounts
 from parley_worker.telemetry.process_metrics import LATENESS as _LATENESS
 from parley_worker.telemetry.process_metrics import PREFIX, ProcessMetrics
@@ -55,8 +57,29 @@ class Metrics(ProcessMetrics):
             ["direction", "cause"],
             registry=r,
         )
+        underruns = Counter(
+            p + "underruns_total",
+            "Times that an answer's audio ran dry before it was done, by cause (provider_late, worker_late, "
+            "caller_slow).",
+            ["cause"],
+            registry=r,
+        )
+        self._underruns = {cause: underruns.labels(cause) for cause in UnderrunCause}
+        overruns = Counter(
+            p + "budget_overruns_total",
+            "Sessions ended for what they took of the worker, by budget.",
+            ["budget"],
+            registry=r,
+        )
+        self._overruns = {name: overruns.labels(name) for name in BudgetName}
         self._sequence_gaps = Counter(
             p + "frame_gaps_total", "Gaps in the sequence of caller frames.", registry=r
+        )
+        self._frames_concealed = Counter(
+            p + "frames_concealed_total",
+            "Opus packets of callers that were made up, by cause (lost, undecodable).",
+            ["cause"],
+            registry=r,
         )
         self._provider_connects = Counter(
             p + "provider_connects_total", "Provider connections that were configured.", registry=r
@@ -135,6 +158,17 @@ class Metrics(ProcessMetrics):
         self._buffered = {k: buffered.labels(k) for k in _KINDS}
         self._nats = Gauge(p + "nats_connected", "1 while connected to NATS.", registry=r)
         self._degraded = Gauge(p + "journal_degraded", "1 while records are lost or late.", registry=r)
+        self._collections = Histogram(
+            p + "garbage_collection_seconds",
+            "How long the event loop stood still while everything was looked through for garbage.",
+            buckets=_LATENESS,
+            registry=r,
+        )
+        self._log_dropped = Counter(
+            p + "log_lines_dropped_total",
+            "Log lines that came faster than they were read, and were dropped.",
+            registry=r,
+        )
 
     # Sessions
 
@@ -142,6 +176,12 @@ class Metrics(ProcessMetrics):
         """Set the gauge of live sessions; states missing in `counts` become 0."""
         for state, child in self._sessions.items():
             child.set(counts.get(state, 0))
+
+    def collected(self, seconds: float) -> None:
+        self._collections.observe(seconds)
+
+    def log_line_dropped(self) -> None:
+        self._log_dropped.inc()
 
     # Legs and audio
 
@@ -163,6 +203,16 @@ class Metrics(ProcessMetrics):
 
     def frame_gap(self) -> None:
         self._sequence_gaps.inc()
+
+    def underrun(self, cause: UnderrunCause) -> None:
+        self._underruns[cause].inc()
+
+    def budget_overrun(self, budget: BudgetName) -> None:
+        self._overruns[budget].inc()
+
+    def frames_concealed(self, cause: str, frames: int) -> None:
+        """`cause` is `lost` or `undecodable`."""
+        self._frames_concealed.labels(cause).inc(frames)
 
     def recording(self, outcome: str) -> None:
         """`outcome` is `finished` or `failed`."""

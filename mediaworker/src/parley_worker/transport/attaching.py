@@ -11,6 +11,7 @@ from typing import Protocol
 
 from parley_worker.codec.media_pb import StartMessage
 from parley_worker.core.events import CredentialKind, LegRefusal, Status
+from parley_worker.transport.opus_leg import with_opus
 from parley_worker.transport.ports import LegPort, SessionDirectory, SessionPort
 
 
@@ -22,7 +23,7 @@ class NewLeg(LegPort, Protocol):
 
 
 def find_session(directory: SessionDirectory, start: StartMessage) -> SessionPort | LegRefusal:
-    """The session that the credential belongs to, or that needs none."""
+    """The session that the credential belongs to, or that needs none; behind codecs where a leg has some."""
     digest = _digest(start)
     match start.request.credential:
         case CredentialKind.TICKET:
@@ -37,7 +38,9 @@ def find_session(directory: SessionDirectory, start: StartMessage) -> SessionPor
             found = directory.find_by_uid(start.request.session_uid)
             reason, name = "session-unknown", "start.session_uid"
             text = "no session of this worker has this uid and asks for no ticket"
-    return found or LegRefusal(Status.UNAUTHENTICATED, reason, text, name)
+    if found is None:
+        return LegRefusal(Status.UNAUTHENTICATED, reason, text, name)
+    return found if start.opus is None else with_opus(found, start.request, start.opus)
 
 
 async def attach(

@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 
 from parley_worker.core.addresses import may_be_reached
+from parley_worker.transport.resolver import Resolver
 
 MayReach = Callable[[str], bool]
 
@@ -38,7 +39,9 @@ class HttpPool:
         """To make requests with; made by the first call, on its loop."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._connections, socket_factory=self._socket),
+                connector=aiohttp.TCPConnector(
+                    limit=self._connections, socket_factory=self._socket, resolver=Resolver()
+                ),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers=self._headers,
                 auto_decompress=self._decompress,

@@ -81,6 +81,7 @@ class LegQueue(Generic[Message]):
         self._bytes = 0
         self._audio_bytes = 0
         self._frames = 0
+        self._crowded = False
         self._wake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._writing_since: float | None = None
@@ -100,8 +101,15 @@ class LegQueue(Generic[Message]):
         self._put(_Queued(self._wire.audio_size(frame), None, frame))
 
     def audio_room(self) -> int:
-        """See LegPort."""
+        """See LegPort. None while half of the messages that may wait do, however small they are."""
+        if len(self._queue) >= self._bounds.messages // 2:
+            self._crowded = True
+            return 0
         return self._bounds.audio_bytes - self._audio_bytes
+
+    def queued_bytes(self) -> int:
+        """See LegPort."""
+        return self._bytes
 
     def drop_audio(self) -> dict[tuple[str, int], int]:
         """See LegPort."""
@@ -165,6 +173,9 @@ class LegQueue(Generic[Message]):
                     self._audio_bytes -= head.size
                     if full or self._audio_bytes == 0:
                         self.on_room()
+                if self._crowded and len(self._queue) <= self._bounds.messages // 4:
+                    self._crowded = False
+                    self.on_room()
             if self.closing.is_set():
                 return
             self._wake.clear()

@@ -124,13 +124,19 @@ class ManyLeg:
             self._put(frame, size)
 
     def audio_room(self) -> int:
-        """See LegPort."""
+        """See LegPort. None while half of the messages that may wait do, however small they are."""
         room = self._bounds.audio_bytes - self._audio_bytes
+        if len(self._queue) >= self._bounds.messages // 2:
+            room = 0
         if self.credit is not None:
             room = min(room, self.credit - self._audio_bytes)
         if room <= 0:
             self._starved = True
         return room
+
+    def queued_bytes(self) -> int:
+        """See LegPort."""
+        return self.waiting
 
     def drop_audio(self) -> dict[tuple[str, int], int]:
         """See LegPort."""

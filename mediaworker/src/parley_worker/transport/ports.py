@@ -27,6 +27,9 @@ class LegPort(Protocol):
     def audio_room(self) -> int:
         """Bytes of audio that the queue still takes."""
 
+    def queued_bytes(self) -> int:
+        """Bytes that wait to be written, audio and all else."""
+
     def finish(self, refusal: LegRefusal | None) -> None:
         """End the stream after what is queued: status OK, or the refusal's. The first call counts."""
 
@@ -36,6 +39,13 @@ class SessionPort(Protocol):
 
     async def wait_ready(self) -> None:
         """Return when the session has left CONNECTING; bounded by the provider's connect timeout."""
+
+    @property
+    def provider_rate(self) -> int:
+        """Samples a second of the provider's audio."""
+
+    def frames_concealed(self, cause: str, frames: int) -> None:
+        """Frames of caller audio were made up; `cause` is `lost` or `undecodable`."""
 
     def attach(self, request: AttachRequest, leg: LegPort) -> LegRefusal | None:
         """Take the leg, replacing an older one, or say why not."""

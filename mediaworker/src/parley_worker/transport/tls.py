@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 import os
 import ssl
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
 
 log = logging.getLogger(__name__)
 
+MAX_CONTEXTS = 64
+"""Of different certificates; each takes about 0.7 MiB."""
 Stamp = tuple[tuple[int, int, int], ...]
 
 
@@ -102,12 +107,55 @@ class TlsContext:
         connection.context = self._current
 
 
-@functools.lru_cache(maxsize=64)
+_trusted: OrderedDict[str, ssl.SSLContext] = OrderedDict()
+_being_made: dict[str, asyncio.Future[ssl.SSLContext]] = {}
+
+
+@functools.cache
+def _tls_threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(2, "tls")
+
+
 def trusting(ca_pem: str) -> ssl.SSLContext:
     """Trusts the system's certificates and these; one context serves all who share them.
 
-    ValueError when `ca_pem` holds no certificate.
+    Making one takes 30 ms and more: on an event loop `await prepare(ca_pem)` before. ValueError when
+    `ca_pem` holds no certificate.
     """
+    context = _trusted.get(ca_pem)
+    if context is None:
+        context = _make(ca_pem)
+        _keep(ca_pem, context)
+    else:
+        _trusted.move_to_end(ca_pem)
+    return context
+
+
+async def prepare(ca_pem: str) -> None:
+    """Make what `trusting` gives, in a thread. ValueError as there."""
+    if ca_pem in _trusted:
+        return
+    loop = asyncio.get_running_loop()
+    making = _being_made.get(ca_pem)
+    if making is None or making.get_loop() is not loop:
+        making = _being_made[ca_pem] = loop.run_in_executor(_tls_threads(), _make, ca_pem)
+        making.add_done_callback(functools.partial(_made, ca_pem))
+    await asyncio.shield(making)
+
+
+def _made(ca_pem: str, making: asyncio.Future[ssl.SSLContext]) -> None:
+    _being_made.pop(ca_pem, None)
+    if not making.cancelled() and making.exception() is None:
+        _keep(ca_pem, making.result())
+
+
+def _keep(ca_pem: str, context: ssl.SSLContext) -> None:
+    _trusted[ca_pem] = context
+    while len(_trusted) > MAX_CONTEXTS:
+        _trusted.popitem(last=False)
+
+
+def _make(ca_pem: str) -> ssl.SSLContext:
     context = ssl.create_default_context()
     if ca_pem:
         try:

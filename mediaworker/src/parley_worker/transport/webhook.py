@@ -39,7 +39,7 @@ from parley_worker.core.tool_routing import (
     unreachable,
 )
 from parley_worker.transport.http_pool import AddressRefused, HttpPool, MayReach
-from parley_worker.transport.tls import trusting
+from parley_worker.transport.tls import prepare, trusting
 from parley_worker.transport.tool_ports import ToolCallFailed, ToolRequest
 
 log = logging.getLogger(__name__)
@@ -98,6 +98,7 @@ class Webhooks:
         remaining = max(0.001, request.deadline - self._clock.monotonic())
         timeout = aiohttp.ClientTimeout(total=remaining, sock_connect=CONNECT_SECONDS)
         try:
+            await prepare(route.ca_pem)
             async with self._http.session().post(
                 route.url,
                 data=body,

@@ -46,8 +46,10 @@ TLS_SERVER_NAME_KEY: Final = "tlsServerName"
 CA_KEY: Final = "ca.crt"
 
 CONTROL_PORT: Final = 50052
-MEDIA_PORT: Final = 50051
-TELEPHONY_PORT: Final = 50053
+# Those of a worker's first shard; shard N has port + N.
+MEDIA_PORT: Final = 50100
+TELEPHONY_PORT: Final = 50200
+MAX_SHARDS: Final = 64
 ADMIN_PORT: Final = 9090
 
 Body = dict[str, object]

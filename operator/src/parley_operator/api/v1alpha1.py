@@ -22,7 +22,7 @@ from .conduct import (
     parse_recovery,
     parse_scenario,
 )
-from .constants import Body
+from .constants import MAX_SHARDS, Body
 from .fields import FieldError, Fields
 from .references import SecretRef as SecretRef
 from .references import parse_secret_ref
@@ -134,6 +134,8 @@ class PoolSpec:
 
     replicas: int = 1
     sessions_per_worker: int = 20
+    shards: int = 0
+    """0: one for each core of the worker container."""
     allowed_namespaces: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = DEFAULT_ALLOWED_HOSTS
     scenarios: ScenarioRules = ScenarioRules()
@@ -255,10 +257,17 @@ def parse_pool_spec(value: object) -> PoolSpec:
     most = ports.number("max", least, least=1, most=65535)
     if host_port and (not least or most < least):
         raise FieldError("spec.exposure.hostPortRange", "needs min and max with min <= max for type HostPort")
+    sessions = fields.number("sessionsPerWorker", 20, least=1, most=10000)
+    shards = fields.number("shards", 0, least=1, most=MAX_SHARDS)
+    if shards > sessions:
+        raise FieldError("spec.shards", f"must not be greater than sessionsPerWorker, {sessions}")
+    if host_port and shards > most - least + 1:
+        raise FieldError("spec.exposure.hostPortRange", f"needs a port for each of the {shards} shards")
     hosts = provider.texts("allowedHosts", most=64) if provider.has("allowedHosts") else DEFAULT_ALLOWED_HOSTS
     found = PoolSpec(
         replicas=fields.number("replicas", 1, least=0, most=1000),
-        sessions_per_worker=fields.number("sessionsPerWorker", 20, least=1, most=10000),
+        sessions_per_worker=sessions,
+        shards=shards,
         allowed_namespaces=fields.texts("allowedNamespaces", most=256),
         allowed_hosts=hosts,
         scenarios=_scenario_rules(fields.child("scenarios")),

@@ -22,9 +22,9 @@ from parley_operator.api.constants import (
 )
 
 from .merge import deep_merge
+from .shards import CONTAINER, shard_count
 from .subjects import PoolView
 
-CONTAINER = "worker"
 TLS_DIRECTORY = "/etc/parley/tls"
 # Between the end of the drain and the kill: end hooks and the last records.
 DRAIN_MARGIN = 15
@@ -54,6 +54,7 @@ def spec_hash(pool: PoolView, defaults: WorkerDefaults) -> str:
     """Changes whenever running pods would have to be replaced to follow the pool."""
     wanted = [
         pool.spec.sessions_per_worker,
+        shard_count(pool.spec),
         pool.spec.exposure.host_port,
         pool.spec.drain_timeout,
         pool.spec.pod_template,
@@ -65,8 +66,10 @@ def spec_hash(pool: PoolView, defaults: WorkerDefaults) -> str:
 def build_pod(
     pool: PoolView, pool_uid: str, defaults: WorkerDefaults, suffix: str, host_port: int | None
 ) -> Body:
-    """A worker pod of the pool; `suffix` makes its name unique. The pool's template is merged over the
-    defaults."""
+    """A worker pod of the pool; `suffix` makes its name unique, `host_port` is that of its first shard.
+
+    The pool's template is merged over the defaults.
+    """
     template = pool.spec.pod_template
     user_spec = _map(template.get("spec"))
     containers = user_spec.pop("containers", None)
@@ -140,9 +143,6 @@ def _volumes(pool: str) -> list[Body]:
 def _container(
     pool: PoolView, defaults: WorkerDefaults, mine: Mapping[str, object], host_port: int | None
 ) -> Body:
-    media: Body = {"name": "media", "containerPort": MEDIA_PORT, "protocol": "TCP"}
-    if host_port is not None:
-        media["hostPort"] = host_port
     own = _env(pool, defaults, host_port)
     names = {str(item["name"]) for item in own}
     given = mine.get("env")
@@ -164,8 +164,8 @@ def _container(
     merged = deep_merge(base, {k: v for k, v in mine.items() if k not in ("env", "volumeMounts", "ports")})
     merged["env"] = [*own, *extra]
     merged["ports"] = [
-        media,
-        {"name": "telephony", "containerPort": TELEPHONY_PORT, "protocol": "TCP"},
+        *_shard_ports("media", MEDIA_PORT, pool, host_port),
+        *_shard_ports("telephony", TELEPHONY_PORT, pool, None),
         {"name": "control", "containerPort": CONTROL_PORT, "protocol": "TCP"},
         {"name": "metrics", "containerPort": ADMIN_PORT, "protocol": "TCP"},
     ]
@@ -175,6 +175,15 @@ def _container(
         *(mounts if isinstance(mounts, list) else []),
     ]
     return merged
+
+
+def _shard_ports(name: str, first: int, pool: PoolView, host_port: int | None) -> list[Body]:
+    """A port for each shard, and where there is a first host port one of the node as well."""
+    ports: list[Body] = []
+    for shard in range(shard_count(pool.spec)):
+        port: Body = {"name": f"{name}-{shard}", "containerPort": first + shard, "protocol": "TCP"}
+        ports.append(port if host_port is None else {**port, "hostPort": host_port + shard})
+    return ports
 
 
 def _probe(path: str, period: int, failures: int) -> Body:
@@ -187,6 +196,7 @@ def _env(pool: PoolView, defaults: WorkerDefaults, host_port: int | None) -> lis
     plain = {
         "POOL": pool.name,
         "CAPACITY": str(pool.spec.sessions_per_worker),
+        "SHARDS": str(shard_count(pool.spec)),
         "MEDIA_ADDRESS": f"0.0.0.0:{MEDIA_PORT}",
         "CONTROL_ADDRESS": f"0.0.0.0:{CONTROL_PORT}",
         "ADMIN_ADDRESS": f"0.0.0.0:{ADMIN_PORT}",

@@ -27,7 +27,7 @@ class WorkerPod:
     over: bool = False
     sessions: int = 0
     capacity: int = 0
-    host_port: int = 0
+    host_ports: tuple[int, ...] = ()
     trouble: str = ""
 
 
@@ -59,12 +59,6 @@ def decide_pool(replicas: int, wanted_hash: str, pods: Sequence[WorkerPod]) -> P
             retire.append(pod)
             ready -= pod.ready
     return PoolDecision(create, tuple(pod.name for pod in retire), remove)
-
-
-def free_port(least: int, most: int, taken: Sequence[int]) -> int | None:
-    """The lowest port of the range that no pod has."""
-    used = set(taken)
-    return next((port for port in range(least, most + 1) if port not in used), None)
 
 
 def pool_status(

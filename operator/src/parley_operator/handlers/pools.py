@@ -19,9 +19,10 @@ from parley_operator.api.constants import (
 )
 from parley_operator.api.fields import FieldError
 from parley_operator.api.v1alpha1 import map_at, metadata_of, parse_pool_spec, spec_of, text_at
-from parley_operator.domain.manifests import CONTAINER, WorkerDefaults, build_pod, owner_reference, spec_hash
+from parley_operator.domain.manifests import WorkerDefaults, build_pod, owner_reference, spec_hash
 from parley_operator.domain.model import worker_id
-from parley_operator.domain.pools import PoolDecision, WorkerPod, decide_pool, free_port, pool_status
+from parley_operator.domain.pools import PoolDecision, WorkerPod, decide_pool, pool_status
+from parley_operator.domain.shards import CONTAINER, free_ports, shard_count
 from parley_operator.domain.status import condition, difference, merge_conditions
 from parley_operator.domain.subjects import PoolView
 from parley_operator.ports import Conflict, Refused, WorkerTarget
@@ -205,9 +206,12 @@ class PoolReconciler:
         port: int | None = None
         exposure = pool.spec.exposure
         if exposure.host_port:
-            port = free_port(exposure.least_port, exposure.most_port, self._ports_taken())
+            count = shard_count(pool.spec)
+            port = free_ports(exposure.least_port, exposure.most_port, self._ports_taken(), count)
             if port is None:
-                raise Conflict("spec.exposure.hostPortRange: every port of the range is taken; widen it")
+                wanted = "every port of the range is" if count == 1 else f"no {count} ports in a row are"
+                words = "taken" if count == 1 else "free"
+                raise Conflict(f"spec.exposure.hostPortRange: {wanted} {words}; widen it")
         manifest = build_pod(pool, uid, self._defaults, suffix, port)
         body = await self._context.store.create(POD, manifest)
         # Known from now on, so that a slow watch makes nobody create twice.
@@ -215,7 +219,7 @@ class PoolReconciler:
         log.info("pool %s/%s: worker %s made", key.namespace, key.name, text_at(body, "metadata", "name"))
 
     def _ports_taken(self) -> list[int]:
-        return [_pod(body).host_port for _, body in self._context.cache.of_kind(POD)]
+        return [port for _, body in self._context.cache.of_kind(POD) for port in _pod(body).host_ports]
 
     async def _write_status(
         self, key: Key, pool: PoolView, body: Body, pods: list[WorkerPod], trouble: str
@@ -263,7 +267,6 @@ def _pod(body: Body, sessions: int = 0, capacity: int = 0) -> WorkerPod:
     ready = isinstance(conditions, list) and any(
         isinstance(c, Mapping) and c.get("type") == "Ready" and c.get("status") == "True" for c in conditions
     )
-    port = text_at(body, "metadata", "annotations", ANNOTATION_MEDIA_PORT)
     return WorkerPod(
         name=str(metadata.get("name", "")),
         uid=str(metadata.get("uid", "")),
@@ -273,9 +276,22 @@ def _pod(body: Body, sessions: int = 0, capacity: int = 0) -> WorkerPod:
         over=text_at(body, "status", "phase") in ("Failed", "Succeeded"),
         sessions=sessions,
         capacity=capacity,
-        host_port=int(port) if port.isdigit() else 0,
+        host_ports=_host_ports(body),
         trouble=_trouble(body),
     )
+
+
+def _host_ports(body: Body) -> tuple[int, ...]:
+    """Ports of its node that the pod has."""
+    containers = map_at(body, "spec").get("containers")
+    found = []
+    for container in containers if isinstance(containers, list) else []:
+        ports = container.get("ports") if isinstance(container, Mapping) else None
+        for port in ports if isinstance(ports, list) else []:
+            number = port.get("hostPort") if isinstance(port, Mapping) else None
+            if isinstance(number, int):
+                found.append(number)
+    return tuple(found)
 
 
 def _worker_container(body: Body) -> Mapping[str, object]:

@@ -131,7 +131,7 @@ func (t *trunk) receive() {
 }
 
 // pace sends one part after the other. A frame's time is when its message is sent; where the worker did not take
-// the one before in time, it is when it was due.
+// the one before in time, it is when it was due, and what has waited too long is left out.
 func (t *trunk) pace() {
 	period := int64(FramePeriod / len(t.lots))
 	var free int64 // when the last message was taken
@@ -143,6 +143,10 @@ func (t *trunk) pace() {
 		default:
 		}
 		now := clock.Now()
+		if now-due > waiting*FramePeriod {
+			t.skip(i)
+			continue
+		}
 		stamp := now
 		if free > due {
 			stamp = due
@@ -155,6 +159,15 @@ func (t *trunk) pace() {
 			}
 			free = clock.Now()
 		}
+	}
+}
+
+// skip leaves a part out that has waited too long for the worker.
+func (t *trunk) skip(i int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, r := range t.lots[i] {
+		r.call.shard().Add(meter.FramesUnsent, 1)
 	}
 }
 

@@ -34,6 +34,10 @@ class _AudioEncodingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AudioEn
     """ITU-T G.711 mu-law, 8 bits a sample."""
     AUDIO_ENCODING_G711_ALAW: _AudioEncoding.ValueType  # 3
     """ITU-T G.711 A-law, 8 bits a sample."""
+    AUDIO_ENCODING_OPUS: _AudioEncoding.ValueType  # 4
+    """Opus: each frame is exactly one packet as RFC 6716 has it, without Ogg or RTP around it, of 2.5 to 120 ms. A stereo
+    packet is mixed down. Agent audio comes in packets of 20 ms.
+    """
 
 class AudioEncoding(_AudioEncoding, metaclass=_AudioEncodingEnumTypeWrapper):
     """AudioEncoding is how samples are written."""
@@ -46,6 +50,10 @@ AUDIO_ENCODING_G711_ULAW: AudioEncoding.ValueType  # 2
 """ITU-T G.711 mu-law, 8 bits a sample."""
 AUDIO_ENCODING_G711_ALAW: AudioEncoding.ValueType  # 3
 """ITU-T G.711 A-law, 8 bits a sample."""
+AUDIO_ENCODING_OPUS: AudioEncoding.ValueType  # 4
+"""Opus: each frame is exactly one packet as RFC 6716 has it, without Ogg or RTP around it, of 2.5 to 120 ms. A stereo
+packet is mixed down. Agent audio comes in packets of 20 ms.
+"""
 Global___AudioEncoding: _TypeAlias = AudioEncoding  # noqa: Y015
 
 class _PlayoutMode:
@@ -273,6 +281,7 @@ class Start(_message.Message):
     LAST_EVENT_SEQUENCE_FIELD_NUMBER: _builtins.int
     SESSION_UID_FIELD_NUMBER: _builtins.int
     MARK_INTERVAL_MS_FIELD_NUMBER: _builtins.int
+    OPUS_FIELD_NUMBER: _builtins.int
     ticket: _builtins.str
     """The session's ticket: opaque, good for one first attach until it expires."""
     resume_token: _builtins.str
@@ -303,6 +312,10 @@ class Start(_message.Message):
     def output_format(self) -> Global___AudioFormat:
         """Format in which the caller wants the agent's audio."""
 
+    @_builtins.property
+    def opus(self) -> Global___OpusSettings:
+        """How the agent's audio is encoded where output_format is OPUS; without it by the defaults."""
+
     def __init__(
         self,
         *,
@@ -315,16 +328,45 @@ class Start(_message.Message):
         last_event_sequence: _builtins.int = ...,
         session_uid: _builtins.str = ...,
         mark_interval_ms: _builtins.int = ...,
+        opus: Global___OpusSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential", "input_format", b"input_format", "output_format", b"output_format", "resume_token", b"resume_token", "ticket", b"ticket"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential", "input_format", b"input_format", "opus", b"opus", "output_format", b"output_format", "resume_token", b"resume_token", "ticket", b"ticket"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential", "input_format", b"input_format", "last_event_sequence", b"last_event_sequence", "mark_interval_ms", b"mark_interval_ms", "output_format", b"output_format", "playout_buffer_ms", b"playout_buffer_ms", "playout_mode", b"playout_mode", "resume_token", b"resume_token", "session_uid", b"session_uid", "ticket", b"ticket"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential", "input_format", b"input_format", "last_event_sequence", b"last_event_sequence", "mark_interval_ms", b"mark_interval_ms", "opus", b"opus", "output_format", b"output_format", "playout_buffer_ms", b"playout_buffer_ms", "playout_mode", b"playout_mode", "resume_token", b"resume_token", "session_uid", b"session_uid", "ticket", b"ticket"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_credential: _TypeAlias = _typing.Literal["ticket", "resume_token"]  # noqa: Y015
     _WhichOneofArgType_credential: _TypeAlias = _typing.Literal["credential", b"credential"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_credential) -> _WhichOneofReturnType_credential | None: ...
 
 Global___Start: _TypeAlias = Start  # noqa: Y015
+
+@_typing.final
+class OpusSettings(_message.Message):
+    """OpusSettings say how the agent's Opus packets are made."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BITRATE_BPS_FIELD_NUMBER: _builtins.int
+    EXPECTED_LOSS_PERCENT_FIELD_NUMBER: _builtins.int
+    bitrate_bps: _builtins.int
+    """Mean bits a second, 6000 to 128000; 0 for 32000."""
+    expected_loss_percent: _builtins.int
+    """How many packets in a hundred are lost on their way from the caller to whoever listens (1 to 50): each then carries
+    the one before it a second time, coarsely. 0 for none: gRPC itself loses nothing.
+    """
+    def __init__(
+        self,
+        *,
+        bitrate_bps: _builtins.int = ...,
+        expected_loss_percent: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bitrate_bps", b"bitrate_bps", "expected_loss_percent", b"expected_loss_percent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpusSettings: _TypeAlias = OpusSettings  # noqa: Y015
 
 @_typing.final
 class AudioFormat(_message.Message):
@@ -337,7 +379,10 @@ class AudioFormat(_message.Message):
     encoding: Global___AudioEncoding.ValueType
     """How samples are written."""
     sample_rate_hz: _builtins.int
-    """Samples a second: 8000, 16000, 24000 or 48000 for PCM16, 8000 for G.711."""
+    """Samples a second: 8000, 16000, 24000 or 48000 for PCM16, 8000 for G.711. For Opus one of those of PCM16, 48000
+    where nothing speaks for another: packets are the same at any, and a lower rate in output_format says that the
+    caller has no use for the audio above half of it.
+    """
     def __init__(
         self,
         *,
@@ -354,7 +399,9 @@ Global___AudioFormat: _TypeAlias = AudioFormat  # noqa: Y015
 
 @_typing.final
 class AudioFrame(_message.Message):
-    """AudioFrame is a piece of the caller's audio: 1 to 1000 ms, whole samples. 20 ms is usual."""
+    """AudioFrame is a piece of the caller's audio: 1 to 1000 ms, whole samples. 20 ms is usual. Of Opus it is one packet;
+    packets of silence (1 or 2 bytes) count as any other and are to be sent, since what is not sent is not heard.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -362,10 +409,10 @@ class AudioFrame(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     MEDIA_TIME_MS_FIELD_NUMBER: _builtins.int
     payload: _builtins.bytes
-    """Samples in the negotiated input format."""
+    """Samples, or one packet, in the negotiated input format."""
     sequence: _builtins.int
     """Number of the frame, from 1, one more each time. A frame that is not newer than the last one is dropped and
-    counted; a gap is counted.
+    counted; a gap is counted, and in Opus concealed where it is at most 60 ms.
     """
     media_time_ms: _builtins.int
     """Media time of the frame's first sample since the start of the stream, in milliseconds."""
@@ -625,7 +672,7 @@ class Started(_message.Message):
     worker_instance_id: _builtins.str
     """Instance of the worker process."""
     output_delay_ms: _builtins.float
-    """Delay that resampling adds to the agent's audio, in milliseconds."""
+    """Delay that resampling and Opus add to the agent's audio, in milliseconds."""
     @_builtins.property
     def input_format(self) -> Global___AudioFormat:
         """The caller's format, as agreed."""
@@ -667,7 +714,7 @@ class AgentAudio(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     POSITION_MS_FIELD_NUMBER: _builtins.int
     payload: _builtins.bytes
-    """Samples in the agreed output format."""
+    """Samples, or one packet, in the agreed output format."""
     item_id: _builtins.str
     """The item that it belongs to."""
     content_index: _builtins.int
