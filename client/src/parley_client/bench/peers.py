@@ -26,7 +26,7 @@ from parley_client.errors import MissingProgram, ParleyError, UsageError
 PROGRAMS: Final = Path("tests/load/peers")
 REMEDY: Final = "make bench-peers  (in a checkout of the project; the bench is then run from its folder)"
 SHOWN: Final = {
-    "floor": ("grpcio", "picows", "protobuf", "uvloop", "websockets"),
+    "floor": ("aiofastnet", "grpcio", "picows", "protobuf", "uvloop", "websockets"),
     "pipecat": ("pipecat-ai", "fastapi", "uvicorn", "uvloop", "websockets"),
     "livekit": ("livekit-agents", "livekit-plugins-openai", "livekit", "livekit-api"),
 }

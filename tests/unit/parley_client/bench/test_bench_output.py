@@ -204,6 +204,12 @@ def test_thresholds_have_a_file_of_their_own(tmp_path: Path) -> None:
         runner.load_scenario(runner.Options(slo=file))
 
 
+def test_example_files_are_good() -> None:
+    folder = Path(__file__).parents[4] / "examples" / "bench"
+    found = runner.load_scenario(runner.Options(scenario=folder / "telephony.yaml", slo=folder / "slo.yaml"))
+    assert (found.workload.format, found.slo.added_p99_ms) == ("ulaw8", 5.0)
+
+
 def test_a_worker_elsewhere_is_not_pinned() -> None:
     given = runner.Given(control="10.0.0.7:7071")
     pins = runner.load_scenario(runner.Options(given=given)).pinning
