@@ -186,6 +186,7 @@ class SessionRunner:
     def _let_go(self) -> None:
         """What is over is freed without a collection; see `unravel`."""
         provider, self._provider, self._scenario = self._provider, None, None
+        self._push_audio = None
         if provider is not None:
             provider.let_go()
         self._session.let_go()
