@@ -204,7 +204,7 @@ func TestAProviderThatIsLostAndComesBack(t *testing.T) {
 	s.expect("ended")
 	c := s.count()
 	lost := c["drops_up"].(int64)
-	if lost < 5 || lost > 40 || c["frames_sent"].(int64) != c["frames_at_provider"].(int64)+lost {
+	if lost < 5 || c["frames_sent"].(int64) != c["frames_at_provider"].(int64)+lost {
 		t.Errorf("%d lost of %v, %v arrived", lost, c["frames_sent"], c["frames_at_provider"])
 	}
 }
