@@ -76,7 +76,7 @@ class Units:
 
 
 class Runner(SessionRunner):
-    """The worker's own `leg_audio`, `_on_audio` and `_tick` on a session that is attached."""
+    """The worker's own `leg_audio`, `on_audio` and `_tick` on a session that is attached."""
 
     def __init__(self, clock: Clock, frames: FrameCounts, leg: Any) -> None:
         ledger, counters = PlayoutLedger(), AudioCounters()
@@ -114,7 +114,7 @@ class Unit:
     own_clock = True
 
     def __init__(self, runner: Runner) -> None:
-        self._hear = runner._on_audio
+        self._hear = runner._media.on_audio
 
     def media_started(self, source: object, **_: object) -> None:
         """Nothing to prepare."""
@@ -186,9 +186,9 @@ def deltas() -> Iterator[Step]:
     outlets = [native_spike.Outlet()]
 
     def prepare() -> None:
-        runner._output.clear(())
-        runner._output._muted.clear()
-        runner._output._epochs.clear()
+        runner._media._output.clear(())
+        runner._media._output._muted.clear()
+        runner._media._output._epochs.clear()
         outlets[0] = native_spike.Outlet()
         outlets[0].open(1, len(FRAME), 0.0)
 
@@ -198,7 +198,7 @@ def deltas() -> Iterator[Step]:
 
     prepare()
     received(EVENT)
-    assert runner._output.bytes == len(DELTA)
+    assert runner._media._output.bytes == len(DELTA)
     yield Step(
         "audio delta: from frame to playout queue",
         1,
@@ -233,7 +233,7 @@ def frames_in(rounds: int) -> Step:
     for handle in range(1, share + 1):
         leg = SimpleNamespace()
         runner = Runner(clock, frames, leg)
-        runner._push_audio = open_client(lambda data: told(data)).push_media
+        runner._media.to_provider = open_client(lambda data: told(data)).push_media
         leg.hear = runner.leg_audio
         legs[handle] = leg
         inlet.open(handle, PCM.bytes_per_ms, PCM.sample_bytes, 1e9, HELD)
@@ -301,7 +301,7 @@ class Talk:
     def push(self, handle: int, chunks: int) -> None:
         item = f"item_{handle:020}"
         for _ in range(chunks):
-            self.runners[handle]._output.push(DELTA, "resp", item, 0, self.clock.now)
+            self.runners[handle]._media._output.push(DELTA, "resp", item, 0, self.clock.now)
             self.outlet.push(handle, DELTA, item, 0, 1)
 
     def prepare(self) -> None:
@@ -311,7 +311,7 @@ class Talk:
     def python(self, call: int) -> bytes:
         now = self.clock.now = call * STEP
         for runner in self.turns[call % 4]:
-            runner._tick(now)
+            runner._media._tick(now)
         response, _ = self.writer.collect()
         self.writer._asked.clear()
         return response.SerializeToString()
