@@ -267,7 +267,10 @@ async def test_streams_over_tls_follow_a_replaced_certificate(tmp_path: Path) ->
         assert serials[0] != serials[1]
 
 
-async def test_a_worker_process_tells_where_telephony_attaches_and_serves_it_over_tls(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shards", [0, 2])
+async def test_a_worker_process_tells_where_telephony_attaches_and_serves_it_over_tls(
+    tmp_path: Path, shards: int
+) -> None:
     async def provider(socket: Socket) -> None:
         await socket.greet()
         await socket.expect_audio(160)
@@ -275,12 +278,15 @@ async def test_a_worker_process_tells_where_telephony_attaches_and_serves_it_ove
 
     authority = TestAuthority()
     authority.issue("worker").write(tmp_path)
-    settings = {"telephony_address": "127.0.0.1:0", "media_tls_dir": str(tmp_path)}
+    settings = {"telephony_address": "127.0.0.1:0", "media_tls_dir": str(tmp_path), "drain_timeout": "0"}
+    settings["shards"] = str(shards)
     async with scripted(provider) as script, worker_process(**settings) as process:
         async with control(process.ready["control"], process.instance) as operator:
             request = operator.request(script.url, ticket_sha256=hashlib.sha256(b"a-ticket").digest())
+            await operator.admit(operator.request(script.url, "first"))
             told = (await operator.admit(request)).admitted.telephony_endpoint
-        assert told == process.ready["telephony"]
+        place = process.ready["shards"][1] if shards else process.ready
+        assert told == place["telephony"]
         assert told.startswith("wss://127.0.0.1:")
         trust = ssl.create_default_context(cadata=authority.pem.decode())
         async with TwilioCall(told, parameters={"ticket": "a-ticket"}, tls=trust) as phone:

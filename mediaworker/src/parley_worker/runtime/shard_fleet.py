@@ -135,6 +135,8 @@ class ShardFleet:
             await process.start()
             shard.process = process
             shard.silence.heard()
+            if self._stopping.is_set():
+                process.link.close()
             served = await self._serve(shard, process)
         except OSError as error:
             failed = f"did not start: {error}"
