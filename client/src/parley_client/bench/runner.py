@@ -206,8 +206,8 @@ def opened(name: str, options: Options, note: Note, *, load: bool = True) -> Ite
     scenario = load_scenario(options)
     loadgen = find_loadgen(options.loadgen) if load else Path()
     began = datetime.datetime.now(datetime.UTC)
-    folder = Path(tempfile.mkdtemp(prefix="parley-bench-"))
     before = _step_aside(scenario.pinning)
+    folder = Path(tempfile.mkdtemp(prefix="parley-bench-"))
     try:
         certificates = make_server_files(folder / "tls", began)
         yield Bench(
