@@ -77,9 +77,12 @@ class Sharded:
         assert answer.HasField("admitted"), answer
         return answer.admitted
 
-    async def capacity(self, places: int, timeout: float = 30) -> None:
-        """Wait until the worker tells that many places."""
-        await self.watch.until(lambda: self.watch.workers[-1].capacity == places, timeout)
+    async def came_back(self, timeout: float = 30) -> None:
+        """Wait until the worker told of fewer places than it has, and then of all of them again."""
+        reports = self.watch.workers
+        most = reports[0].capacity
+        await self.watch.until(lambda: any(report.capacity < most for report in reports), timeout)
+        await self.watch.until(lambda: reports[-1].capacity == most, timeout)
 
     async def get(self, path: str) -> tuple[int, str]:
         """Status and body of the admin port."""

@@ -52,7 +52,7 @@ async def worker_process(**settings: str) -> AsyncIterator[WorkerProcess]:
     assert process.stdout
     reader = None
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             line = await process.stdout.readline()
         assert line, (await process.stderr.read()).decode() if process.stderr else ""
         worker = WorkerProcess(process, json.loads(line))

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 from parley_operator.embedded import EmbeddedControlPlane, WorkerTarget
+from provider_script import scripted
+from shards import idle, kill, sharded
 
 Process = asyncio.subprocess.Process
 pytestmark = pytest.mark.timeout(180)
@@ -76,3 +78,31 @@ async def test_a_killed_worker_loses_its_session(worker: tuple[Process, str]) ->
     finally:
         server.close()
         await server.wait_closed()
+
+
+async def test_a_killed_shard_loses_its_session_and_nobody_elses() -> None:
+    async with scripted(idle) as script, sharded(2) as worker:
+        control = str(worker.worker.ready["control"])
+        first = worker.worker.ready["endpoint"]
+        target = WorkerTarget("real", control, media_endpoint=first)
+        async with EmbeddedControlPlane(workers=[target]) as plane:
+            for name in ("a", "b"):
+                await plane.apply([session(name, script.url)])
+                await plane.wait_phase(name, {"Ready"}, timeout=30)
+            bodies: list[Any] = [await plane.wait_phase(name, {"Ready"}, timeout=5) for name in ("a", "b")]
+            workers = [body["status"]["worker"] for body in bodies]
+            assert [found["shard"] for found in workers] == [0, 1]
+            listed = [shard["endpoint"] for shard in worker.worker.ready["shards"]]
+            assert [found["endpoint"] for found in workers] == listed
+            ticket = plane.ticket("b")
+            assert ticket is not None
+            assert ticket.endpoint == listed[1]
+            kill(worker.pids[1])
+            lost: Any = await plane.wait_phase("b", {"Failed"}, timeout=10)
+            assert lost["status"]["endReason"] == "ShardLost"
+            kept: Any = await plane.wait_phase("a", {"Ready"}, timeout=5)
+            assert kept["status"]["worker"]["shard"] == 0
+            await worker.came_back()
+            await plane.apply([session("c", script.url)])
+            placed: Any = await plane.wait_phase("c", {"Ready"}, timeout=30)
+            assert placed["status"]["worker"]["shard"] == 1

@@ -270,7 +270,7 @@ async def test_provider_floods() -> None:
             assert truncate["item_id"] == "i1"
             assert len((await script.socket()).of("response.cancel")) == 1
         runner = host.app.registry._runners[(config.key.uid, 1)]
-        assert runner._output.bytes == 0
+        assert runner._media._output.bytes == 0
 
 
 async def test_terminate_while_the_provider_is_being_connected() -> None:

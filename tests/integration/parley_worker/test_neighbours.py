@@ -71,10 +71,10 @@ async def test_a_provider_that_floods(frame: str, at_once: int, budget: str) -> 
 
 
 async def test_a_provider_whose_events_cost_much_time() -> None:
-    words = [{"type": "text", "text": "x" * 100}] * 3000
+    words = [{"type": "text", "text": "x" * 100}] * 6000
     frame = json.dumps({"type": "conversation.item.done", "item": {"id": "i", "content": words}})
     async with (
-        worker(session_cpu_share=0.05) as host,
+        worker(session_cpu_share=0.01) as host,
         scripted(flooding(frame, 1)) as script,
         neighbour(host),
     ):

@@ -14,6 +14,7 @@ from parley.media.v1 import media_pb2 as pb
 from parley_opus.packets import OpusSettings, packet_samples
 from parley_worker.codec.opus import MAX_UNDECODABLE
 from parley_worker.core.model import EndReason, SessionState
+from parley_worker.runtime.deps import RunnerSettings
 from provider_script import Socket, scripted
 
 BROKEN = bytes([1 << 3 | 1, 1])
@@ -167,20 +168,19 @@ async def test_noise_of_any_kind_disturbs_nobody_else() -> None:
 
 
 async def test_small_packets_of_much_time_count_by_their_time() -> None:
-    """A byte is 60 ms here: ten seconds ahead are soon used up, and little more than that is decoded."""
-    async with scripted(friendly) as script, worker() as host:
+    """Two bytes are 120 ms here, more than may be ahead of real time; one byte of 20 ms is not."""
+    settings = RunnerSettings(input_burst=0.1)
+    async with scripted(friendly) as script, worker(runner=settings) as host:
         config = host.admit(script.url)
         async with calling(host, start(config, input_format=opus())) as caller:
             await caller.expect("started")
-            for sequence in range(1, 400):
-                await caller.speak(bytes([3 << 3]), sequence)
-                await asyncio.sleep(0 if sequence < 160 else 0.01)
-                if caller.done.is_set():
-                    break
+            await caller.speak(bytes([1 << 3]))
+            await (await script.socket()).expect_audio(960)
+            await caller.speak(bytes([3 << 3 | 3, 2]))
             status = await caller.ended()
             assert status is not None
             assert (status.code().name, trailer(status)) == ("RESOURCE_EXHAUSTED", "faster-than-real-time")
-        assert 48 * 9_000 < len((await script.socket()).audio) <= 48 * 12_000
+        assert len((await script.socket()).audio) == 960
 
 
 async def test_a_frame_without_bytes_is_refused() -> None:

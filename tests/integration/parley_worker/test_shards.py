@@ -125,7 +125,7 @@ async def test_a_killed_shard_takes_its_own_sessions_only_and_comes_back() -> No
             assert max(await stalls) < 1
             await speaking
             assert len(await provider.expect_audio(150 * len(FRAME))) == 150 * len(FRAME)
-            await worker.capacity(8)
+            await worker.came_back()
             # The dead shard's place is free, also for the session that it lost.
             back = await worker.admit(script.url, "lost", attempt=2)
             assert back.shard == lost.shard
@@ -155,7 +155,7 @@ async def test_a_hung_shard_is_found_out_and_replaced() -> None:
         assert report.end_reason == EndReason.SHARD_LOST
         assert report.end_message == "shard 0 of the worker gave no sign of life and was killed"
         assert not alive(hung)
-        await worker.capacity(8)
+        await worker.came_back()
         assert worker.watch.ended("b") is None
         _, page = await worker.get("/metrics")
         assert 'parley_worker_shard_losses_total{cause="silent",shard="0"} 1.0' in page
@@ -355,6 +355,6 @@ async def test_scenarios_of_a_lost_shard_are_gone_and_buried() -> None:
         below = [zygote, *children(zygote)]
         kill(worker.pids[0])
         assert (await worker.watch.end_of("a")).end_reason == EndReason.SHARD_LOST
-        await worker.capacity(8)
+        await worker.came_back()
         await eventually(lambda: not any(exists(pid) for pid in below), 10)
         assert len(worker.children()) == 2

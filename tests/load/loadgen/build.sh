@@ -18,6 +18,8 @@ if [ ! -x "$kept" ]; then
   go vet ./... && go test -parallel 16 ./... | grep -v 'no test files'
   go build -trimpath -ldflags '-s -w' -o "$kept.new" . && mv "$kept.new" "$kept"
 fi
+find "$BIN" -maxdepth 1 -type f -name 'parley-loadgen-*' -mtime +14 -delete
+ln -sfn "$kept" "$BIN/parley-loadgen"
 mkdir -p "$ROOT/build/bin"
 cp "$kept" "$ROOT/build/bin/parley-loadgen.new" && mv "$ROOT/build/bin/parley-loadgen.new" "$ROOT/build/bin/parley-loadgen"
 say "built $ROOT/build/bin/parley-loadgen"

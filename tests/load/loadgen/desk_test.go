@@ -6,9 +6,28 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
+
+// lines keeps what is written.
+type lines struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
 
 // converse runs the program on some commands, pausing after each, and gives its events.
 func converse(t *testing.T, arguments []string, commands ...string) (events []map[string]any) {
@@ -18,7 +37,7 @@ func converse(t *testing.T, arguments []string, commands ...string) (events []ma
 		t.Fatal(err)
 	}
 	in, commander := io.Pipe()
-	out := new(strings.Builder)
+	out := new(lines)
 	go func() {
 		for _, c := range commands {
 			_, _ = io.WriteString(commander, c+"\n")

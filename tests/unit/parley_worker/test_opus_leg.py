@@ -176,6 +176,9 @@ class FakeLeg:
     def audio_room(self) -> int:
         return self.room
 
+    def queued_bytes(self) -> int:
+        return 7
+
     def finish(self, refusal: ev.LegRefusal | None) -> None:
         self.sent.append(refusal)
 
@@ -257,6 +260,7 @@ def test_a_side_without_opus_passes_untouched_and_so_does_the_rest() -> None:
     session.leg.send_audio(FRAME)
     assert leg.sent == [FRAME]
     assert session.leg.audio_room() == leg.room
+    assert session.leg.queued_bytes() == 7
     assert session.leg.drop_audio() == {("i", 0): 20}
     session.leg.finish(None)
     assert leg.sent[-1] is None

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from unittest import mock
 
 import pytest
-from parley_worker.runtime.pacer import Pacer
+from parley_worker.runtime.pacer import SLOT_SECONDS, Pacer
 
 
 class Loop:
@@ -111,6 +111,24 @@ def test_a_clock_may_cancel_or_move_itself_while_it_ticks(loop: Loop) -> None:
     loop.advance(10.0)
     assert calls == ["first", "second"]
     assert len(pacer) == 0
+
+
+@pytest.mark.parametrize("offset", [-5e-7, 0.0, 5e-7, 9e-7, 2e-6])
+def test_a_clock_that_asks_for_the_time_it_was_woken_at_cannot_keep_the_loop(
+    loop: Loop, offset: float
+) -> None:
+    pacer, calls = Pacer(), list[float]()
+    due = 10 * SLOT_SECONDS + offset
+
+    def tick(now: float) -> float:
+        calls.append(now)
+        assert len(calls) < 100
+        return due
+
+    pacer.schedule("a", due, tick)
+    loop.advance(due + 0.01)
+    assert 1 <= len(calls) <= 7
+    assert len(loop.armed()) == 1
 
 
 def test_a_clock_that_fails_stops_alone(loop: Loop, caplog: pytest.LogCaptureFixture) -> None:

@@ -36,6 +36,7 @@ from parley_worker.core.model import (
     DEFAULT_PROVIDER_AUDIO,
     TRANSITIONS,
     EndReason,
+    LimitsConfig,
     SessionConfig,
     SessionReport,
     SessionState,
@@ -103,6 +104,7 @@ class Session:
         self._ticket_used = False
         self._marks = Marks()
         self._drain_unix: float | None = None
+        self._limit_words = _limit_words(config.limits)
 
     # What others read
 
@@ -448,18 +450,15 @@ class Session:
                     grace = self._refused_at + REFUSED_GRACE_SECONDS
                     dues.append((grace, EndReason.INVALID_SPEC, self._refused))
             case S.READY:
-                text = f"nobody attached within {limits.attach_timeout:g} s"
-                dues.append((self._since + limits.attach_timeout, EndReason.ATTACH_TIMEOUT, text))
+                dues.append(self._limit(self._since + limits.attach_timeout, EndReason.ATTACH_TIMEOUT))
             case S.DETACHED:
-                text = f"the caller did not come back within {limits.reattach_timeout:g} s"
-                dues.append((self._since + limits.reattach_timeout, EndReason.REATTACH_TIMEOUT, text))
+                dues.append(self._limit(self._since + limits.reattach_timeout, EndReason.REATTACH_TIMEOUT))
             case S.ACTIVE:
-                text = f"nobody spoke for {limits.idle_timeout:g} s"
                 due = self._talk.quiet_since() + limits.idle_timeout
-                dues.append((due, EndReason.IDLE_TIMEOUT, text))
+                dues.append(self._limit(due, EndReason.IDLE_TIMEOUT))
         if self._expires is not None:
-            text = f"the session reached its limit of {limits.max_duration:g} s"
-            dues.append((self._expires + self._acts.extra_seconds(), EndReason.MAX_DURATION, text))
+            due = self._expires + self._acts.extra_seconds()
+            dues.append(self._limit(due, EndReason.MAX_DURATION))
         if (given_up := self._talk.given_up_at()) is not None:
             text = "the provider neither finished nor cancelled a response of which nothing came any more"
             dues.append((given_up, EndReason.PROVIDER_UNAVAILABLE, text))
@@ -467,6 +466,9 @@ class Session:
         acts = self._acts.next_deadline(self.state, self._expires)
         dues += [(due, None, "") for due in (talk, acts) if due is not None]
         return dues
+
+    def _limit(self, due: float, reason: EndReason) -> tuple[float, EndReason, str]:
+        return due, reason, self._limit_words[reason]
 
     def _connect_deadline(self) -> tuple[float, EndReason, str]:
         """Waiting for a turn is not the provider's fault, and has a bound of its own."""
@@ -519,3 +521,13 @@ class Session:
         secret = self.config.provider.api_key.reveal()
         text = message.replace(secret, "***") if secret else message
         return str(well_formed(text[:MAX_ERROR_CHARACTERS]))
+
+
+def _limit_words(limits: LimitsConfig) -> Mapping[EndReason, str]:
+    """What is said of a session that ends by one of its limits."""
+    return {
+        EndReason.ATTACH_TIMEOUT: f"nobody attached within {limits.attach_timeout:g} s",
+        EndReason.REATTACH_TIMEOUT: f"the caller did not come back within {limits.reattach_timeout:g} s",
+        EndReason.IDLE_TIMEOUT: f"nobody spoke for {limits.idle_timeout:g} s",
+        EndReason.MAX_DURATION: f"the session reached its limit of {limits.max_duration:g} s",
+    }

@@ -14,7 +14,8 @@ log = logging.getLogger(__name__)
 
 SLOT_SECONDS = 0.002
 """Clocks due within one slot are woken together, at its end. It divides 20 ms: a clock keeps its slot."""
-_EARLY = 1e-6
+EARLY_SECONDS = 1e-6
+"""What is due within this time is due."""
 
 Tick = Callable[[float], float | None]
 """Called with the loop's time when due; gives the next due time, or None to stop."""
@@ -59,7 +60,7 @@ class Pacer:
         if old is not None:
             old.tick = None
         entry = self._entries[key] = _Entry(key, tick)
-        self._put(entry, due)
+        self._put(entry, _slot(due))
         self._arm()
 
     def cancel(self, key: object) -> None:
@@ -72,8 +73,7 @@ class Pacer:
             self._order.clear()
             self._disarm()
 
-    def _put(self, entry: _Entry, due: float) -> None:
-        slot = math.ceil((due - _EARLY) / SLOT_SECONDS)
+    def _put(self, entry: _Entry, slot: int) -> None:
         entries = self._slots.get(slot)
         if entries is None:
             self._slots[slot] = [entry]
@@ -105,11 +105,11 @@ class Pacer:
         latest = math.floor(now / SLOT_SECONDS + 0.25)
         while self._order and self._order[0] <= latest:
             slot = heapq.heappop(self._order)
-            self._run(self._slots.pop(slot), max(now, slot * SLOT_SECONDS))
+            self._run(slot, max(now, slot * SLOT_SECONDS))
         self._arm()
 
-    def _run(self, entries: list[_Entry], now: float) -> None:
-        for entry in entries:
+    def _run(self, slot: int, now: float) -> None:
+        for entry in self._slots.pop(slot):
             tick = entry.tick
             if tick is None:
                 continue
@@ -124,4 +124,9 @@ class Pacer:
             if following is None:
                 del self._entries[entry.key]
             else:
-                self._put(entry, following)
+                # Never in the slot that is being run: a clock that asks for it would keep the loop.
+                self._put(entry, max(_slot(following), slot + 1))
+
+
+def _slot(due: float) -> int:
+    return math.ceil((due - EARLY_SECONDS) / SLOT_SECONDS)

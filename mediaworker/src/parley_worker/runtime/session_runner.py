@@ -1,4 +1,4 @@
-"""Runs one session: its core, its RealtimeAPIClient, its media path and its leg."""
+"""Runs one session: its core, its RealtimeAPIClient and its leg; audio passes by in `session_media`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from time import thread_time
 from typing import Any
 
@@ -15,25 +15,18 @@ from parley_realtime import InvalidEventError, OutgoingQueueFull, RealtimeError
 from parley_worker.core import effects as fx
 from parley_worker.core import events as ev
 from parley_worker.core.budget import Budget
-from parley_worker.core.media_path import (
-    MUTED_RESPONSES,
-    InputFault,
-    InputPath,
-    OutFrame,
-    OutputPath,
-    PlayoutMode,
-)
+from parley_worker.core.conversation import WORDS_DELTA
 from parley_worker.core.model import EndReason, SessionConfig, SessionReport, SessionState
 from parley_worker.core.session import Session, SessionBounds
-from parley_worker.core.underruns import UnderrunWatch
 from parley_worker.runtime.deps import RunnerDeps
+from parley_worker.runtime.observing import observe
 from parley_worker.runtime.provider import Provider, open_provider
 from parley_worker.runtime.recording import refusal as recording_refusal
 from parley_worker.runtime.scenario import SessionScenario
 from parley_worker.runtime.session_guard import SessionGuard
+from parley_worker.runtime.session_media import SessionMedia
 from parley_worker.runtime.setting_up import group_of
 from parley_worker.runtime.tool_calls import ToolCalls
-from parley_worker.runtime.units import SessionUnits
 from parley_worker.runtime.unravel import unravel
 from parley_worker.transport.ports import LegPort
 
@@ -44,22 +37,11 @@ LOOK_SECONDS = 0.01
 MESSAGES_A_SECOND = 200
 MESSAGES_BURST = 2000
 WATCH_SECONDS = 1.0
-AT_ONCE_BYTES = 64 * 1024
-"""Audio that a caller in bursts is given in one turn of the loop; others have theirs before the rest."""
 TOO_MANY_MESSAGES = ev.LegRefusal(
     ev.Status.RESOURCE_EXHAUSTED,
     "too-many-messages",
     f"more than {MESSAGES_A_SECOND} messages a second besides audio: send fewer, then attach again",
 )
-_FAULTS = {
-    InputFault.EMPTY: (ev.Status.INVALID_ARGUMENT, "audio.payload is empty; a frame holds 1 to 1000 ms"),
-    InputFault.UNALIGNED: (ev.Status.INVALID_ARGUMENT, "audio.payload is not a whole number of samples"),
-    InputFault.OVERSIZED: (ev.Status.INVALID_ARGUMENT, "audio.payload is longer than 1000 ms"),
-    InputFault.TOO_FAST: (
-        ev.Status.RESOURCE_EXHAUSTED,
-        "audio comes faster than real time: pace frames by their duration",
-    ),
-}
 
 
 class SessionRunner:
@@ -75,27 +57,11 @@ class SessionRunner:
         )
         self._session = Session(config, bounds, now, clock.wall() - now, deps.shard)
         self._guard = SessionGuard(s.budget, deps.metrics, self._feed, self._queued_bytes)
-        self._output = OutputPath(
-            self._session.provider_format,
-            self._session.ledger,
-            self._session.counters,
-            s.output_bytes,
-            UnderrunWatch(deps.metrics.underrun, deps.pacer.lateness),
-        )
-        self._input: InputPath | None = None
+        self._media = SessionMedia(config, self._session, deps, self._guard, self._feed, self._crash)
         self._messages = Budget(MESSAGES_A_SECOND, MESSAGES_BURST)
-        self._mode = PlayoutMode.REALTIME
-        self._leg: LegPort | None = None
         self._incoming: LegPort | None = None
         self._provider: Provider | None = None
-        self._push_audio: Callable[[bytes], None] | None = None
-        self._gaps = 0
-        self._provider_bytes_per_ms = self._session.provider_format.bytes_per_ms
-        self._frames = deps.metrics.frames
-        self._monotonic = clock.monotonic
         self._resume_sha256: tuple[bytes, ...] = ()
-        self._heard_responses: deque[str] = deque(maxlen=MUTED_RESPONSES)
-        self._last_heard = ""
         self._events: deque[ev.Event] = deque()
         self._handling = False
         self._timer: asyncio.TimerHandle | None = None
@@ -104,16 +70,6 @@ class SessionRunner:
         self._watching: asyncio.TimerHandle | None = None
         self._left_connecting = asyncio.Event()
         self._ended = asyncio.Event()
-        self._units = SessionUnits(
-            config,
-            self._session.provider_format,
-            s.cleared_timeout,
-            clock.monotonic,
-            self._output,
-            self._feed,
-            self._pump,
-            self._push,
-        )
         self._tools = ToolCalls(config.key, deps.tools, clock, self._feed, deps.metrics.task_crashed)
         self._scenario: SessionScenario | None = None
         if config.scenario is not None:
@@ -154,7 +110,7 @@ class SessionRunner:
             self._arm()
             async with asyncio.TaskGroup() as tasks:
                 self._tools.open(tasks)
-                self._units.open(tasks)
+                self._media.units.open(tasks)
                 if self._scenario is not None:
                     self._scenario.open(tasks)
                 provide = tasks.create_task(self._provide(), name="provider of a session")
@@ -163,7 +119,7 @@ class SessionRunner:
                 if self._scenario is not None:
                     self._scenario.stop(str(self.report.end_reason))
                 self._tools.stop()
-                self._units.stop(self._deps.clock.monotonic())
+                self._media.units.stop(self._deps.clock.monotonic())
                 if self._provider is not None:
                     self._provider.close()
                 else:
@@ -187,23 +143,22 @@ class SessionRunner:
         if provider is not None:
             provider.let_go()
         self._session.let_go()
-        units = self._units
-        unravel(units._players, units._recorder, units, self._tools)
+        self._media.let_go()
+        unravel(self._tools)
         self._guard = SessionGuard(self._deps.settings.budget, self._deps.metrics, lambda event: None, int)
 
     def _watch(self) -> None:
         """Once a second: count what nothing else tells of."""
         if self._provider is not None:
             self._guard.provider_sent(self._provider.messages_received, self._deps.clock.monotonic())
-        if self._leg is not None:
-            self._output.watch(self._leg.queued_bytes())
+        self._media.watch()
         self._watching = asyncio.get_running_loop().call_later(WATCH_SECONDS, self._watch)
 
     def _stop(self) -> None:
         for timer in (self._timer, self._look, self._watching):
             if timer is not None:
                 timer.cancel()
-        self._deps.pacer.cancel(self)
+        self._media.hold()
         self._tools.stop()
         if self._provider is not None:
             self._provider.close()
@@ -241,8 +196,8 @@ class SessionRunner:
                 connect_timeout=self._deps.settings.connect_timeout,
                 close_timeout=self._deps.settings.close_timeout / 2,
                 on_event=self._on_provider_event,
-                on_audio=self._on_audio,
-                on_audio_done=self._on_audio_done,
+                on_audio=self._media.on_audio,
+                on_audio_done=self._media.on_audio_done,
                 on_recovery=self._feed,
                 quiet=lambda: self._session.quiet(self._deps.clock.monotonic()),
                 on_trace=lambda direction, text: self._feed(ev.ProviderTraced(direction, text)),
@@ -258,7 +213,7 @@ class SessionRunner:
             self._feed(ev.ProviderLost(EndReason.PROVIDER_UNAVAILABLE, text))
             return False
         try:
-            self._push_audio = self._provider.push
+            self._media.to_provider = self._provider.push
             await self._provider.connect()
         except RealtimeError as exc:
             self._provider_lost(exc)
@@ -268,7 +223,8 @@ class SessionRunner:
     def _on_provider_event(self, payload: Mapping[str, Any]) -> None:
         if not self._guard.provider_event(self._deps.clock.monotonic()):
             return
-        self._feed(ev.ProviderMessage(payload))
+        # Words of an answer only move deadlines away: the timer that is set finds out when it fires.
+        self._feed(ev.ProviderMessage(payload), look=payload.get("type") not in WORDS_DELTA)
         if self._scenario is not None:
             self._scenario.provider_event(payload)
 
@@ -317,42 +273,11 @@ class SessionRunner:
         self, leg: LegPort, payload: bytes, sequence: int, media_time_ms: int
     ) -> ev.LegRefusal | None:
         """See SessionPort."""
-        path = self._input
-        if leg is not self._leg or path is None:
-            return None
-        now = self._monotonic()
-        if not self._guard.caller_frame(now):
-            return None
-        ready = path.accept(payload, sequence, now)
-        if isinstance(ready, InputFault):
-            return self._faulty(ready)
-        frames = self._frames
-        frames.frames_in += 1
-        frames.bytes_in += len(payload)
-        if path.gaps != self._gaps:
-            self._gaps = path.gaps
-            self._deps.metrics.frame_gap()
-        units = self._units
-        if units.listening:
-            units.caller_said(payload, now)
-        if units.steering:
-            ready = units.for_client(ready, now)
-        if ready and self._push_audio is not None:
-            self._push_audio(ready)
-            self._session.counters.input_ms += len(ready) / self._provider_bytes_per_ms
-        return None
-
-    def _faulty(self, fault: InputFault) -> ev.LegRefusal | None:
-        """A frame that came twice is dropped; what is wrong in itself ends the leg."""
-        if fault is InputFault.STALE:
-            self._deps.metrics.frames_dropped("in", "stale")
-            return None
-        status, message = _FAULTS[fault]
-        return ev.LegRefusal(status, fault.value, message, "audio.payload")
+        return self._media.leg_audio(leg, payload, sequence)
 
     def leg_message(self, leg: LegPort, message: ev.LegCommand) -> ev.LegRefusal | None:
         """See SessionPort."""
-        if leg is not self._leg:
+        if leg is not self._media.leg:
             return None
         now = self._deps.clock.monotonic()
         if not self._guard.caller_message(now):
@@ -364,101 +289,17 @@ class SessionRunner:
 
     def leg_room(self, leg: LegPort) -> None:
         """See SessionPort."""
-        if leg is self._leg:
-            self._pump()
+        if leg is self._media.leg:
+            self._media.pump()
 
     def leg_lost(self, leg: LegPort, cause: str) -> None:
         """See SessionPort."""
-        if leg is self._leg:
+        if leg is self._media.leg:
             self._feed(ev.LegLost(cause))
-
-    # Media
-
-    def _on_audio(self, payload: bytes, response_id: str, item_id: str, content_index: int) -> None:
-        if not self._units.agent_heard:
-            return
-        now = self._deps.clock.monotonic()
-        if not self._guard.provider_audio(len(payload), now):
-            return
-        try:
-            fits = self._output.push(payload, response_id or item_id, item_id, content_index, now)
-        except Exception as exc:  # noqa: BLE001 - the border of a session: it shall not go on without sound
-            self._crash(exc)
-            return
-        if not fits:
-            self._deps.metrics.frames_dropped("out", "overflow", self._output.waiting_frames)
-            self._feed(ev.OutputOverflow())
-        if self not in self._deps.pacer or self._mode is PlayoutMode.BURST:
-            self._pump()
-
-    def _on_audio_done(self, response_id: str, item_id: str, content_index: int) -> None:
-        self._output.end_part(response_id or item_id, item_id, content_index)
-        self._pump()
-
-    def _push(self, payload: bytes) -> None:
-        """Audio of other units for the provider."""
-        if self._push_audio is not None:
-            self._push_audio(payload)
-
-    def _pump(self) -> None:
-        """Send what is due now and schedule the rest."""
-        due = self._tick(self._monotonic())
-        if due is not None:
-            self._deps.pacer.schedule(self, due, self._tick)
-
-    def _tick(self, now: float) -> float | None:
-        """Send what is due; gives when there is more."""
-        leg = self._leg
-        if leg is None:
-            return None
-        try:
-            output = self._output
-            while (frame := output.next_frame(now)) is not None:
-                self._deliver(leg, frame, now)
-            return self._play(leg, now)
-        except Exception as exc:  # noqa: BLE001 - the border of a session: the pacer serves others too
-            self._crash(exc)
-            return None
-
-    def _play(self, leg: LegPort, now: float) -> float | None:
-        """What is no usual frame."""
-        output = self._output
-        due = output.next_due(now)
-        if due is not None and due > now:
-            return due
-        output.watch(leg.queued_bytes())
-        for out in output.take(now, min(leg.audio_room(), AT_ONCE_BYTES)):
-            if isinstance(out, OutFrame):
-                self._deliver(leg, out, now)
-            else:
-                self._feed(ev.PartSent(out.item_id, out.content_index, out.epoch, out.position_ms))
-        if self._leg is not leg or (self._mode is PlayoutMode.BURST and leg.audio_room() <= 0):
-            return None
-        return output.next_due(now)
-
-    def _deliver(self, leg: LegPort, frame: OutFrame, now: float) -> None:
-        leg.send_audio(frame)
-        counts = self._frames
-        counts.frames_out += 1
-        counts.bytes_out += len(frame.payload)
-        if self._mode is PlayoutMode.REALTIME:
-            counts.late(frame.late)
-        if self._units.listening:
-            self._units.agent_said(frame, now)
-        response_id = frame.response_id
-        if response_id and response_id != self._last_heard:
-            self._heard(response_id)
-
-    def _heard(self, response_id: str) -> None:
-        """Two answers may speak by turns: each begins once."""
-        self._last_heard = response_id
-        if response_id not in self._heard_responses:
-            self._heard_responses.append(response_id)
-            self._feed(ev.FirstFrame(response_id))
 
     # Core
 
-    def _feed(self, event: ev.Event) -> None:
+    def _feed(self, event: ev.Event, look: bool = True) -> None:
         """Handle an event and do its effects; events that effects cause wait their turn."""
         self._events.append(event)
         if self._handling:
@@ -473,14 +314,14 @@ class SessionRunner:
             self._crash(exc)
         finally:
             self._handling = False
-        self._arm()
+        if look:
+            self._arm()
         self._guard.handled(thread_time() - began, now)
 
     def _queued_bytes(self) -> int:
         """What waits for the caller and for the provider."""
-        leg = self._leg.queued_bytes() if self._leg is not None else 0
         provider = self._provider.queued_bytes if self._provider is not None else 0
-        return self._output.bytes + leg + provider + self._session.replay_bytes
+        return self._media.queued_bytes() + provider + self._session.replay_bytes
 
     def _crash(self, exc: Exception) -> None:
         """End the session after an error of ours; its last records and its report are made all the same."""
@@ -547,20 +388,16 @@ class SessionRunner:
             case fx.Publish(record):
                 self._deps.sink.publish(record)
             case fx.AttachMedia(request):
-                self._attach_media(request)
+                self._messages = Budget(MESSAGES_A_SECOND, MESSAGES_BURST)
+                self._media.attach(request)
             case fx.DetachMedia():
-                self._deps.pacer.cancel(self)
-                self._units.detached(self._deps.clock.monotonic())
-                self._output.detach()
-                self._input = None
+                self._media.detach()
             case fx.ClearMedia(responses):
-                self._output.clear(responses)
-                self._units.cleared(self._deps.clock.monotonic())
-                self._drop_queued_audio()
+                self._media.clear(responses)
             case fx.CutMedia(item_id, content_index, audio_end_ms):
-                self._units.cut((item_id, content_index), audio_end_ms)
+                self._media.units.cut((item_id, content_index), audio_end_ms)
             case fx.UnitCommand(order):
-                self._units.order(order)
+                self._media.units.order(order)
             case fx.TellScenario(cue):
                 if self._scenario is not None:
                     self._scenario.tell(cue)
@@ -575,21 +412,14 @@ class SessionRunner:
             case fx.ObserveTool(route, outcome, seconds):
                 self._deps.metrics.tool_call(route, outcome, seconds)
             case fx.Observe():
-                self._observe(effect)
-
-    def _drop_queued_audio(self) -> None:
-        """What waits in the leg's queue was not sent: the ledger must not count it."""
-        if self._leg is not None:
-            for (item_id, content_index), position in self._leg.drop_audio().items():
-                self._session.ledger.unsent((item_id, content_index), position)
-                self._units.cut((item_id, content_index), position)
+                observe(effect, self._deps.metrics, self._deps.clock.monotonic())
 
     def _send_leg(self, message: fx.ToLeg) -> None:
         if isinstance(message, fx.Started):
-            self._leg, self._incoming = self._incoming, None
+            self._media.leg, self._incoming = self._incoming, None
             self._deps.metrics.leg_attached()
-        if self._leg is not None:
-            self._leg.send(message)
+        if self._media.leg is not None:
+            self._media.leg.send(message)
 
     def _send_provider(self, event: Any) -> None:
         if self._provider is None:
@@ -606,23 +436,13 @@ class SessionRunner:
         except RealtimeError as exc:
             self._events.append(ev.ProviderLost(EndReason.PROVIDER_UNAVAILABLE, exc.message))
 
-    def _attach_media(self, request: ev.AttachRequest) -> None:
-        self._mode = request.mode
-        self._messages = Budget(MESSAGES_A_SECOND, MESSAGES_BURST)
-        burst = self._deps.settings.input_burst
-        self._input = InputPath(request.input_format, self._session.provider_format, burst)
-        self._units.attached(request.input_format, request.output_format, request.playout_buffer_ms)
-        self._output.attach(
-            request.output_format, request.mode, request.mark_interval_ms, request.output_codec
-        )
-        self._pump()
-
     def _drop_leg(self, refusal: ev.LegRefusal | None, cause: str) -> None:
-        if self._leg is not None:
+        leg = self._media.leg
+        if leg is not None:
             if cause != "ended":
-                self._drop_queued_audio()
-            self._leg.finish(refusal)
-            self._leg = None
+                self._media.drop_queued()
+            leg.finish(refusal)
+            self._media.leg = None
             self._deps.metrics.leg_detached(cause)
 
     def _state_changed(self, state: SessionState) -> None:
@@ -631,25 +451,3 @@ class SessionRunner:
         if state is SessionState.ENDED:
             self._ended.set()
         self._deps.on_report(self.report)
-
-    def _observe(self, effect: fx.Observe) -> None:
-        metrics = self._deps.metrics
-        match effect.measure:
-            case fx.Measure.PROVIDER_CONNECTED:
-                metrics.provider_connected(effect.value)
-            case fx.Measure.PROVIDER_ERROR:
-                metrics.provider_error(effect.word)
-            case fx.Measure.FIRST_AUDIO:
-                metrics.first_audio(effect.value)
-            case fx.Measure.BARGE_IN:
-                metrics.barge_in(self._deps.clock.monotonic() - effect.value)
-            case fx.Measure.RECORDING:
-                metrics.recording(effect.word)
-            case fx.Measure.RECONNECTED:
-                metrics.provider_reconnected(effect.word, effect.value)
-            case fx.Measure.RESTORE_REFUSED:
-                metrics.provider_not_reconnected(effect.word, "refused")
-            case fx.Measure.RECONNECT_FAILED:
-                metrics.provider_not_reconnected(effect.word, "failed")
-            case fx.Measure.RATE_LIMIT_LEFT:
-                metrics.rate_limit_left(effect.word, effect.value)

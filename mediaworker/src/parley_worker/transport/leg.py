@@ -182,6 +182,10 @@ class LegQueue(Generic[Message]):
             await self._wake.wait()
 
 
+def _nothing() -> None:
+    """Of a leg that is over nobody is told."""
+
+
 async def carry(
     leg: LegQueue[Message],
     writing: Coroutine[Any, Any, None],
@@ -208,6 +212,8 @@ async def carry(
         for task in tasks:
             task.cancel()
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        # gRPC keeps its streams until it collects them: a session that is over must not be kept with them.
+        leg.on_slow = leg.on_room = _nothing
     return [outcome for outcome in outcomes if isinstance(outcome, Exception)]
 
 

@@ -137,6 +137,10 @@ class _OpusLeg:
         """See LegPort."""
         return self._caller.drop_audio()
 
+    def queued_bytes(self) -> int:
+        """See LegPort."""
+        return self._caller.queued_bytes()
+
     def audio_room(self) -> int:
         """See LegPort. In samples, and no more than is left of this turn: `leg_room` comes with the next."""
         room = self._caller.audio_room()

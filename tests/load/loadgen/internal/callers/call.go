@@ -16,10 +16,14 @@ const (
 	// FramePeriod is 20 ms.
 	FramePeriod = 20_000_000
 
-	startTimeout  = 30 * time.Second
-	settleTimeout = 500 * time.Millisecond // for the last frames to come through
-	endTimeout    = 5 * time.Second        // for the worker's last word
+	startTimeout = 30 * time.Second
+	closeTimeout = 500 * time.Millisecond // for a worker to close a stream that says no more
+	readyDelay   = 500 * time.Millisecond // for workers that do not say when they are ready
+	endTimeout   = 5 * time.Second        // for the worker's last word
 )
+
+// settleTimeout is how long the last frames have to come through.
+var settleTimeout = 2 * time.Second
 
 // Order is the "call" command.
 type Order struct {
@@ -66,6 +70,7 @@ type call struct {
 	speech  *audio.Speech
 	session *meter.Session
 	stop    chan struct{}
+	cancel  context.CancelFunc // of the leg, once it is open
 }
 
 func (c *call) shard() *meter.Shard { return c.session.Shard }
@@ -74,15 +79,16 @@ func (c *call) shard() *meter.Shard { return c.session.Shard }
 func (c *call) run() {
 	defer c.pool.leave(c)
 	defer c.pool.Registry.Drop(c.session)
+	defer func() { c.cancel() }()
 	leg, err := c.leg()
 	if err != nil {
 		c.refused(&ending{"INVALID_ARGUMENT", err.Error()})
 		return
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	if bad := c.start(ctx, leg); bad != nil {
-		leg.close()
+	if bad := c.start(leg); bad != nil {
+		if end := leg.close(); bad == legEnded {
+			bad = &end
+		}
 		c.refused(bad)
 		return
 	}
@@ -106,32 +112,53 @@ func (c *call) run() {
 	c.say("ended", &end)
 }
 
-// start opens the leg and waits for the provider's side.
-func (c *call) start(ctx context.Context, leg leg) *ending {
+// legEnded stands for what the leg's close will tell.
+var legEnded = new(ending)
+
+// start opens the leg and waits for both sides to be ready. The leg is to be closed where that fails.
+func (c *call) start(leg leg) *ending {
+	ctx, cancel := context.WithCancel(context.Background())
 	opened := make(chan *ending, 1)
 	go func() { opened <- leg.open(ctx) }()
 	deadline := time.NewTimer(startTimeout)
 	defer deadline.Stop()
+	giveUp := func(e *ending) *ending {
+		cancel()
+		<-opened
+		return e
+	}
+	stopped := &ending{"CANCELLED", "stopped before it started"}
 	select {
 	case bad := <-opened:
 		if bad != nil {
+			cancel()
 			return bad
 		}
 	case <-c.stop:
-		return &ending{"CANCELLED", "stopped before it started"}
+		return giveUp(stopped)
 	case <-deadline.C:
-		return &ending{"DEADLINE_EXCEEDED", fmt.Sprintf("the worker did not start the call within %v", startTimeout)}
+		return giveUp(&ending{"DEADLINE_EXCEEDED", fmt.Sprintf("the worker did not start the call within %v", startTimeout)})
 	}
+	c.cancel = cancel
 	select {
 	case <-c.session.Seen():
 	case <-leg.ended():
-		end := leg.close()
-		return &end
+		return legEnded
 	case <-c.stop:
-		return &ending{"CANCELLED", "stopped before it started"}
+		return stopped
 	case <-deadline.C:
 		return &ending{"DEADLINE_EXCEEDED", fmt.Sprintf("no provider connection said sid=%d in its instructions within %v",
 			c.order.Sid, startTimeout)}
+	}
+	if c.order.Transport == "converse" || c.order.Transport == "conversemany" {
+		return nil
+	}
+	select { // others have a provider and may not take audio yet: only Parley says when it does
+	case <-time.After(readyDelay):
+	case <-leg.ended():
+		return legEnded
+	case <-c.stop:
+		return stopped
 	}
 	return nil
 }

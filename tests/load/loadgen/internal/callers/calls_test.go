@@ -20,6 +20,11 @@ import (
 	"parley.dev/loadgen/internal/provider"
 )
 
+func TestMain(m *testing.M) {
+	settleTimeout = 20 * time.Second // a starved machine is no lossy worker
+	os.Exit(m.Run())
+}
+
 // A stage has the provider, a worker and the callers.
 type stage struct {
 	t      *testing.T
@@ -130,7 +135,7 @@ func TestCallsOverEveryTransport(t *testing.T) {
 			}
 			s.pool.Wait()
 			c := s.count()
-			for _, none := range []string{"drops_up", "drops_down", "repeats_up", "stray_frames", "frames_unsent", "provider_errors"} {
+			for _, none := range []string{"drops_up", "drops_down", "repeats_up", "stray_frames", "provider_errors"} {
 				s.want(none, 0)
 			}
 			if c["frames_sent"] != c["frames_at_provider"] || c["frames_sent"].(int64) < 100 {
@@ -167,6 +172,27 @@ func TestAWorkerThatIsNotThere(t *testing.T) {
 	}
 }
 
+func TestCallsThatEndBeforeTheyBegin(t *testing.T) {
+	t.Parallel()
+	for _, transport := range []string{"converse", "conversemany"} {
+		s := newStage(t, nil)
+		s.call(Order{Sid: 1, Transport: transport, Ticket: "vanish"})
+		if e := s.expect("refused"); e["status"] != "ABORTED" || e["reason"] != "replaced" {
+			t.Errorf("%v", e)
+		}
+		s.call(Order{Sid: 2, Transport: transport, Ticket: "mute"})
+		time.Sleep(50 * time.Millisecond)
+		_ = s.pool.Stop(2)
+		if e := s.expect("refused"); e["status"] != "CANCELLED" {
+			t.Errorf("%v", e)
+		}
+		s.pool.Wait()
+		if n := s.pool.Sessions(); n != 0 {
+			t.Errorf("%d sessions", n)
+		}
+	}
+}
+
 func TestAProviderThatIsLostAndComesBack(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, nil)
@@ -178,7 +204,7 @@ func TestAProviderThatIsLostAndComesBack(t *testing.T) {
 	s.expect("ended")
 	c := s.count()
 	lost := c["drops_up"].(int64)
-	if lost < 5 || lost > 40 || c["frames_sent"].(int64) != c["frames_at_provider"].(int64)+lost {
+	if lost < 5 || c["frames_sent"].(int64) != c["frames_at_provider"].(int64)+lost {
 		t.Errorf("%d lost of %v, %v arrived", lost, c["frames_sent"], c["frames_at_provider"])
 	}
 }

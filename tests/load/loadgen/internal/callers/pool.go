@@ -52,7 +52,8 @@ func (p *Pool) Call(o Order) error {
 	if p.calls[o.Sid] != nil {
 		return fmt.Errorf("sid %d is being called already: stop it first", o.Sid)
 	}
-	c := &call{pool: p, order: o, format: format, speech: audio.SpeechOf(format), session: p.Registry.Hold(o.Sid), stop: make(chan struct{})}
+	c := &call{pool: p, order: o, format: format, speech: audio.SpeechOf(format), session: p.Registry.Hold(o.Sid),
+		stop: make(chan struct{}), cancel: func() {}}
 	p.calls[o.Sid] = c
 	p.running.Add(1)
 	go c.run()

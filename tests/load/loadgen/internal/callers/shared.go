@@ -34,6 +34,7 @@ type rider struct {
 	ready  chan struct{}
 	over   chan struct{}
 	ending ending
+	hung   bool // goodbye was said
 }
 
 func newRider(c *call, p protocol) *rider {
@@ -143,15 +144,15 @@ func (t *trunk) pace() {
 		default:
 		}
 		now := clock.Now()
-		if now-due > waiting*FramePeriod {
-			t.skip(i)
-			continue
-		}
 		stamp := now
 		if free > due {
 			stamp = due
 		} else {
 			t.pool.Registry.Meter.Shard(int64(i)).Record(meter.Lag, now-due)
+		}
+		if now-due > waiting*FramePeriod {
+			t.skip(i)
+			continue
 		}
 		for _, message := range t.part(i, stamp) {
 			if t.client.SendMsg(message) != nil {
@@ -218,7 +219,7 @@ func (t *trunk) board(r *rider) bool {
 	return true
 }
 
-func (r *rider) open(context.Context) *ending {
+func (r *rider) open(ctx context.Context) *ending {
 	for range 2 { // a stream that has just ended is opened anew
 		t, err := r.call.pool.shared.get(r.call.pool, r.protocol, r.call.order.target(), r.call.order.Stream)
 		if err != nil {
@@ -237,6 +238,8 @@ func (r *rider) open(context.Context) *ending {
 		return nil
 	case <-r.over:
 		return &r.ending
+	case <-ctx.Done():
+		return &ending{"CANCELLED", "cancelled"}
 	}
 }
 
@@ -246,6 +249,14 @@ func (r *rider) hangup() {
 	if r.goodbye == nil {
 		r.finish(ending{"OK", "hung up"})
 	} else {
+		r.sayGoodbye()
+	}
+}
+
+// sayGoodbye is called with the trunk's lock.
+func (r *rider) sayGoodbye() {
+	if !r.hung && r.goodbye != nil {
+		r.hung = true
 		r.trunk.others = append(r.trunk.others, r.goodbye(r.handle)...)
 	}
 }
@@ -303,6 +314,11 @@ func (r *rider) close() ending {
 	if r.trunk.riders[r.handle] == r {
 		delete(r.trunk.riders, r.handle)
 	}
-	r.finish(ending{"CANCELLED", "cancelled"})
+	select {
+	case <-r.over:
+	default:
+		r.sayGoodbye()
+		r.finish(ending{"CANCELLED", "cancelled"})
+	}
 	return r.ending
 }

@@ -131,7 +131,7 @@ func (s *stream) receive() {
 func (s *stream) hangup() {
 	s.say(s.goodbye)
 	if s.goodbye == nil {
-		waitFor(s.over, settleTimeout)
+		waitFor(s.over, closeTimeout)
 		s.cancel()
 	}
 }

@@ -21,8 +21,9 @@ import (
 	"parley.dev/loadgen/internal/wire"
 )
 
-// A worker is a bare bridge that speaks every transport. Tickets steer it: "wrong" is refused, "deaf" is attached and
-// never read again, "move" loses its provider after 20 frames and comes back after 200 ms.
+// A worker is a bare bridge that speaks every transport. Tickets steer it: "wrong" is refused, "mute" is never answered,
+// "vanish" is attached and gone before it has a provider, "deaf" is attached and never read again, "move" loses its
+// provider after 20 frames and comes back after 200 ms.
 type worker struct {
 	t        *testing.T
 	provider string // host:port
@@ -62,6 +63,12 @@ func serve(t *testing.T, provider string, secured credentials.TransportCredentia
 	return w
 }
 
+// queued is a piece of an answer.
+type queued struct {
+	item  string
+	sound []byte
+}
+
 // A bridge is one session: caller audio goes in by `append`, the agent's frames come out by `play`.
 type bridge struct {
 	mu     sync.Mutex
@@ -69,9 +76,8 @@ type bridge struct {
 	sid    int64
 	rate   string
 	frame  int
-	queue  []byte
+	queue  []queued
 	play   func(item string, frame []byte)
-	item   string
 	closed chan struct{}
 }
 
@@ -128,7 +134,11 @@ func (b *bridge) read(in *wire.Reader) {
 		}
 		if json.Unmarshal(payload, &event) == nil && event.Type == "response.output_audio.delta" {
 			b.mu.Lock()
-			b.item, b.queue = event.Item, append(b.queue, event.Delta...)
+			for sound := event.Delta; len(sound) > 0; {
+				n := min(b.frame, len(sound))
+				b.queue = append(b.queue, queued{event.Item, sound[:n]})
+				sound = sound[n:]
+			}
 			b.mu.Unlock()
 		}
 	}
@@ -143,12 +153,13 @@ func (b *bridge) pace() {
 			return
 		}
 		b.mu.Lock()
-		n, item := min(b.frame, len(b.queue)), b.item
-		frame := b.queue[:n:n]
-		b.queue = b.queue[n:]
+		var next queued
+		if len(b.queue) > 0 {
+			next, b.queue = b.queue[0], b.queue[1:]
+		}
 		b.mu.Unlock()
-		if n > 0 {
-			b.play(item, frame)
+		if next.sound != nil {
+			b.play(next.item, next.sound)
 		}
 	}
 }
@@ -281,6 +292,13 @@ func (s *session) start(payload []byte) *sessionEnd {
 	}
 	if s.ticket == "wrong" {
 		return &sessionEnd{codes.Unauthenticated, "ticket-unknown"}
+	}
+	if s.ticket == "mute" {
+		return nil
+	}
+	if s.ticket == "vanish" {
+		s.reply(wire.AppendMessage(nil, wire.Started, nil))
+		return &sessionEnd{codes.Aborted, "replaced"}
 	}
 	sid, _ := strconv.ParseInt(uid, 10, 64)
 	s.b = s.w.bridge(sid, size, s.frame)

@@ -108,11 +108,11 @@ func (s *Session) Appended(now, connection int64, n int, text []byte) {
 	s.up.took(s.Shard, now, n, text)
 }
 
-// Arrived tells whether the provider has every frame that was sent.
+// Arrived tells whether the provider has every frame that was sent, but for a resampler's rest.
 func (s *Session) Arrived() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.up.next >= s.up.sent
+	return s.up.missing() == 0
 }
 
 // Delta counts a piece of an answer that the provider sends now.

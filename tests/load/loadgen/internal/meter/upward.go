@@ -83,12 +83,17 @@ func (u *upward) seek(s *Shard, k int64) {
 // slack is how many frames a resampler may hold back at the end of a call.
 const slack = 10
 
-// end counts what never came. A resampler's rest is no loss.
-func (u *upward) end(s *Shard) {
-	missing := u.sent - u.next
-	if u.speech == nil && missing <= slack {
-		missing = 0
+// missing is how many frames have not arrived; a resampler's rest is none.
+func (u *upward) missing() int64 {
+	n := max(u.sent-u.next, 0)
+	if u.speech == nil && n <= slack {
+		return 0
 	}
-	s.Add(DropsUp, max(missing, 0))
+	return n
+}
+
+// end counts what never came.
+func (u *upward) end(s *Shard) {
+	s.Add(DropsUp, u.missing())
 	u.next = u.sent
 }
