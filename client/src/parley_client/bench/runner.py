@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import shutil
 import sys
 import tempfile
@@ -20,8 +21,8 @@ from parley_client.bench import results
 from parley_client.bench.certificates import ServerFiles, make_server_files
 from parley_client.bench.loadgen import find_loadgen
 from parley_client.bench.measure import Note
-from parley_client.bench.scenario import Scenario, read_scenario
-from parley_client.bench.systems import SYSTEMS, Place, System, Variant
+from parley_client.bench.scenario import Pinning, Scenario, read_scenario
+from parley_client.bench.systems import SYSTEMS, Place, System, Variant, pinned
 from parley_client.errors import UsageError
 
 TRANSPORTS: Final = ("converse", "conversemany", "twilio")
@@ -205,6 +206,7 @@ def opened(name: str, options: Options, note: Note, *, load: bool = True) -> Ite
     scenario = load_scenario(options)
     loadgen = find_loadgen(options.loadgen) if load else Path()
     began = datetime.datetime.now(datetime.UTC)
+    before = _step_aside(scenario.pinning)
     folder = Path(tempfile.mkdtemp(prefix="parley-bench-"))
     try:
         certificates = make_server_files(folder / "tls", began)
@@ -221,10 +223,25 @@ def opened(name: str, options: Options, note: Note, *, load: bool = True) -> Ite
             command=["bench", *sys.argv[2:]] if len(sys.argv) > 2 else ["bench", name],
         )
     finally:
+        os.sched_setaffinity(0, before)
         if options.keep:
             note(f"state and logs: {folder}")
         else:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _step_aside(pins: Pinning) -> set[int]:
+    """Keep this program off the worker's CPUs; the CPUs that it had. Children that are pinned choose anew.
+
+    Raises:
+        UsageError: this machine has no such CPU.
+    """
+    had = os.sched_getaffinity(0)
+    pinned((), pins.worker)
+    pinned((), pins.others)
+    if pins.others:
+        os.sched_setaffinity(0, pins.others)
+    return had
 
 
 def _built_in(name: str) -> Any:
