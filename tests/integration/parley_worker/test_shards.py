@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -358,3 +360,26 @@ async def test_scenarios_of_a_lost_shard_are_gone_and_buried() -> None:
         await worker.came_back()
         await eventually(lambda: not any(exists(pid) for pid in below), 10)
         assert len(worker.children()) == 2
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
+async def test_shards_can_be_bound_to_a_core_each_and_their_scenarios_are_not() -> None:
+    async with scripted(idle) as script, sharded(2, pin_shards="true") as worker:
+        bound = [os.sched_getaffinity(pid) for pid in worker.pids]
+        assert [len(cores) for cores in bound] == [1, 1]
+        assert bound[0] != bound[1]
+        await worker.admit(script.url, "a", scenario=pb.Scenario(source="def main(context):\n    pass\n"))
+        await eventually(lambda: bool(children(worker.pids[0])), 15)
+        (zygote,) = children(worker.pids[0])
+        await eventually(lambda: os.sched_getaffinity(zygote) == os.sched_getaffinity(0), 5)
+
+
+async def test_a_shard_that_cannot_start_ends_the_worker_with_its_words() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(AssertionError) as failure:
+            async with sharded(2, media_address=f"127.0.0.1:{port - 1}"):
+                pass
+    assert f"cannot start: shard 1 did not start: cannot listen on 127.0.0.1:{port}" in str(failure.value)
