@@ -139,7 +139,7 @@ class TestEnd:
             )
             line = await provider.accepted()
             line.socket.transport.pause_reading()
-            for _ in range(400):
+            for _ in range(160):
                 client.send_event({"type": "conversation.item.create", "item": {"filler": "x" * 50_000}})
             error = await ended(client)
             line.socket.transport.abort()

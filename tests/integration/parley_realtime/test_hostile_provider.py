@@ -254,7 +254,7 @@ async def test_who_reads_nothing_when_it_errs_is_left_in_time() -> None:
 
     async with raw_provider(opened(then)) as url:
         client = await create_realtime_api_client(parameters(url, outgoing_events=10_000))
-        for _ in range(300):
+        for _ in range(160):
             client.send_event({"type": "conversation.item.create", "item": {"filler": "x" * 50_000}})
         broken.set()
         async with asyncio.timeout(4):
