@@ -67,7 +67,7 @@ class FakeProvider:
             raise OutgoingQueueFull("1024 client events wait for the provider")
         self.sent.append(event)
 
-    def push(self, payload: bytes) -> None:
+    def push_audio(self, payload: bytes) -> None:
         """Heard."""
 
     def close(self) -> None:

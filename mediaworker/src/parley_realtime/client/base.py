@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import logging
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, ClassVar, Self
 
@@ -218,6 +218,11 @@ class BaseRealtimeAPIClient:
         self._connection.put_audio(payload)
         if self._fill is not None:
             self._fill.pushed_at = self._connection.now()
+
+    @property
+    def media_inlet(self) -> Callable[[bytes], None]:
+        """As `push_media`, for callers that push fifty times a second and are the only ones that do."""
+        return self._connection.put_audio
 
     # -- the client as a media unit of another client --------------------------------------------------------
 

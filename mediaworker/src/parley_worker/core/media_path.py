@@ -200,6 +200,8 @@ class OutputPath:
         self._plain = False
         self._size = 0
         self._due: float | None = None
+        self.following: float | None = None
+        """When `next_frame` gives the next one, told with each frame; None: it has to be looked for."""
         self.epoch = 0
         self.bytes = 0
         self.muted_chunks = 0
@@ -353,6 +355,7 @@ class OutputPath:
         position = part.position
         part.position = position + FRAME_MS
         self._due = due + FRAME_SECONDS
+        self.following = self._due if end + self._size <= len(part.ready) else None
         late = now - due
         if late > WORKER_LATE_SECONDS:
             late = self._underruns.late(due, now)

@@ -102,9 +102,10 @@ class Provider:
         """A client event; InvalidEventError or RealtimeError when it cannot be sent."""
         self._client.send_event(event)
 
-    def push(self, payload: bytes) -> None:
-        """Caller audio in the provider's format."""
-        self._client.push_media(payload)
+    @property
+    def push_audio(self) -> Callable[[bytes], None]:
+        """Takes caller audio in the provider's format."""
+        return self._client.media_inlet
 
     def close(self) -> None:
         """Close the connection or the attempt."""

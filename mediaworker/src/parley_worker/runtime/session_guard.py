@@ -31,9 +31,9 @@ class SessionGuard:
         self._frames = 0
         self._seen = 0
 
-    def handled(self, seconds: float, now: float) -> bool:
-        """An event was handled in so much time."""
-        return self._holds(self._budget.handled(seconds, self._queued(), now))
+    def handled(self, seconds: float, now: float, *, small: bool = False) -> bool:
+        """An event was handled in so much time. `small`: it let nothing wait that is worth looking at."""
+        return self._holds(self._budget.handled(seconds, 0 if small else self._queued(), now))
 
     def provider_event(self, now: float) -> bool:
         """The provider sent an event without audio."""

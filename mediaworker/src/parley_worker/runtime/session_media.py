@@ -149,7 +149,9 @@ class SessionMedia:
 
     # From the caller to the provider
 
-    def leg_audio(self, leg: LegPort, payload: bytes, sequence: int) -> ev.LegRefusal | None:
+    def leg_audio(
+        self, leg: LegPort, payload: bytes, sequence: int, media_time_ms: int
+    ) -> ev.LegRefusal | None:
         """See SessionPort."""
         path = self._input
         if leg is not self.leg or path is None:
@@ -229,6 +231,9 @@ class SessionMedia:
             output = self._output
             while (frame := output.next_frame(now)) is not None:
                 self._deliver(leg, frame, now)
+                due = output.following
+                if due is not None and due > now + EARLY_SECONDS:
+                    return due
             return self._play(leg, now)
         except Exception as exc:  # noqa: BLE001 - the border of a session: the pacer serves others too
             self._on_crash(exc)

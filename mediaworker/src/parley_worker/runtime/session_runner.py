@@ -28,7 +28,7 @@ from parley_worker.runtime.session_media import SessionMedia
 from parley_worker.runtime.setting_up import group_of
 from parley_worker.runtime.tool_calls import ToolCalls
 from parley_worker.runtime.unravel import unravel
-from parley_worker.transport.ports import LegPort
+from parley_worker.transport.ports import HearFrame, LegPort
 
 log = logging.getLogger(__name__)
 
@@ -213,7 +213,7 @@ class SessionRunner:
             self._feed(ev.ProviderLost(EndReason.PROVIDER_UNAVAILABLE, text))
             return False
         try:
-            self._media.to_provider = self._provider.push
+            self._media.to_provider = self._provider.push_audio
             await self._provider.connect()
         except RealtimeError as exc:
             self._provider_lost(exc)
@@ -269,11 +269,10 @@ class SessionRunner:
         self._deps.on_report(self.report)
         return None
 
-    def leg_audio(
-        self, leg: LegPort, payload: bytes, sequence: int, media_time_ms: int
-    ) -> ev.LegRefusal | None:
+    @property
+    def leg_audio(self) -> HearFrame:
         """See SessionPort."""
-        return self._media.leg_audio(leg, payload, sequence)
+        return self._media.leg_audio
 
     def leg_message(self, leg: LegPort, message: ev.LegCommand) -> ev.LegRefusal | None:
         """See SessionPort."""
@@ -316,7 +315,7 @@ class SessionRunner:
             self._handling = False
         if look:
             self._arm()
-        self._guard.handled(thread_time() - began, now)
+        self._guard.handled(thread_time() - began, now, small=not look)
 
     def _queued_bytes(self) -> int:
         """What waits for the caller and for the provider."""

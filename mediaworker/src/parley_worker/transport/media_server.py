@@ -112,6 +112,7 @@ class MediaServer(media_pb2_grpc.MediaServiceServicer):
         return leg.refusal
 
     async def _read(self, context: Context, session: SessionPort, leg: Leg) -> None:
+        hear = session.leg_audio
         while True:
             message = await context.read()
             if message is grpc.aio.EOF:
@@ -121,7 +122,7 @@ class MediaServer(media_pb2_grpc.MediaServiceServicer):
             refusal: LegRefusal | None
             if message.HasField("audio"):
                 audio = message.audio
-                refusal = session.leg_audio(leg, audio.payload, audio.sequence, audio.media_time_ms)
+                refusal = hear(leg, audio.payload, audio.sequence, audio.media_time_ms)
             else:
                 command = media_pb.read_command(message)
                 refusal = command if isinstance(command, LegRefusal) else session.leg_message(leg, command)

@@ -34,6 +34,14 @@ class LegPort(Protocol):
         """End the stream after what is queued: status OK, or the refusal's. The first call counts."""
 
 
+class HearFrame(Protocol):
+    """Takes one frame of caller audio; a refusal ends the leg."""
+
+    def __call__(
+        self, leg: LegPort, payload: bytes, sequence: int, media_time_ms: int, /
+    ) -> LegRefusal | None: ...
+
+
 class SessionPort(Protocol):
     """A session, as a leg sees it."""
 
@@ -50,8 +58,9 @@ class SessionPort(Protocol):
     def attach(self, request: AttachRequest, leg: LegPort) -> LegRefusal | None:
         """Take the leg, replacing an older one, or say why not."""
 
-    def leg_audio(self, leg: LegPort, payload: bytes, sequence: int, media_time_ms: int) -> LegRefusal | None:
-        """One frame of caller audio; a refusal ends the leg."""
+    @property
+    def leg_audio(self) -> HearFrame:
+        """Takes frames of caller audio."""
 
     def leg_message(self, leg: LegPort, message: LegCommand) -> LegRefusal | None:
         """Anything else the caller says; a refusal ends the leg."""
