@@ -82,6 +82,8 @@ class LegQueue(Generic[Message]):
         self._audio_bytes = 0
         self._frames = 0
         self._crowded = False
+        self._starved = False
+        """Somebody was told of no room, and the queue was not empty since."""
         self._wake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._writing_since: float | None = None
@@ -105,7 +107,10 @@ class LegQueue(Generic[Message]):
         if len(self._queue) >= self._bounds.messages // 2:
             self._crowded = True
             return 0
-        return self._bounds.audio_bytes - self._audio_bytes
+        room = self._bounds.audio_bytes - self._audio_bytes
+        if room <= 0:
+            self._starved = True
+        return room
 
     def queued_bytes(self) -> int:
         """See LegPort."""
@@ -171,7 +176,8 @@ class LegQueue(Generic[Message]):
                 if head.frame is not None:
                     full = self._audio_bytes >= self._bounds.audio_bytes
                     self._audio_bytes -= head.size
-                    if full or self._audio_bytes == 0:
+                    if self._starved and (full or self._audio_bytes == 0):
+                        self._starved = self._audio_bytes > 0
                         self.on_room()
                 if self._crowded and len(self._queue) <= self._bounds.messages // 4:
                     self._crowded = False
