@@ -200,6 +200,11 @@ EXTENSIONS: tuple[tuple[str, str, str], ...] = (
         "tests/integration/parley_realtime/test_transports.py::test_the_transport_that_is_named_is_used",
     ),
     (
+        "`gather`",
+        "When frames of many clients are handled together; without it each the moment it comes.",
+        "tests/unit/parley_realtime/test_turns.py::test_frames_that_are_gathered_wait_for_the_call",
+    ),
+    (
         "`allow_address`",
         "Judges the address a name led to, before the key is sent.",
         "tests/integration/parley_realtime/test_addresses.py::test_a_refused_address_never_sees_the_request",

@@ -101,3 +101,22 @@ def test_what_waits_can_be_forgotten() -> None:
     loop.now += 1.0
     loop.turns.put(b"next")
     assert loop.handled[-1] == b"next"
+
+
+def test_frames_that_are_gathered_wait_for_the_call() -> None:
+    calls: list[Callable[[], None]] = []
+    handled: list[bytes] = []
+    over: list[bool] = []
+    gather = calls.append
+    turns = Turns(handled.append, calls.append, gather=gather)
+    for frame in frames(3):
+        turns.put(frame)
+    turns.finish(lambda: over.append(True))
+    assert (handled, over, len(calls)) == ([], [], 1)
+    calls.pop()()
+    assert handled == frames(3)
+    assert over == [True]
+    turns.put(b"next")
+    turns.clear()
+    calls.pop()()
+    assert handled == frames(3)

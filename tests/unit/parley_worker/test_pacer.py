@@ -143,3 +143,35 @@ def test_a_clock_that_fails_stops_alone(loop: Loop, caplog: pytest.LogCaptureFix
     assert len(log) >= 5
     assert len(pacer) == 1
     assert "a playout clock failed" in caplog.text
+
+
+def test_what_is_put_off_is_done_together_at_the_next_slot_that_fits(loop: Loop) -> None:
+    pacer, done = Pacer(), list[tuple[str, float]]()
+    loop.now = 100.0005
+    pacer.soon(lambda: done.append(("soon", loop.now)))
+    pacer.soon(lambda: done.append(("soon too", loop.now)))
+    pacer.soon(lambda: done.append(("by fives", loop.now)), 5)
+    assert len(loop.armed()) == 1
+    loop.advance(100.05)
+    assert [(name, round(at, 6)) for name, at in done] == [
+        ("soon", 100.002),
+        ("soon too", 100.002),
+        ("by fives", 100.01),
+    ]
+    assert loop.armed() == []
+
+
+def test_a_clock_that_is_cancelled_takes_nothing_with_it_that_was_put_off(
+    loop: Loop, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken() -> None:
+        raise RuntimeError("a bug")
+
+    pacer, done = Pacer(), list[str]()
+    pacer.schedule("a", 0.001, lambda _: None)
+    pacer.soon(broken)
+    pacer.soon(lambda: done.append("done"))
+    pacer.cancel("a")
+    loop.advance(0.01)
+    assert done == ["done"]
+    assert "a call that was put off failed" in caplog.text

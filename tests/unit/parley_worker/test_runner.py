@@ -40,6 +40,8 @@ from parley_worker.runtime.setting_up import SettingUp
 from parley_worker.telemetry.metrics import Metrics
 
 PCM24 = PROVIDER_FORMATS["pcm16"]
+PUT_OFF = 0.001
+"""What the pacer puts off refers to a session for some milliseconds."""
 
 
 class FakeProvider:
@@ -339,7 +341,10 @@ async def test_a_session_that_is_over_is_freed_without_the_garbage_collector() -
         assert host.runner.report.end_reason is EndReason.TERMINATED
         assert host.attach(FakeLeg()) is not None
         host.forget()
-        await asyncio.sleep(0)
+        for _ in range(100):
+            if runner() is None:
+                break
+            await asyncio.sleep(PUT_OFF)
         assert runner() is None
         assert session() is None
     finally:

@@ -324,7 +324,7 @@ class Connection:
         self.socket_id = f"ws_{uuid.uuid4().hex}"
         self._sink.opened(self.socket_id)
         assert self._loop is not None
-        self._turns = Turns(self._frame, self._loop.call_soon)
+        self._turns = Turns(self._frame, self._loop.call_soon, gather=p.gather)
         self._socket.start(self)
 
     # What the socket tells (see transport.Receiver)

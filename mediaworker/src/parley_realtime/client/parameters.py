@@ -80,6 +80,8 @@ class RealtimeAPIClientParameters:
     proxy: None connects directly, True takes the proxy of the environment, a string is its URL.
     transport: what speaks WebSocket, `websockets` or `picows` (extra `fast`; through a proxy it is websockets
     all the same); None: websockets.
+    gather: frames of the provider are handled when it calls back, together with those of other clients; None:
+    the moment they come. For processes with very many clients.
     """
 
     api_key: str = field(default="", repr=False)
@@ -106,6 +108,7 @@ class RealtimeAPIClientParameters:
     proxy: Literal[True] | str | None = field(default=None, repr=False)
     allow_address: Callable[[str], bool] | None = None
     transport: TransportName | None = None
+    gather: Callable[[Callable[[], None]], Any] | None = None
     connect_timeout: float = 15.0
     close_timeout: float = 1.0
     send_timeout: float = 20.0

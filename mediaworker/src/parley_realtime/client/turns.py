@@ -26,8 +26,11 @@ class Turns:
         handle: Callable[[bytes], None],
         call_soon: Callable[[Callable[[], None]], Any],
         clock: Callable[[], float] = perf_counter,
+        gather: Callable[[Callable[[], None]], Any] | None = None,
     ) -> None:
+        """`gather`: frames wait until it calls back, to be handled together with those of other clients."""
         self._handle, self._call_soon, self._clock = handle, call_soon, clock
+        self._gather = gather
         self._waiting: deque[bytes] = deque()
         self._last: Callable[[], None] | None = None
         self._spent = 0.0
@@ -37,11 +40,14 @@ class Turns:
 
     def put(self, frame: bytes) -> None:
         """Handle it now, or when it is its turn."""
-        if not self._waiting and self._may_go():
-            self._do(frame)
-            return
         if not self._waiting:
-            self._call_soon(self._go_on)
+            if self._gather is not None:
+                self._gather(self._go_on)
+            elif self._may_go():
+                self._do(frame)
+                return
+            else:
+                self._call_soon(self._go_on)
         self._waiting.append(frame)
         self.bytes += len(frame)
         while self.bytes > MAX_BYTES:

@@ -135,6 +135,7 @@ def open_provider(
     transport: TransportName | None = None,
     pace: Callable[[], float] | None = None,
     frame_bytes: int = 4 * 1024 * 1024,
+    gather: Callable[[Callable[[], None]], Any] | None = None,
 ) -> Provider:
     """A client for this session, not connected yet. ValueError names the field that cannot work."""
     provider = config.provider
@@ -152,6 +153,7 @@ def open_provider(
         trace=functools.partial(_trace, on_trace) if config.trace else None,
         allow_address=may_be_reached,
         transport=transport,
+        gather=gather,
         connect_timeout=connect_timeout,
         close_timeout=close_timeout,
         ping_interval=PING_SECONDS,

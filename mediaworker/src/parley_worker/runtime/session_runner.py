@@ -32,8 +32,8 @@ from parley_worker.transport.ports import HearFrame, LegPort
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 0.01
-"""So much later than its time a deadline may be met: none is shorter than 200 ms."""
+LOOK_SLOTS = 5
+"""Of the pacer: up to 10 ms later than its time a deadline may be met. None is shorter than 200 ms."""
 MESSAGES_A_SECOND = 200
 MESSAGES_BURST = 2000
 WATCH_SECONDS = 1.0
@@ -66,7 +66,7 @@ class SessionRunner:
         self._handling = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
-        self._look: asyncio.TimerHandle | None = None
+        self._looking = False
         self._watching: asyncio.TimerHandle | None = None
         self._left_connecting = asyncio.Event()
         self._ended = asyncio.Event()
@@ -155,7 +155,7 @@ class SessionRunner:
         self._watching = asyncio.get_running_loop().call_later(WATCH_SECONDS, self._watch)
 
     def _stop(self) -> None:
-        for timer in (self._timer, self._look, self._watching):
+        for timer in (self._timer, self._watching):
             if timer is not None:
                 timer.cancel()
         self._media.hold()
@@ -204,6 +204,7 @@ class SessionRunner:
                 transport=self._deps.settings.provider_transport,
                 pace=self._deps.setting_up.reconnect_wait,
                 frame_bytes=self._deps.settings.frame_bytes,
+                gather=self._deps.pacer.soon,
             )
         except ValueError as exc:
             self._feed(ev.TerminateRequested(EndReason.INVALID_SPEC, f"provider: {exc}"))
@@ -348,11 +349,14 @@ class SessionRunner:
 
     def _arm(self) -> None:
         """Look at the deadlines soon: events come in groups, and looking costs more than an event."""
-        if self._look is None and not self._ended.is_set():
-            self._look = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._arm_timer)
+        if not self._looking and not self._ended.is_set():
+            self._looking = True
+            self._deps.pacer.soon(self._arm_timer, LOOK_SLOTS)
 
     def _arm_timer(self) -> None:
-        self._look = None
+        self._looking = False
+        if self._ended.is_set():
+            return
         due = self._session.next_deadline()
         if self._timer is not None:
             if due is not None and self._timer_due <= due:
