@@ -28,34 +28,38 @@ class _Unusual(Exception):
     """Left to protobuf."""
 
 
-def _text(value: object) -> str:
+# Each writer gives what stands in the JSON, None for a default, which does not stand there.
+
+
+def _text(value: object) -> str | None:
     if value.__class__ is not str:
         raise _Unusual
-    return value
+    return value or None
 
 
-def _small(value: object) -> int:
+def _small(value: object) -> int | None:
     if value.__class__ is not int or not -_INT32 <= value < _INT32:
         raise _Unusual
-    return value
+    return value or None
 
 
-def _large(value: object) -> str:
+def _large(value: object) -> str | None:
     if value.__class__ is not int or not -_INT64 <= value < _INT64:
         raise _Unusual
-    return str(value) if value else ""
+    return str(value) if value else None
 
 
-def _real(value: object) -> float:
+def _real(value: object) -> float | None:
     if value.__class__ is not float or not math.isfinite(value):
         raise _Unusual
-    return value
+    # Minus zero is not the default.
+    return value if value or math.copysign(1.0, value) < 0 else None
 
 
-def _flag(value: object) -> bool:
+def _flag(value: object) -> bool | None:
     if value.__class__ is not bool:
         raise _Unusual
-    return value
+    return value or None
 
 
 def _moment(value: object) -> str:
@@ -141,7 +145,7 @@ def write(record: EventRecord, worker: str, instance: str) -> bytes | None:
                 continue
             to, writer = form.fields[name]
             written = writer(value)
-            if written:
+            if written is not None:
                 part[to] = written
         key = record.key
         whole: dict[str, Any] = {"namespace": key.namespace} if key.namespace else {}
