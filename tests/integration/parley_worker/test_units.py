@@ -55,7 +55,7 @@ class Call:
 
     def order(self, *orders: UnitOrder) -> None:
         for order in orders:
-            self.runner._units.order(order)
+            self.runner._media.units.order(order)
 
     async def until(self, kind: UnitEventKind, unit: str = "music") -> ev.UnitEvent:
         async with asyncio.timeout(15):
@@ -105,8 +105,8 @@ async def call(tmp_path: Path, seconds: float = 1.0, **given: Any) -> AsyncItera
                     made.told.append(event)
                 feed(event)
 
-            runner._units._tell = noting
-            runner._units._players._on_event = noting
+            runner._media.units._tell = noting
+            runner._media.units._players._on_event = noting
             yield made
             if not caller.done.is_set():
                 await caller.send(hangup=pb.Hangup())

@@ -33,7 +33,7 @@ from parley_worker.core.media_path import InputPath, OutputPath, PlayoutMode
 from parley_worker.core.playout import AudioCounters, PlayoutLedger
 from parley_worker.core.session_budget import BudgetLimits
 from parley_worker.runtime.session_guard import SessionGuard
-from parley_worker.runtime.session_runner import SessionRunner
+from parley_worker.runtime.session_media import SessionMedia
 from parley_worker.telemetry.frames import FrameCounts
 from parley_worker.transport.leg import LegBounds
 from parley_worker.transport.many_leg import ManyLeg
@@ -75,28 +75,41 @@ class Units:
     agent_heard = True
 
 
-class Runner(SessionRunner):
+class Media(SessionMedia):
     """The worker's own `leg_audio`, `on_audio` and `_tick` on a session that is attached."""
 
     def __init__(self, clock: Clock, frames: FrameCounts, leg: Any) -> None:
-        ledger, counters = PlayoutLedger(), AudioCounters()
-        self._session: Any = SimpleNamespace(counters=counters, ledger=ledger)
-        self._output = OutputPath(PCM, ledger, counters, 1 << 40)
+        self._ledger, self._counters = PlayoutLedger(), AudioCounters()
+        self._output = OutputPath(PCM, self._ledger, self._counters, 1 << 40)
         self._output.attach(PCM, PlayoutMode.REALTIME)
         self._input = InputPath(PCM, PCM, 1e9)
         self._monotonic = clock.monotonic
         self._deps: Any = SimpleNamespace(clock=clock, pacer={self})
-        self._frames = frames
+        self._counts = frames
         self._mode = PlayoutMode.REALTIME
-        self._leg = leg
-        self._units: Any = Units()
         self._guard = SessionGuard(UNBOUNDED, None, lambda event: None, int)
-        self._provider_bytes_per_ms = PCM.bytes_per_ms
+        self._bytes_per_ms = PCM.bytes_per_ms
         self._gaps = 0
         self._last_heard = ""
+        self.leg = leg
+        self.units: Any = Units()
+        self.to_provider = None
 
     def _heard(self, response_id: str) -> None:
         self._last_heard = response_id
+
+
+class Runner:
+    """A session as its leg and the bench see it."""
+
+    def __init__(self, clock: Clock, frames: FrameCounts, leg: Any) -> None:
+        self._media = Media(clock, frames, leg)
+        self._session: Any = SimpleNamespace(ledger=self._media._ledger)
+
+    @property
+    def leg_audio(self) -> Any:
+        """See SessionPort."""
+        return self._media.leg_audio
 
 
 class Clock:
