@@ -109,6 +109,12 @@ KEYS = st.sampled_from(
 )
 
 
+def test_a_type_that_is_no_text() -> None:
+    for value in ([], {}, 5, None, True):
+        fields = {"type": value, "delta": base64.b64encode(bytes(4800)).decode()}
+        both(json.dumps(fields).encode())
+
+
 @settings(max_examples=300, deadline=None)
 @given(
     before=st.lists(st.tuples(KEYS, VALUES), max_size=5),

@@ -121,7 +121,8 @@ class ProtocolCore:
             audio = pybase64.b64decode(memoryview(frame)[begin:end], validate=True)
         except (msgspec.MsgspecError, ValueError, RecursionError):
             return None
-        if not isinstance(rest, dict) or rest.get("type") not in AUDIO_DELTA_TYPES:
+        kind = rest.get("type") if isinstance(rest, dict) else None
+        if not isinstance(kind, str) or kind not in AUDIO_DELTA_TYPES:
             return None
         response_id, item_id = rest.get("response_id"), rest.get("item_id")
         index = rest.get("content_index")
