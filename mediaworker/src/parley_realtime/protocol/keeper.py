@@ -138,7 +138,7 @@ class ConversationKeeper:
     def server(self, payload: Payload, now: float) -> bool:
         """A server event came; False: it is an echo of ours and nobody else's business."""
         kind = payload.get("type")
-        if kind in STREAMED:
+        if isinstance(kind, str) and kind in STREAMED:
             self.outstanding.goes_on(payload.get("response_id"), now)
             self.history.server(payload)
             return True

@@ -97,7 +97,7 @@ class Conversation:
     def on_message(self, payload: Payload, now: float, attached: bool) -> list[Effect]:
         """Follow a server event."""
         kind = payload.get("type")
-        if kind in WORDS_DELTA:
+        if isinstance(kind, str) and kind in WORDS_DELTA:
             self._watch.came(now)
             key = (_text(payload, "item_id"), _int(payload, "content_index"))
             self._words.words(key, _text(payload, "delta"), self._ledger.received_ms(key))
