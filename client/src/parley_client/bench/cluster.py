@@ -15,8 +15,8 @@ from typing import Any, Final
 from lightkube import AsyncClient
 from lightkube.core.exceptions import ApiError
 
+from parley_client.bench.given import Given
 from parley_client.bench.loadgen import CallFailed, Loadgen
-from parley_client.bench.runner import Given
 from parley_client.bench.systems import Place, System, Variant
 from parley_client.embedded.manifests import Manifest, read_manifests
 from parley_client.errors import ParleyError, UsageError

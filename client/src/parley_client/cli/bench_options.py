@@ -10,7 +10,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from parley_client.bench.runner import Given, Options
+from parley_client.bench.given import Given
+from parley_client.bench.runner import Options
 
 SHARED: Final[dict[str, tuple[Any, Any]]] = {
     "scenario": (
