@@ -263,21 +263,33 @@ class ConversationKeeper:
         return back
 
     def _take_turn_back(self, answers: list[Answer], unheard: list[Answer]) -> tuple[str, ...]:
-        """Let the provider hear the last turn again when its words are not known: it answers by itself."""
+        """Let the provider hear the last turn again when its words are not known.
+
+        Either it answers by itself, or nothing was asked yet and its transcript is still to come: audio that
+        is carried over is not transcribed any more.
+        """
         last = self.history.last
-        if last is None or not last.awaits_words() or not self._answers_turns:
+        if last is None or not last.awaits_words() or self._turn_detection is None:
             return ()
         if self._asked_in_row > MAX_ASKED_IN_ROW:
             return ()
         audio = b"".join(part.audio for part in last.parts)
         bound = [a for a in answers if a.bound]
-        if not audio or not (self._owed or unheard) or len(bound) != len(unheard):
+        if not audio or len(bound) != len(unheard) or any(a.request is not None for a in unheard):
             return ()
-        if any(a.request is not None for a in unheard):
+        if self._answers_turns:
+            if not (self._owed or unheard):
+                return ()
+        elif not (self.transcribes and last.transcript_comes) or bound or self._asking:
             return ()
         self.history.delete(last.id)
         self._taken_back.append(audio)
         return (last.id,)
+
+    @property
+    def _asking(self) -> bool:
+        """Whether an answer in the conversation was asked for that has not begun."""
+        return any(s.type == "response.create" and not is_aside(s.event) for s in self.outstanding.peek())
 
     def _apply_now(self, event_id: str) -> list[Event]:
         """Truncations and deletions that were not confirmed are done in the history, before it is carried."""
