@@ -28,9 +28,9 @@ PROVIDER_MAKES = frozenset({"mcp_list_tools"})
 """Kinds of items that every connection gets from its provider."""
 _TEXT_DELTA = frozenset({"response.output_text.delta", "response.text.delta"})
 _TEXT_DONE = frozenset({"response.output_text.done", "response.text.done"})
-_WORDS_DELTA = frozenset({"response.output_audio_transcript.delta", "response.audio_transcript.delta"})
+WORDS_DELTA = frozenset({"response.output_audio_transcript.delta", "response.audio_transcript.delta"})
 _WORDS_DONE = frozenset({"response.output_audio_transcript.done", "response.audio_transcript.done"})
-STREAMED = _TEXT_DELTA | _WORDS_DELTA
+STREAMED = _TEXT_DELTA | WORDS_DELTA
 """Types of events that carry a piece of what is being said, many to a response."""
 _TRANSCRIPT = "conversation.item.input_audio_transcription"
 
@@ -367,7 +367,7 @@ class ConversationHistory:
         item = self._items.get(_text(payload, "item_id"))
         if item is None:
             return
-        if kind in _WORDS_DELTA and item.kind == "message":
+        if kind in WORDS_DELTA and item.kind == "message":
             delta = _text(payload, "delta")
             _spoken(item, _part_index(payload)).words(delta)
             self._grown(item, len(delta))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from parley_realtime.protocol.history import WORDS_DELTA
+
 from parley_worker.core.effects import (
     Clear,
     ClearMedia,
@@ -31,7 +33,6 @@ from parley_worker.core.tool_desk import ToolDesk
 from parley_worker.core.tool_routing import ToolProblem
 
 Payload = Mapping[str, Any]
-WORDS_DELTA = frozenset({"response.output_audio_transcript.delta", "response.audio_transcript.delta"})
 MAX_RESPONSES = 64
 MAX_CODE_CHARACTERS = 100
 RESPONSE_SILENCE_SECONDS = 30.0

@@ -11,11 +11,11 @@ from time import thread_time
 from typing import Any
 
 from parley_realtime import InvalidEventError, OutgoingQueueFull, RealtimeError
+from parley_realtime.protocol.history import WORDS_DELTA
 
 from parley_worker.core import effects as fx
 from parley_worker.core import events as ev
 from parley_worker.core.budget import Budget
-from parley_worker.core.conversation import WORDS_DELTA
 from parley_worker.core.model import EndReason, SessionConfig, SessionReport, SessionState
 from parley_worker.core.session import Session, SessionBounds
 from parley_worker.runtime.deps import RunnerDeps

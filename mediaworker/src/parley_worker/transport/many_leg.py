@@ -15,7 +15,7 @@ from parley_worker.core.effects import Mark, ToLeg
 from parley_worker.core.events import LegRefusal
 from parley_worker.core.media_path import OutFrame
 from parley_worker.transport.leg import SLOW_READER, LegBounds
-from parley_worker.transport.ports import LegPort, SessionPort
+from parley_worker.transport.ports import HearFrame, SessionPort
 
 if TYPE_CHECKING:
     from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     Entries = RepeatedCompositeFieldContainer[pb.AgentEntry]
 
 ENTRY_BYTES: Final = many_pb.ENTRY_BYTES
-
-Hear = Callable[[LegPort, bytes, int, int], LegRefusal | None]
-"""Takes a frame of caller audio, as SessionPort.leg_audio."""
 
 
 class Turns(Protocol):
@@ -85,7 +82,7 @@ class ManyLeg:
         "waiting",
     )
 
-    def __init__(self, handle: int, turns: Turns, bounds: LegBounds, instance: str, deaf: Hear) -> None:
+    def __init__(self, handle: int, turns: Turns, bounds: LegBounds, instance: str, deaf: HearFrame) -> None:
         self.handle = handle
         self.hear = self._deaf = deaf
         self.session: SessionPort | None = None
