@@ -253,6 +253,7 @@ class SessionConfig(_message.Message):
     RECOVERY_FIELD_NUMBER: _builtins.int
     MEDIA_ACCESS_FIELD_NUMBER: _builtins.int
     TRACE_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
     session_json: _builtins.str
     """The Realtime session object (JSON, of the provider's protocol shape). Audio formats in it are ignored."""
     greet: _builtins.bool
@@ -301,6 +302,10 @@ class SessionConfig(_message.Message):
     def media_access(self) -> Global___MediaAccess:
         """What scenarios may open. Missing: nothing."""
 
+    @_builtins.property
+    def origin(self) -> Global___Origin:
+        """What the configuration was made from. Missing: the sender does not say."""
+
     def __init__(
         self,
         *,
@@ -318,14 +323,49 @@ class SessionConfig(_message.Message):
         recovery: Global___Recovery | None = ...,
         media_access: Global___MediaAccess | None = ...,
         trace: _builtins.bool = ...,
+        origin: Global___Origin | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "behaviour", b"behaviour", "limits", b"limits", "media_access", b"media_access", "provider", b"provider", "recording", b"recording", "recovery", b"recovery", "scenario", b"scenario"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "behaviour", b"behaviour", "limits", b"limits", "media_access", b"media_access", "origin", b"origin", "provider", b"provider", "recording", b"recording", "recovery", b"recovery", "scenario", b"scenario"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "behaviour", b"behaviour", "greet", b"greet", "limits", b"limits", "media_access", b"media_access", "privacy", b"privacy", "provider", b"provider", "provider_audio", b"provider_audio", "recording", b"recording", "recovery", b"recovery", "scenario", b"scenario", "session_json", b"session_json", "tools", b"tools", "trace", b"trace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "behaviour", b"behaviour", "greet", b"greet", "limits", b"limits", "media_access", b"media_access", "origin", b"origin", "privacy", b"privacy", "provider", b"provider", "provider_audio", b"provider_audio", "recording", b"recording", "recovery", b"recovery", "scenario", b"scenario", "session_json", b"session_json", "tools", b"tools", "trace", b"trace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SessionConfig: _TypeAlias = SessionConfig  # noqa: Y015
+
+@_typing.final
+class Origin(_message.Message):
+    """Origin says which objects a configuration was made from. The worker keeps it and reports it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GENERATION_FIELD_NUMBER: _builtins.int
+    AGENT_FIELD_NUMBER: _builtins.int
+    AGENT_REVISION_FIELD_NUMBER: _builtins.int
+    AGENT_GENERATION_FIELD_NUMBER: _builtins.int
+    generation: _builtins.int
+    """Generation of the VoiceSession."""
+    agent: _builtins.str
+    """Name of the VoiceAgent; empty for an agent of the session alone."""
+    agent_revision: _builtins.str
+    """Revision of the agent: the name of its ControllerRevision."""
+    agent_generation: _builtins.int
+    """Generation of the VoiceAgent."""
+    def __init__(
+        self,
+        *,
+        generation: _builtins.int = ...,
+        agent: _builtins.str = ...,
+        agent_revision: _builtins.str = ...,
+        agent_generation: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_generation", b"agent_generation", "agent_revision", b"agent_revision", "generation", b"generation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Origin: _TypeAlias = Origin  # noqa: Y015
 
 @_typing.final
 class Behaviour(_message.Message):
@@ -1096,6 +1136,7 @@ class CommandRequest(_message.Message):
     FENCE_FIELD_NUMBER: _builtins.int
     CLIENT_EVENT_JSON_FIELD_NUMBER: _builtins.int
     CLEAR_FIELD_NUMBER: _builtins.int
+    RECONFIGURE_FIELD_NUMBER: _builtins.int
     client_event_json: _builtins.str
     """A Realtime client event (JSON object with `type`), as in media.v1.ClientEvent."""
     clear: _builtins.bool
@@ -1108,6 +1149,10 @@ class CommandRequest(_message.Message):
     def fence(self) -> Global___Fence:
         """Who asks whom."""
 
+    @_builtins.property
+    def reconfigure(self) -> Global___Reconfigure:
+        """The session's configuration as it shall be now."""
+
     def __init__(
         self,
         *,
@@ -1115,16 +1160,57 @@ class CommandRequest(_message.Message):
         fence: Global___Fence | None = ...,
         client_event_json: _builtins.str = ...,
         clear: _builtins.bool = ...,
+        reconfigure: Global___Reconfigure | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["clear", b"clear", "client_event_json", b"client_event_json", "command", b"command", "fence", b"fence", "session", b"session"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clear", b"clear", "client_event_json", b"client_event_json", "command", b"command", "fence", b"fence", "reconfigure", b"reconfigure", "session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clear", b"clear", "client_event_json", b"client_event_json", "command", b"command", "fence", b"fence", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clear", b"clear", "client_event_json", b"client_event_json", "command", b"command", "fence", b"fence", "reconfigure", b"reconfigure", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["client_event_json", "clear"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["client_event_json", "clear", "reconfigure"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
 Global___CommandRequest: _TypeAlias = CommandRequest  # noqa: Y015
+
+@_typing.final
+class Reconfigure(_message.Message):
+    """Reconfigure changes a live session to what is asked for now, all or nothing. Idempotent on the generation. The
+    answer comes with the session's report: `origin` then has the generation, `update_refused` says why it is not run.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_JSON_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    session_json: _builtins.str
+    """The whole Realtime session object (JSON); what differs from the one before is sent to the provider."""
+    generation: _builtins.int
+    """Generation of the VoiceSession that asks for it."""
+    @_builtins.property
+    def tools(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolRoute]:
+        """Who answers the functions of `session_json`, all of them."""
+
+    @_builtins.property
+    def limits(self) -> Global___Limits:
+        """Time limits, all of them."""
+
+    def __init__(
+        self,
+        *,
+        session_json: _builtins.str = ...,
+        tools: _abc.Iterable[Global___ToolRoute] | None = ...,
+        limits: Global___Limits | None = ...,
+        generation: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "limits", b"limits", "session_json", b"session_json", "tools", b"tools"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Reconfigure: _TypeAlias = Reconfigure  # noqa: Y015
 
 @_typing.final
 class CommandResponse(_message.Message):
@@ -1385,6 +1471,8 @@ class SessionReport(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     JOURNAL_FIELD_NUMBER: _builtins.int
     TELEPHONY_ENDPOINT_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    UPDATE_REFUSED_FIELD_NUMBER: _builtins.int
     state: Global___SessionState.ValueType
     """State of the session."""
     end_reason: _builtins.str
@@ -1403,6 +1491,8 @@ class SessionReport(_message.Message):
     """Name to verify; empty without TLS."""
     telephony_endpoint: _builtins.str
     """URL of the worker's endpoint for telephony streams; empty where it has none."""
+    update_refused: _builtins.str
+    """Why the last Reconfigure is not run, in the provider's words where it refused; empty when it is."""
     @_builtins.property
     def session(self) -> Global___SessionRef:
         """The session and its placement."""
@@ -1427,6 +1517,10 @@ class SessionReport(_message.Message):
     def journal(self) -> Global___JournalPosition:
         """Where its journal stands."""
 
+    @_builtins.property
+    def origin(self) -> Global___Origin:
+        """What the session was made from; `generation` is that of the last Reconfigure that was judged."""
+
     def __init__(
         self,
         *,
@@ -1445,10 +1539,12 @@ class SessionReport(_message.Message):
         usage: Global___Usage | None = ...,
         journal: Global___JournalPosition | None = ...,
         telephony_endpoint: _builtins.str = ...,
+        origin: Global___Origin | None = ...,
+        update_refused: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "journal", b"journal", "ready_time", b"ready_time", "session", b"session", "start_time", b"start_time", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "journal", b"journal", "origin", b"origin", "ready_time", b"ready_time", "session", b"session", "start_time", b"start_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "end_message", b"end_message", "end_reason", b"end_reason", "end_time", b"end_time", "endpoint", b"endpoint", "journal", b"journal", "ready_time", b"ready_time", "session", b"session", "shard", b"shard", "start_time", b"start_time", "state", b"state", "telephony_endpoint", b"telephony_endpoint", "tls_server_name", b"tls_server_name", "usage", b"usage", "web_socket_id", b"web_socket_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "end_message", b"end_message", "end_reason", b"end_reason", "end_time", b"end_time", "endpoint", b"endpoint", "journal", b"journal", "origin", b"origin", "ready_time", b"ready_time", "session", b"session", "shard", b"shard", "start_time", b"start_time", "state", b"state", "telephony_endpoint", b"telephony_endpoint", "tls_server_name", b"tls_server_name", "update_refused", b"update_refused", "usage", b"usage", "web_socket_id", b"web_socket_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
