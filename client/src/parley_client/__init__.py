@@ -19,10 +19,12 @@ from .errors import (
     AudioError,
     CallLost,
     ConnectError,
+    InvalidRequest,
     MissingProgram,
     ParleyError,
     ProcessDied,
     ProtocolError,
+    ServiceError,
     SessionNotFound,
     SessionNotReady,
     SlowConsumer,
@@ -51,6 +53,8 @@ from .formats import AudioFormat, Encoding
 from .many import MediaGateway
 from .options import CallOptions, CallState, CallStats, Playout
 from .resolve import resolve_address, resolve_cluster
+from .resolving import Endpoint, KubernetesResolver, SessionResolver
+from .sessions import CreatedSession, SessionChange, SessionsClient, SessionView
 from .target import Target
 
 __version__ = "0.1.0"
@@ -70,11 +74,15 @@ __all__ = [
     "ClearReason",
     "ConnectError",
     "ConversationEvent",
+    "CreatedSession",
     "Draining",
     "Encoding",
     "Ended",
+    "Endpoint",
     "Event",
     "Heard",
+    "InvalidRequest",
+    "KubernetesResolver",
     "LevelMeter",
     "Mark",
     "MediaGateway",
@@ -86,8 +94,13 @@ __all__ = [
     "ProcessDied",
     "ProtocolError",
     "Reconnecting",
+    "ServiceError",
+    "SessionChange",
     "SessionNotFound",
     "SessionNotReady",
+    "SessionResolver",
+    "SessionView",
+    "SessionsClient",
     "SlowConsumer",
     "Started",
     "StreamError",

@@ -62,6 +62,23 @@ class AttachRefused(StreamError):
     """The worker refused the attach: a wrong, used or expired ticket, a format, a session that is over."""
 
 
+class ServiceError(StreamError):
+    """The session service refused a call.
+
+    Attributes:
+        status, reason, message: as of `StreamError`.
+        field: the field of the request at fault; empty when none is.
+    """
+
+    def __init__(self, status: str, message: str, *, reason: str = "", field: str = "") -> None:
+        super().__init__(status, message, reason=reason)
+        self.field = field
+
+
+class InvalidRequest(ServiceError, UsageError):
+    """The session service was asked for something that cannot be; `field` names what."""
+
+
 class ProtocolError(ParleyError):
     """The other side is no Parley worker, or breaks the contract of `parley.media.v1`."""
 

@@ -166,7 +166,7 @@ def refusal_of(target: Target, error: grpc.aio.AioRpcError) -> ParleyError:
     details = error.details() or "no details given"
     reason = _reason(error)
     if error.code() is grpc.StatusCode.UNAVAILABLE and not reason:
-        if target.tls and any(word in details.lower() for word in _TLS_WORDS):
+        if target.tls and is_tls_trouble(details):
             name = target.tls_server_name or target.address.rpartition(":")[0]
             return TlsError(f"{target.address}: the connection as {name!r} was refused: {details}")
         if not target.tls and "socket closed" in details.lower():
@@ -175,6 +175,11 @@ def refusal_of(target: Target, error: grpc.aio.AioRpcError) -> ParleyError:
     if error.code() is grpc.StatusCode.UNIMPLEMENTED and not reason:
         return ProtocolError(f"{target.address} is no Parley media worker: {details}")
     return AttachRefused(error.code().name, details, reason=reason)
+
+
+def is_tls_trouble(details: str) -> bool:
+    """True when gRPC's words speak of a certificate or a handshake."""
+    return any(word in details.lower() for word in _TLS_WORDS)
 
 
 def _reason(error: grpc.aio.AioRpcError) -> str:

@@ -127,7 +127,7 @@ async def resolve_cluster(
         found = await _wait_attachable(client, session, wait, on_phase)
         with api_errors(f"Secret {found.ticket_secret}"):
             secret = await client.get(Secret, found.ticket_secret)
-    values = {key: _decode(found.ticket_secret, key, value) for key, value in (secret.data or {}).items()}
+    values = decode_secret(found.ticket_secret, secret.data)
     ticket = values.get("ticket", "")
     if not ticket:
         raise SessionNotFound(f"Secret {found.namespace}/{found.ticket_secret} has no key `ticket`")
@@ -240,6 +240,26 @@ async def kube_client(
         await client.close()
 
 
+def kubeconfig_token(kubeconfig: Path | str | None = None, context: str | None = None) -> str:
+    """Return the token of the kubeconfig's user, or of the pod's service account.
+
+    Raises:
+        UsageError: there is none; certificates and exec plugins give no token that can be passed on.
+    """
+    remedy = "give --token-file, or set PARLEY_TOKEN=$(kubectl create token ACCOUNT)"
+    try:
+        chosen = _read_config(kubeconfig).get(context_name=context)
+        user = chosen.user if chosen else None
+        token = (user.token if user else "") or ""
+        if user and user.token_file and not token:
+            token = Path(user.token_file).read_text(encoding="utf-8").strip()
+    except (ConfigError, OSError) as error:
+        raise UsageError(f"no Kubernetes token was found ({error}); {remedy}") from error
+    if not token:
+        raise UsageError(f"the kubeconfig's user has no token; {remedy}")
+    return token
+
+
 def _read_config(kubeconfig: Path | str | None) -> KubeConfig:
     default = Path(os.environ.get("KUBECONFIG") or Path.home() / ".kube" / "config")
     chosen = Path(kubeconfig) if kubeconfig else default
@@ -279,6 +299,15 @@ def _not_ready(found: SessionInfo) -> str:
         return f"{where} is over: {found.phase}, {found.end_reason or 'no reason given'}"
     detail = f": {found.message}" if found.message else ""
     return f"{where} is not ready (phase {found.phase or 'not set yet'}){detail}"
+
+
+def decode_secret(secret: str, data: Mapping[str, str] | None) -> dict[str, str]:
+    """Decode what a Secret holds.
+
+    Raises:
+        SessionNotFound: a value is no base64 text.
+    """
+    return {key: _decode(secret, key, value) for key, value in (data or {}).items()}
 
 
 def _decode(secret: str, key: str, value: str) -> str:

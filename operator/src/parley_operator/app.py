@@ -24,8 +24,10 @@ from .handlers.kopf_app import run_kopf
 from .handlers.pools import PoolReconciler
 from .handlers.reconciler import Reconciler
 from .kube.login import Login
+from .kube.reviews import KubeReviews
 from .kube.store import KubeStore
 from .ports import Store, StoreError
+from .serving.sessions import AlwaysLeads, certificate, make_desks, publish, serving
 from .telemetry.metrics import Metrics
 from .workers.link import LinkSet
 
@@ -41,6 +43,7 @@ class Operator:
         self._login = login
         self.metrics = Metrics()
         self.port = 0
+        self.sessions_port = 0
         self.ready = asyncio.Event()
         self._stop = asyncio.Event()
         self._wrong = "starting"
@@ -77,7 +80,7 @@ class Operator:
         except TimeoutError:
             pass
 
-    async def _serve(self, store: Store, authority: Authority) -> None:
+    async def _serve(self, store: KubeStore, authority: Authority) -> None:
         settings, clock = self._settings, SystemClock()
         links = LinkSet(epoch=authority.epoch, clock=clock)
         context = Context(
@@ -106,21 +109,43 @@ class Operator:
         ]
         stopping = asyncio.create_task(self._stop.wait(), name="stop")
         working, applying, watching = tasks
+        lasting = {working, watching, stopping}
+        if settings.sessions.address:
+            answering = self._sessions(store, context, reconciler, authority)
+            tasks.append(asyncio.create_task(answering, name="session service"))
+            lasting.add(tasks[-1])
         try:
-            await asyncio.wait({working, watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(lasting, return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
                 if task.done() and not task.cancelled() and task.exception() is not None:
                     raise RuntimeError(f"{task.get_name()} failed") from task.exception()
         finally:
             self._wrong = "stopping"
             self._stop.set()
-            for task in (working, applying):
+            for task in (working, applying, *tasks[3:]):
                 task.cancel()
             if not reconciler.started.is_set():
                 watching.cancel()
             # The watches end by themselves: kopf is to take its leave of the API server.
-            await asyncio.gather(working, applying, watching, stopping, return_exceptions=True)
+            await asyncio.gather(*tasks, stopping, return_exceptions=True)
             await links.close()
+
+    async def _sessions(
+        self, store: KubeStore, context: Context, reconciler: Reconciler, authority: Authority
+    ) -> None:
+        """Serve the session service until cancelled; it answers once the reconciler places."""
+        settings = self._settings.sessions
+        pair = certificate(settings, lambda: authority.ca, context.clock)
+        async with serving(settings, pair, AlwaysLeads(), self.metrics) as server:
+            self.sessions_port = server.port
+            await reconciler.started.wait()
+            reviews = KubeReviews(store, settings.audiences)
+            await server.lead(make_desks(context, reconciler, reviews, authority.ca, _suffix))
+            await publish(store, settings, self._settings.namespace, authority.ca.certificate)
+            try:
+                await self._stop.wait()
+            finally:
+                context.notices.close()
 
     async def _watch(self, reconciler: Reconciler) -> None:
         def observe(kind: str, body: Body, deleted: bool) -> None:

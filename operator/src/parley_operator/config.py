@@ -24,6 +24,14 @@ _HELP = {
         "60",
         "seconds of silence after which a worker whose pod still runs counts as lost",
     ),
+    "SESSIONS_ADDRESS": ("", "host:port of the session service; empty: it is not served"),
+    "SESSIONS_NAMES": ("", "names in its certificate, the first one told to clients, with commas between"),
+    "SESSIONS_TLS_DIR": (
+        "",
+        "folder with tls.crt and tls.key of your own, instead of a certificate of the CA",
+    ),
+    "SESSIONS_AUDIENCES": ("", "audiences that callers' tokens may be for [those of the API server]"),
+    "SESSIONS_CONFIG_MAP": ("", "ConfigMap in NAMESPACE that tells clients address, name and CA"),
     "CONCURRENCY": ("32", "objects worked on at a time"),
     "LOG_LEVEL": ("info", "debug, info, warning or error"),
     "LOG_FORMAT": ("json", "json or text"),
@@ -53,6 +61,18 @@ class Settings:
     concurrency: int
     log_level: str
     log_format: str
+    sessions: SessionsSettings
+
+
+@dataclass(frozen=True, slots=True)
+class SessionsSettings:
+    """The session service; not served without an `address`."""
+
+    address: str = ""
+    names: tuple[str, ...] = ()
+    tls_dir: Path | None = None
+    audiences: tuple[str, ...] = ()
+    config_map: str = ""
 
 
 def help_text() -> str:
@@ -86,6 +106,7 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
     lost = _number(values, "WORKER_LOST_AFTER", 5, 3600, problems)
     concurrency = _number(values, "CONCURRENCY", 1, 1000, problems)
     env = _worker_env(values["WORKER_ENV"], problems)
+    sessions = _sessions(values, problems)
     if problems:
         raise ConfigError("\n".join(problems))
     return Settings(
@@ -103,7 +124,30 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
         concurrency=concurrency,
         log_level=values["LOG_LEVEL"],
         log_format=values["LOG_FORMAT"],
+        sessions=sessions,
     )
+
+
+def _sessions(values: Mapping[str, str], problems: list[str]) -> SessionsSettings:
+    address = values["SESSIONS_ADDRESS"]
+    host, _, port = address.rpartition(":")
+    if address and not (host and port.isdigit() and int(port) < 65536):
+        problems.append(f"{PREFIX}SESSIONS_ADDRESS: {address!r}; give host:port, such as 0.0.0.0:8443")
+    folder = Path(values["SESSIONS_TLS_DIR"]) if values["SESSIONS_TLS_DIR"] else None
+    missing = [] if folder is None else [n for n in ("tls.crt", "tls.key") if not (folder / n).is_file()]
+    if missing:
+        problems.append(f"{PREFIX}SESSIONS_TLS_DIR: {folder} has no {' and no '.join(missing)}")
+    return SessionsSettings(
+        address,
+        _items(values["SESSIONS_NAMES"]),
+        folder,
+        _items(values["SESSIONS_AUDIENCES"]),
+        values["SESSIONS_CONFIG_MAP"],
+    )
+
+
+def _items(text: str) -> tuple[str, ...]:
+    return tuple(part for item in text.split(",") if (part := item.strip()))
 
 
 def _number(values: Mapping[str, str], name: str, least: int, most: int, problems: list[str]) -> int:

@@ -6,6 +6,7 @@ Keys are ECDSA P-256. A certificate is renewed when less than a third of its lif
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -38,9 +39,10 @@ def make_ca(now: float) -> KeyPair:
     return _pair(builder.sign(key, hashes.SHA256()), key)
 
 
-def issue_server(ca: KeyPair, dns_name: str, now: float) -> KeyPair:
-    """For the workers of a pool: they serve under `dns_name`."""
-    return _issue(ca, dns_name, [ExtendedKeyUsageOID.SERVER_AUTH], SERVER_LIFE, now)
+def issue_server(ca: KeyPair, dns_name: str, now: float, others: Sequence[str] = ()) -> KeyPair:
+    """For whoever serves under `dns_name` and the other names: the workers of a pool, the operator's
+    replicas."""
+    return _issue(ca, dns_name, [ExtendedKeyUsageOID.SERVER_AUTH], SERVER_LIFE, now, others)
 
 
 def issue_client(ca: KeyPair, now: float) -> KeyPair:
@@ -67,8 +69,25 @@ def issued_by(certificate: bytes, ca: KeyPair) -> bool:
     return True
 
 
+def check_pair(pair: KeyPair) -> None:
+    """Raises `ValueError` when certificate and key do not belong together or are not PEM."""
+    form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    try:
+        key = serialization.load_pem_private_key(pair.key, None)
+        public = x509.load_pem_x509_certificate(pair.certificate).public_key()
+    except TypeError as error:
+        raise ValueError("the key is encrypted") from error
+    if key.public_key().public_bytes(*form) != public.public_bytes(*form):
+        raise ValueError("the key is not that of the certificate")
+
+
 def _issue(
-    ca: KeyPair, name: str, usages: list[x509.ObjectIdentifier], life: timedelta, now: float
+    ca: KeyPair,
+    name: str,
+    usages: list[x509.ObjectIdentifier],
+    life: timedelta,
+    now: float,
+    others: Sequence[str] = (),
 ) -> KeyPair:
     issuer = x509.load_pem_x509_certificate(ca.certificate)
     signer = serialization.load_pem_private_key(ca.key, None)
@@ -81,7 +100,8 @@ def _issue(
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(_usage(ca=False), critical=True)
     builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
-    builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+    names = [x509.DNSName(each) for each in dict.fromkeys((name, *others))]
+    builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
     builder = builder.add_extension(authority, critical=False)
     return _pair(builder.sign(signer, hashes.SHA256()), key)

@@ -1,5 +1,5 @@
-"""The two borders of the reconciler: `Store` (objects) and `WorkerLinks` (media workers); with their
-errors."""
+"""The borders of the handlers: `Store` (objects), `WorkerLinks` (media workers), `Reviews` (callers) and
+`Leadership` (replicas); with their errors."""
 
 from __future__ import annotations
 
@@ -9,12 +9,25 @@ from typing import Protocol
 
 from .api.constants import Body
 from .domain.model import AdmitOutcome, AdmitRequest, WorkerView
+from .domain.requests import Caller
 
 
 class StoreError(Exception):
-    """The store did not do it; `retryable` says whether the same call may succeed later."""
+    """The store did not do it; `retryable` says whether the same call may succeed later.
+
+    `code` is the HTTP status, 0 when there was no answer; `causes` are the fields at fault with what is
+    wrong, and `words` the API server's own.
+    """
 
     retryable = True
+
+    def __init__(
+        self, message: str = "", *, code: int = 0, words: str = "", causes: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.words = words
+        self.causes = tuple(causes)
 
 
 class Conflict(StoreError):
@@ -95,6 +108,33 @@ class WorkerTarget:
     media_endpoint: str = ""
     dead: bool = False
     restarts: int = 0
+
+
+class Reviews(Protocol):
+    """Who somebody is and what they may do, as the API server judges it. Raises `StoreError`."""
+
+    async def identify(self, token: str) -> Caller | None:
+        """Whose token it is; `None` when it is nobody's."""
+        ...
+
+    async def allowed(self, caller: Caller, verb: str, namespace: str, name: str) -> bool:
+        """Whether the caller may do `verb` with VoiceSessions; empty `namespace`: in all of them, empty
+        `name`:
+        with any."""
+        ...
+
+
+class Leadership(Protocol):
+    """Which replica leads. Both texts may be empty while nobody is known to."""
+
+    @property
+    def leading(self) -> bool: ...
+
+    @property
+    def holder(self) -> str: ...
+
+    @property
+    def address(self) -> str: ...
 
 
 class WorkerLinks(Protocol):

@@ -14,12 +14,14 @@ from parley_client.errors import ConnectError, SessionNotFound, TlsError, UsageE
 from parley_client.formats import AudioFormat
 from parley_client.options import Playout
 from parley_client.portforward import port_forward
-from parley_client.resolve import get_session, list_sessions, pod_namespace, resolve_address, resolve_cluster
+from parley_client.resolve import get_session, pod_namespace, resolve_address, resolve_cluster
 from parley_client.target import Target
 
 from .console import Output, make_output
 from .exits import GOOD_ENDS, Exit
 from .run import execute
+from .service import ServerCaOption, ServerNameOption, ServerOption, Service, TokenFileOption, called_session
+from .sessions import sessions_app
 
 NamespaceOption = Annotated[
     str | None, typer.Option("--namespace", "-n", help="Namespace; the kubeconfig's own when not given.")
@@ -37,9 +39,11 @@ def register(app: typer.Typer) -> None:
         epilog="[bold]Examples[/]\n\n  parley call first-call --audio question.wav --out answer.wav\n\n"
         "  parley call first-call -n phones --port-forward --format g711_ulaw --audio q.wav --out a.wav\n\n"
         "  parley call --address 10.0.0.7:7070 --ticket-file ticket --ca ca.crt --tls-name worker.pool.svc"
+        " --audio q.wav --out a.wav\n\n"
+        "  parley call -f session.yaml --server parley-sessions.parley.svc:8443 --server-ca ca.crt"
         " --audio q.wav --out a.wav"
     )(call)
-    app.command(epilog="[bold]Example[/]\n\n  parley sessions --all-namespaces")(sessions)
+    app.add_typer(sessions_app, name="sessions")
     app.command(
         epilog="[bold]Examples[/]\n\n  parley events first-call --from-start --nats nats://127.0.0.1:4222\n\n"
         "  parley events first-call --from-start --port-forward svc/parley-nats -n phones"
@@ -83,13 +87,23 @@ def call(
     listen_first: Annotated[
         bool, typer.Option("--listen-first", help="Speak when the agent's greeting was heard.")
     ] = False,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "-f", "--file", help="YAML with a VoiceSession: made through --server, called, and ended."
+        ),
+    ] = None,
+    server: ServerOption = "",
+    server_ca: ServerCaOption = None,
+    server_name: ServerNameOption = "",
+    token_file: TokenFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Call a session: speak a WAV, record the answer, print what is said.
 
     The session is found through the API server, with the address and the ticket in its Secret, or given by an
-    address and a ticket. A worker in a pod network that cannot be reached from here is called with
-    --port-forward.
+    address and a ticket, or made through the session service from a file. A worker in a pod network that
+    cannot be reached from here is called with --port-forward.
     """
     output = make_output(as_json=as_json)
 
@@ -108,6 +122,12 @@ def call(
                 target = resolve_address(
                     address, secret, ca_pem=pem, tls_server_name=tls_name, insecure=insecure
                 )
+            elif file is not None:
+                service = Service(server, token_file, server_ca, server_name, insecure, kubeconfig, context)
+                with output.step("make the session"):
+                    target = await stack.enter_async_context(
+                        called_session(service, file, namespace, wait=wait, insecure=insecure)
+                    )
             else:
                 target = await _find(output, session, namespace, kubeconfig, context, wait, insecure)
                 if forward:
@@ -120,28 +140,6 @@ def call(
                     raise
                 raise ConnectError(f"{error}; try --port-forward") from error
         return report(output, outcome)
-
-    execute(output, work)
-
-
-def sessions(
-    namespace: NamespaceOption = None,
-    all_namespaces: Annotated[bool, typer.Option("--all-namespaces", "-A", help="All namespaces.")] = False,
-    kubeconfig: KubeconfigOption = None,
-    context: ContextOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """List the sessions of a cluster: phase, worker, endpoint, end reason."""
-    output = make_output(as_json=as_json)
-
-    async def work() -> Exit:
-        found = await list_sessions(
-            namespace=namespace, all_namespaces=all_namespaces, kubeconfig=kubeconfig, context=context
-        )
-        columns = ("namespace", "name", "phase", "worker", "endpoint", "end reason", "created")
-        rows = [(s.namespace, s.name, s.phase, s.worker, s.endpoint, s.end_reason, s.created) for s in found]
-        output.rows("session", columns, rows)
-        return Exit.OK
 
     execute(output, work)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from parley_operator.api.constants import Body
 from parley_operator.api.v1alpha1 import metadata_of, text_at
@@ -17,6 +17,8 @@ class ObjectCache:
     """Newer resource versions replace older ones; a deletion counts for the uid that it names."""
 
     def __init__(self) -> None:
+        # Told of every object that is taken or dropped: kind, key, object, whether it is gone.
+        self.listener: Callable[[str, Key, Body, bool], None] = lambda kind, key, body, gone: None
         self._objects: dict[str, dict[Key, Body]] = {}
         self._gone: dict[str, None] = {}
 
@@ -34,7 +36,9 @@ class ObjectCache:
         if newer and not self.gone(_uid(body)):
             if present is not None and _uid(present) != _uid(body):
                 self._forget(_uid(present))
-            kind_objects[key] = _slim(body)
+                self.listener(kind, key, present, True)
+            kind_objects[key] = slim = _slim(body)
+            self.listener(kind, key, slim, False)
         return key
 
     def drop(self, kind: str, body: Body) -> Key:
@@ -43,6 +47,7 @@ class ObjectCache:
         self._forget(_uid(body))
         if present is not None and _uid(present) == _uid(body):
             del self._objects[kind][key]
+            self.listener(kind, key, present, True)
         return key
 
     def _forget(self, uid: str) -> None:

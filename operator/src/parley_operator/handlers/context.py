@@ -11,6 +11,7 @@ from parley_operator.ports import Store, WorkerLinks
 from parley_operator.telemetry.metrics import Metrics
 
 from .cache import ObjectCache
+from .notices import Notices
 from .queue import KeyedQueue
 
 
@@ -43,3 +44,7 @@ class Context:
     cache: ObjectCache = field(default_factory=ObjectCache)
     queue: KeyedQueue = field(default_factory=KeyedQueue)
     ledger: Ledger = field(default_factory=Ledger)
+    notices: Notices = field(default_factory=Notices)
+
+    def __post_init__(self) -> None:
+        self.cache.listener = self.notices.observed

@@ -242,6 +242,7 @@ class SessionReconciler:
         ca = context.control_ca() if placement.tls_server_name else b""
         ticket = await ensure_ticket(context.store, subject, placement, ca, context.new_ticket)
         self.book.ticket_made(subject.uid, ticket)
+        context.notices.ticketed(Key(SESSION, subject.namespace, subject.name), subject.uid, ticket)
         return ticket
 
     async def _ticket_taken(self, key: Key, seen: Observation, fresh: bool) -> float | None:
@@ -278,6 +279,7 @@ class SessionReconciler:
                 since=now,
             )
             self.book.remember(key, uid, done)
+            context.notices.placed(key, uid, done)
             context.metrics.placed(now - seen.subject.created)
             body = context.cache.get(SESSION, key.namespace, key.name)
             if body is None or text_at(body, "metadata", "uid") != uid:

@@ -149,17 +149,27 @@ class KubeStore:
         answer = await self._request("PATCH", path, body=body, media=APPLY, query=query)
         return self._good(answer, f"apply {kind} {namespace}/{name}")
 
+    async def review(self, path: str, body: Mapping[str, object]) -> Body:
+        """POST what is answered and not kept, such as a TokenReview. Raises `StoreError`."""
+        answer = await self._request("POST", path, body=body)
+        if answer.status >= 300:
+            # Nothing of the answer: it may repeat what was sent.
+            raise StoreError(f"POST {path}: HTTP {answer.status}", code=answer.status)
+        return answer.body
+
     # -- HTTP
 
     def _good(self, answer: _Answer, what: str) -> Body:
         if answer.status < 300:
             return answer.body
-        words = f"{what}: HTTP {answer.status}: {text_at(answer.body, 'message')[:500]}"
+        said = text_at(answer.body, "message")
+        text = f"{what}: HTTP {answer.status}: {said[:500]}"
+        kind = StoreError
         if answer.status == 409:
-            raise Conflict(words)
-        if answer.status in (400, 403, 404, 405, 413, 415, 422):
-            raise Refused(words)
-        raise StoreError(words)
+            kind = Conflict
+        elif answer.status in (400, 403, 404, 405, 413, 415, 422):
+            kind = Refused
+        raise kind(text, code=answer.status, words=said[:2000], causes=_causes(answer.body))
 
     async def _request(
         self,
@@ -220,6 +230,13 @@ class KubeStore:
             after = response.headers.get("Retry-After", "")
             seconds = float(after) if after.isdigit() else 0.0
             return _Answer(response.status, map_at({"body": found}, "body"), seconds)
+
+
+def _causes(status: Body) -> list[tuple[str, str]]:
+    """The fields that the API server names in a refusal, with what it says of them."""
+    found = map_at(status, "details").get("causes")
+    items = found if isinstance(found, list) else []
+    return [(text_at(c, "field"), text_at(c, "message")[:500]) for c in items if isinstance(c, dict)]
 
 
 def _path(kind: str, namespace: str, name: str = "") -> str:

@@ -46,6 +46,9 @@ class Metrics:
         self._watch_age = Gauge(
             p + "worker_watch_age_seconds", "Longest silence among the workers.", registry=r
         )
+        self._calls = Counter(
+            p + "session_calls_total", "Calls of the session service.", ("method", "code"), registry=r
+        )
         self._api_errors = Counter(
             p + "api_errors_total", "Failed calls of the API server.", ("verb", "code"), registry=r
         )
@@ -96,6 +99,9 @@ class Metrics:
 
     def api_error(self, verb: str, code: int) -> None:
         self._api_errors.labels(verb, str(code)).inc()
+
+    def session_call(self, method: str, code: str) -> None:
+        self._calls.labels(method, code).inc()
 
     def heard(self, at: float) -> None:
         self._object_age.set(at)

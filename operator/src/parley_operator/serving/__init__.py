@@ -1,0 +1,1 @@
+"""What the operator serves to users: gRPC over what the handlers know."""
