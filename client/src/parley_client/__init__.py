@@ -50,10 +50,11 @@ from .events import (
     transcript_of,
 )
 from .formats import AudioFormat, Encoding
+from .kubernetes_resolver import KubernetesResolver
 from .many import MediaGateway
 from .options import CallOptions, CallState, CallStats, Playout
 from .resolve import resolve_address, resolve_cluster
-from .resolving import Endpoint, KubernetesResolver, SessionResolver
+from .resolving import Endpoint, Resolver, StaticResolver
 from .sessions import CreatedSession, SessionChange, SessionsClient, SessionView
 from .target import Target
 
@@ -94,15 +95,16 @@ __all__ = [
     "ProcessDied",
     "ProtocolError",
     "Reconnecting",
+    "Resolver",
     "ServiceError",
     "SessionChange",
     "SessionNotFound",
     "SessionNotReady",
-    "SessionResolver",
     "SessionView",
     "SessionsClient",
     "SlowConsumer",
     "Started",
+    "StaticResolver",
     "StreamError",
     "Target",
     "TlsError",

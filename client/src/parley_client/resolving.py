@@ -1,95 +1,59 @@
-"""Where a session is now: asked when its worker is lost and no `Moved` was heard."""
+"""Where a session lives now: asked whenever a call has lost its worker."""
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Final, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
-from lightkube.resources.core_v1 import Secret
-
-from .errors import SessionNotFound, SessionNotReady
-from .resolve import FINISHED, VoiceSession, api_errors, decode_secret, kube_client, session_info
-
-POLL: Final = 0.5
+from .errors import SessionNotFound
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where to attach.
+    """A session's place.
 
-    Attributes:
-        address: `host:port` of the worker.
-        tls_server_name: name to verify in its certificate; empty without TLS.
-        attempt: which placement of the session this is.
-        ca_pem: CA of the certificate; empty without TLS, and where it is not told.
+    Args:
+        address: `host:port` of its worker for callers.
+        tls_server_name: name to verify in the worker's certificate; empty to keep the one that is known.
+        attempt: which placement this is, 1 or more; 0 when that is not known.
     """
 
     address: str
-    tls_server_name: str
-    attempt: int
-    ca_pem: str = field(default="", repr=False)
+    tls_server_name: str = ""
+    attempt: int = 0
 
 
-class SessionResolver(Protocol):
-    """Finds a session by its uid; whoever holds its ticket may ask."""
+class Resolver(Protocol):
+    """Knows where sessions live."""
 
-    async def resolve(self, uid: str, ticket: str, *, after_attempt: int = 0, wait: float = 0.0) -> Endpoint:
-        """Return where the session is.
-
-        Args:
-            uid: of the VoiceSession.
-            ticket: of the session.
-            after_attempt: only a placement newer than this one counts.
-            wait: seconds to wait for one.
+    async def resolve(self, uid: str, ticket: str) -> Endpoint:
+        """Return the place of the session with that uid; `ticket` shows that it may be told.
 
         Raises:
-            SessionNotFound: there is no such session, or the ticket is not its own.
-            SessionNotReady: it is over, or has no place yet.
-            ConnectError: nobody could be asked.
+            SessionNotFound: there is no such session: a call that looks for it is lost.
+            SessionNotReady: it has no place now; where its phase says that it is over, a call is lost, too.
+            ParleyError: anything else; it is asked again.
         """
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class KubernetesResolver:
-    """Reads the VoiceSession and its ticket Secret, as whoever may read both.
+class StaticResolver:
+    """Places that the program sets itself: for tests, and where they are known by other means.
 
     Args:
-        session: name of the VoiceSession.
-        namespace, kubeconfig, context: as for `resolve_cluster`.
+        endpoints: places by session uid; `set` changes them.
     """
 
-    session: str
-    namespace: str | None = None
-    kubeconfig: Path | str | None = None
-    context: str | None = None
+    def __init__(self, endpoints: dict[str, Endpoint] | None = None) -> None:
+        self._endpoints = dict(endpoints or {})
 
-    async def resolve(self, uid: str, ticket: str, *, after_attempt: int = 0, wait: float = 0.0) -> Endpoint:
-        """As `SessionResolver.resolve`."""
-        now = asyncio.get_running_loop().time
-        deadline = now() + wait
-        async with kube_client(self.kubeconfig, self.context, self.namespace) as client:
-            while True:
-                with api_errors(f"VoiceSession {self.session}"):
-                    found = session_info(await client.get(VoiceSession, self.session))
-                if found.uid != uid:
-                    raise SessionNotFound(
-                        f"VoiceSession {found.namespace}/{found.name} is another session now; {uid} is gone"
-                    )
-                if found.phase in FINISHED:
-                    words = f"VoiceSession {found.namespace}/{found.name} is over: {found.end_reason}"
-                    raise SessionNotReady(words, phase=found.phase)
-                if found.endpoint and found.attempt > after_attempt and found.phase != "Recovering":
-                    break
-                if now() >= deadline:
-                    words = f"VoiceSession {found.namespace}/{found.name} has no new place yet"
-                    raise SessionNotReady(words, phase=found.phase)
-                await asyncio.sleep(POLL)
-            with api_errors(f"Secret {found.ticket_secret}"):
-                secret = await client.get(Secret, found.ticket_secret)
-        values = decode_secret(found.ticket_secret, secret.data)
-        if values.get("ticket", "") != ticket:
-            raise SessionNotFound(f"Secret {found.ticket_secret} holds another ticket")
-        return Endpoint(found.endpoint, found.tls_server_name, found.attempt, values.get("ca.crt", ""))
+    def set(self, uid: str, endpoint: Endpoint) -> None:
+        """The session lives there from now on."""
+        self._endpoints[uid] = endpoint
+
+    async def resolve(self, uid: str, ticket: str) -> Endpoint:
+        """See Resolver."""
+        try:
+            return self._endpoints[uid]
+        except KeyError:
+            raise SessionNotFound(f"session {uid}: no endpoint was set; call set() first") from None

@@ -96,12 +96,14 @@ class CreatedSession:
         session: as it is.
         endpoint: where to attach; None while it has no place.
         ticket: to attach with; never printed.
+        ca_pem: CA of the worker's certificate; empty without TLS.
         repeated: the session was there already, made by the same request.
     """
 
     session: SessionView
     endpoint: Endpoint | None = None
     ticket: str = field(default="", repr=False)
+    ca_pem: str = field(default="", repr=False)
     repeated: bool = False
 
     def target(self, *, insecure: bool = False) -> Target:
@@ -120,9 +122,9 @@ class CreatedSession:
         return Target(
             address=self.endpoint.address,
             ticket=self.ticket,
-            tls=bool(self.endpoint.tls_server_name or self.endpoint.ca_pem),
+            tls=bool(self.endpoint.tls_server_name or self.ca_pem),
             tls_server_name=self.endpoint.tls_server_name,
-            ca_pem=self.endpoint.ca_pem,
+            ca_pem=self.ca_pem,
             namespace=seen.namespace,
             session=seen.name,
             session_uid=seen.uid,
@@ -251,7 +253,9 @@ class SessionsClient:
         )
         answer = await self._call("CreateSession", request, wait)
         where = endpoint_of(answer.connection) if answer.HasField("connection") else None
-        return CreatedSession(session_view(answer.session), where, answer.ticket, answer.repeated)
+        return CreatedSession(
+            session_view(answer.session), where, answer.ticket, answer.connection.ca_pem, answer.repeated
+        )
 
     async def get(self, namespace: str, name: str) -> SessionView:
         """Read one session.
@@ -337,7 +341,7 @@ class SessionsClient:
         raise _Again(ConnectError(f"{self._address} ended the watch"))
 
     async def resolve(self, uid: str, ticket: str, *, after_attempt: int = 0, wait: float = 0.0) -> Endpoint:
-        """Tell where a session is, by its ticket; this client is a `SessionResolver`.
+        """Tell where a session is, by its ticket; this client is a `Resolver`.
 
         Without a ticket the Kubernetes token decides.
 
@@ -351,6 +355,9 @@ class SessionsClient:
             session_uid=uid, ticket=ticket, after_attempt=after_attempt, wait=_duration(wait)
         )
         answer = await self._call("ResolveSession", request, wait, with_token=not ticket)
+        if not answer.HasField("connection"):
+            phase = PHASES.get(answer.phase, "")
+            raise SessionNotReady(f"session {uid} is over: {phase}, {answer.end_reason}", phase=phase)
         return endpoint_of(answer.connection)
 
     # -- how
@@ -413,7 +420,7 @@ class SessionsClient:
             return ConnectError(f"{self._address} did not answer in time")
         if reason in ("session-unknown", "ticket-unknown"):
             return SessionNotFound(words)
-        if reason in ("session-over", "no-place-yet"):
+        if reason == "no-place-yet":
             return SessionNotReady(words)
         kind = InvalidRequest if code is grpc.StatusCode.INVALID_ARGUMENT else ServiceError
         return kind(code.name, words, reason=reason, field=at)
@@ -451,7 +458,7 @@ def session_view(message: pb.Session) -> SessionView:
 
 def endpoint_of(message: pb.Connection) -> Endpoint:
     """Read where to attach."""
-    return Endpoint(message.endpoint, message.tls_server_name, message.attempt, message.ca_pem)
+    return Endpoint(message.endpoint, message.tls_server_name, message.attempt)
 
 
 def _source(token: str | TokenSource, file: Path | str | None) -> TokenSource:

@@ -96,7 +96,7 @@ def create(
         if ticket_out is not None and made.ticket:
             _write_secret(ticket_out, made.ticket)
         if ca_out is not None and made.endpoint is not None:
-            ca_out.write_text(made.endpoint.ca_pem, encoding="utf-8")
+            ca_out.write_text(made.ca_pem, encoding="utf-8")
         seen = made.session
         address = made.endpoint.address if made.endpoint else ""
         name = made.endpoint.tls_server_name if made.endpoint else ""

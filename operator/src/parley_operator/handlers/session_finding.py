@@ -19,6 +19,8 @@ from .queue import Key
 from .whereabouts import Connection, Whereabouts, over
 
 MAX_TICKET = 512
+# Where the session is, `None` when it is over; and the session.
+Found = tuple[Connection | None, Body]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class SessionFinder:
 
     async def by_ticket(
         self, uid: str, ticket: str, peer: str, *, after: int = 0, wait: float = 0.0
-    ) -> tuple[Connection, Body]:
+    ) -> Found:
         """Raises `Fault`."""
         self._check(uid, after, wait)
         now = self._clock.monotonic()
@@ -73,9 +75,7 @@ class SessionFinder:
             )
         return await self._find(key, uid, after, wait)
 
-    async def by_token(
-        self, uid: str, caller: Caller, *, after: int = 0, wait: float = 0.0
-    ) -> tuple[Connection, Body]:
+    async def by_token(self, uid: str, caller: Caller, *, after: int = 0, wait: float = 0.0) -> Found:
         """Raises `Fault`."""
         self._check(uid, after, wait)
         key, _ = self._look(uid)
@@ -104,7 +104,7 @@ class SessionFinder:
             return None, None
         return key, body
 
-    async def _find(self, key: Key, uid: str, after: int, wait: float) -> tuple[Connection, Body]:
+    async def _find(self, key: Key, uid: str, after: int, wait: float) -> Found:
         if not self._rate.take(uid, self._clock.monotonic()):
             words = f"session_uid: {uid} is asked for too often; wait a second, or give `wait`"
             raise Fault(FaultCode.EXHAUSTED, "too-many-resolves", words, "session_uid")
@@ -120,11 +120,11 @@ class SessionFinder:
             )
         return found
 
-    async def _await(self, key: Key, uid: str, after: int, wait: float) -> tuple[Connection, Body] | None:
+    async def _await(self, key: Key, uid: str, after: int, wait: float) -> Found | None:
         if self._waiting >= self._settings.waiting:
             words = f"{self._waiting} callers wait for sessions already; ask again in a second"
             raise Fault(FaultCode.EXHAUSTED, "too-many-waits", words)
-        found: tuple[Connection, Body] | None = None
+        found: Found | None = None
 
         def arrived() -> bool:
             nonlocal found
@@ -142,15 +142,14 @@ class SessionFinder:
             self._waiting -= 1
         return found
 
-    def _now(self, uid: str, after: int) -> tuple[Connection, Body] | None:
-        """Where it is, when that is newer than `after`. Raises `Fault` for a session that is over or gone."""
+    def _now(self, uid: str, after: int) -> Found | None:
+        """Where it is, when that is newer than `after`, or that it is over. Raises `Fault` when it is
+        gone."""
         _, body = self._look(uid)
         if body is None:
             raise _unknown(uid)
         if over(body):
-            reason = text_at(body, "status", "endReason") or "no reason given"
-            words = f"the session is over: {text_at(body, 'status', 'phase')}, {reason}"
-            raise Fault(FaultCode.PRECONDITION, "session-over", words)
+            return None, body
         found = self._where.connection(uid, body)
         return (found, body) if found is not None and found.attempt > after else None
 

@@ -115,6 +115,16 @@ def connection(where: Connection) -> pb.Connection:
     )
 
 
+def resolved(where: Connection | None, body: Body) -> pb.ResolveSessionResponse:
+    answer = pb.ResolveSessionResponse(
+        phase=phase(body),  # type: ignore[arg-type]
+        end_reason=text_at(body, "status", "endReason"),
+    )
+    if where is not None:
+        answer.connection.CopyFrom(connection(where))
+    return answer
+
+
 def entry(item: Entry) -> pb.WatchSessionsResponse:
     if item.body is None:
         return pb.WatchSessionsResponse(synced=pb.Synced(sessions=item.synced))

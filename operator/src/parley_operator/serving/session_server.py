@@ -183,8 +183,7 @@ class SessionServer(sessions_pb2_grpc.SessionServiceServicer):
             else:
                 caller = await self._caller(desks, context)
                 found = await desks.finder.by_token(uid, caller, after=after, wait=wait)
-            where, body = found
-            return pb.ResolveSessionResponse(connection=codec.connection(where), phase=codec.phase(body))  # type: ignore[arg-type]
+            return codec.resolved(*found)
 
         return await self._answer("ResolveSession", context, work)
 

@@ -730,21 +730,25 @@ class ResolveSessionResponse(_message.Message):
 
     CONNECTION_FIELD_NUMBER: _builtins.int
     PHASE_FIELD_NUMBER: _builtins.int
+    END_REASON_FIELD_NUMBER: _builtins.int
     phase: Global___Phase.ValueType
     """Phase of the session."""
+    end_reason: _builtins.str
+    """Why it is over; empty while it is not."""
     @_builtins.property
     def connection(self) -> Global___Connection:
-        """Where."""
+        """Where; missing when the session is over."""
 
     def __init__(
         self,
         *,
         connection: Global___Connection | None = ...,
         phase: Global___Phase.ValueType = ...,
+        end_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["connection", b"connection"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["connection", b"connection", "phase", b"phase"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connection", b"connection", "end_reason", b"end_reason", "phase", b"phase"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
