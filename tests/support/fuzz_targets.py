@@ -26,7 +26,7 @@ from parley_realtime.protocol.refusals import ErrorDetail
 from parley_realtime.protocol.shape import ClientType
 from parley_realtime.redaction import redact
 from parley_realtime.units.raw_media import ReceivedStreams
-from parley_worker.codec import control_pb, events_pb, media_pb, scenario_json
+from parley_worker.codec import command_pb, control_pb, events_pb, media_pb, scenario_json
 from parley_worker.codec.media_json import CallerAudio
 from parley_worker.codec.media_pb import StartMessage
 from parley_worker.codec.opus import OpusInput
@@ -170,7 +170,7 @@ def caller_message(data: bytes) -> None:
 def operator_event(data: bytes) -> None:
     """An event the operator sends for a session."""
     try:
-        event = control_pb.client_event(data.decode("utf-8", "replace"))
+        event = command_pb.client_event(data.decode("utf-8", "replace"))
     except control_pb.InvalidRequest:
         return
     assert isinstance(event["type"], str)

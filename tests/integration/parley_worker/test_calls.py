@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from media_calls import PCM8, PCM24, RPCS, ULAW, calling, over, start, trailer, worker
 from parley.media.v1 import media_pb2 as pb
+from parley_worker.core import events as ev
 from parley_worker.core.model import EndReason, SessionState
 from provider_script import Socket, scripted
 
@@ -268,8 +269,8 @@ async def test_command_drain_and_terminate_reach_the_caller() -> None:
         async with calling(host, start(config)) as caller:
             await caller.expect("audio", 5)
             registry = host.app.registry
-            registry.command(config.key, {"type": "input_audio_buffer.clear"}, False)
-            registry.command(config.key, None, True)
+            registry.command(config.key, ev.CommandReceived({"type": "input_audio_buffer.clear"}))
+            registry.command(config.key, ev.CommandReceived(clear=True))
             socket = await script.socket()
             await socket.expect("input_audio_buffer.clear")
             await socket.expect("response.cancel")

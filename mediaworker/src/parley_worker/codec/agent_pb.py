@@ -89,16 +89,18 @@ def _line(message: pb.Line, field: str) -> Line:
     return Line(text=message.text, instructions=message.instructions)
 
 
-def tools(messages: Sequence[pb.ToolRoute], *, scenario: bool) -> tuple[ToolRoute, ...]:
+def tools(
+    messages: Sequence[pb.ToolRoute], *, scenario: bool, where: str = "config.tools"
+) -> tuple[ToolRoute, ...]:
     """The routes of a session; `scenario`: it has one, so that a scenario route leads somewhere."""
-    require(len(messages) <= MAX_TOOLS, "config.tools", len(messages), f"at most {MAX_TOOLS} tools")
+    require(len(messages) <= MAX_TOOLS, where, len(messages), f"at most {MAX_TOOLS} tools")
     found: dict[str, ToolRoute] = {}
     for index, message in enumerate(messages):
-        route = _tool(message, f"config.tools[{index}]")
-        require(route.name not in found, f"config.tools[{index}].name", route.name, "each name once")
+        route = _tool(message, f"{where}[{index}]")
+        require(route.name not in found, f"{where}[{index}].name", route.name, "each name once")
         if route.kind is ToolRouteKind.SCENARIO and not scenario:
             raise InvalidRequest(
-                f"config.tools[{index}].route is scenario, but config.scenario is missing: give a scenario, "
+                f"{where}[{index}].route is scenario, but config.scenario is missing: give a scenario, "
                 "or another route"
             )
         found[route.name] = route

@@ -22,6 +22,7 @@ from parley_worker.core.model import (
     AccessConfig,
     EndReason,
     LimitsConfig,
+    Origin,
     ProviderConfig,
     Secret,
     SessionConfig,
@@ -103,9 +104,9 @@ def session_config(request: pb.AdmitRequest, defaults: LimitsConfig) -> SessionC
     return SessionConfig(
         key=session_key(request.session),
         provider=_provider(config.provider),
-        session=_session(config.session_json),
+        session=session_object(config.session_json, "config.session_json"),
         greet=config.greet,
-        limits=_limits(config.limits, defaults),
+        limits=limits_config(config.limits, defaults, "config.limits"),
         access=_access(config.access),
         privacy=config.privacy,
         provider_audio=config.provider_audio,
@@ -118,6 +119,7 @@ def session_config(request: pb.AdmitRequest, defaults: LimitsConfig) -> SessionC
         recovery=agent_pb.recovery(config.recovery) if config.HasField("recovery") else RecoveryConfig(),
         media_access=agent_pb.media_access(config.media_access),
         trace=config.trace,
+        origin=_origin(config.origin),
     )
 
 
@@ -127,13 +129,6 @@ def end_reason(word: str) -> EndReason:
         return EndReason(word or "Terminated")
     except ValueError:
         raise InvalidRequest(f"reason is {word!r}: give one of {', '.join(EndReason)}") from None
-
-
-def client_event(text: str) -> dict[str, object]:
-    """The Realtime client event of a Command."""
-    event = json_object(text, "client_event_json")
-    require(isinstance(event.get("type"), str), "client_event_json", "without `type`", "an event with a type")
-    return event
 
 
 def refused(refusal: Refusal) -> pb.Refused:
@@ -176,6 +171,13 @@ def session_report(report: SessionReport, endpoint: Endpoint) -> pb.SessionRepor
             first=report.journal_first,
             last=report.journal_last,
         ),
+        origin=pb.Origin(
+            generation=report.origin.generation,
+            agent=report.origin.agent,
+            agent_revision=report.origin.agent_revision,
+            agent_generation=report.origin.agent_generation,
+        ),
+        update_refused=report.update_refused,
     )
 
 
@@ -204,6 +206,8 @@ def read_session_report(body: bytes) -> SessionReport:
         ),
         journal_first=message.journal.first,
         journal_last=message.journal.last,
+        origin=_origin(message.origin),
+        update_refused=message.update_refused,
     )
 
 
@@ -276,24 +280,33 @@ def _goes_into_a_header(value: str) -> bool:
     return value.isascii() and not any(ord(c) < 32 or ord(c) == 127 for c in value)
 
 
-def _session(text: str) -> dict[str, object]:
+def session_object(text: str, field: str) -> dict[str, object]:
+    """The Realtime session object in `field`; InvalidRequest when it is none or too long."""
     require(
         len(text.encode()) <= MAX_SESSION_JSON,
-        "config.session_json",
+        field,
         f"{len(text)} characters",
         f"at most {MAX_SESSION_JSON} bytes",
     )
-    return json_object(text, "config.session_json") if text else {}
+    return json_object(text, field) if text else {}
 
 
-def _limits(limits: pb.Limits, defaults: LimitsConfig) -> LimitsConfig:
+def limits_config(limits: pb.Limits, defaults: LimitsConfig, field: str) -> LimitsConfig:
+    """The limits in `field`, with `defaults` for those that are zero."""
+
     def pick(name: str) -> float:
         duration: Duration = getattr(limits, name)
         default: float = getattr(defaults, name)
-        return seconds_within(duration, f"config.limits.{name}") or default
+        return seconds_within(duration, f"{field}.{name}") or default
 
     return LimitsConfig(
         pick("max_duration"), pick("idle_timeout"), pick("attach_timeout"), pick("reattach_timeout")
+    )
+
+
+def _origin(message: pb.Origin) -> Origin:
+    return Origin(
+        message.generation, message.agent[:253], message.agent_revision[:253], message.agent_generation
     )
 
 

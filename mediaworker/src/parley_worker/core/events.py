@@ -10,7 +10,7 @@ from typing import Any
 from parley_worker.core.audio import AudioFormat
 from parley_worker.core.leg_codec import LegCodec, LegFormat
 from parley_worker.core.media_path import PlayoutMode
-from parley_worker.core.model import EndReason
+from parley_worker.core.model import EndReason, Wanted
 from parley_worker.core.scenario import ScenarioCommand
 from parley_worker.core.tool_routing import ToolProblem
 from parley_worker.core.units import UnitEventKind
@@ -380,6 +380,21 @@ class CommandReceived:
 
 
 @dataclass(frozen=True, slots=True)
+class ConfigChanged:
+    """The operator wants another configuration."""
+
+    wanted: Wanted
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateUnsendable:
+    """An update of the configuration is no event that any provider could take."""
+
+    event_id: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class DrainAnnounced:
     """The worker is going away at `deadline_unix`."""
 
@@ -415,6 +430,8 @@ Event = (
     | ToolFailed
     | TerminateRequested
     | CommandReceived
+    | ConfigChanged
+    | UpdateUnsendable
     | DrainAnnounced
     | DeadlineReached
 )

@@ -70,6 +70,16 @@ DEFAULT_PROVIDER_AUDIO = DEFAULT_FORMAT.beta_name
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """What a configuration was made from: a generation of the VoiceSession, and a revision of an agent."""
+
+    generation: int = 0
+    agent: str = ""
+    agent_revision: str = ""
+    agent_generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class SessionConfig:
     """Everything a session needs. `provider_audio` is one of PROVIDER_AUDIO, or "" for pcm16."""
 
@@ -88,6 +98,17 @@ class SessionConfig:
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
     media_access: MediaAccess = field(default_factory=MediaAccess)
     trace: bool = False
+    origin: Origin = Origin()
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The changeable part of a configuration, as a later generation of the VoiceSession asks for it."""
+
+    generation: int
+    session: Mapping[str, object] = field(repr=False)
+    tools: tuple[ToolRoute, ...]
+    limits: LimitsConfig
 
 
 class SessionState(Enum):
@@ -169,3 +190,5 @@ class SessionReport:
     usage: Usage = Usage()
     journal_first: int = 0
     journal_last: int = 0
+    origin: Origin = Origin()
+    update_refused: str = ""

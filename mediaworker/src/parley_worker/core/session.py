@@ -41,9 +41,11 @@ from parley_worker.core.model import (
     SessionReport,
     SessionState,
     Usage,
+    Wanted,
 )
 from parley_worker.core.playout import AudioCounters, PlayoutLedger
 from parley_worker.core.provider_health import ProviderHealth
+from parley_worker.core.reconfigure import Reconfiguring
 from parley_worker.core.recorder import Recorder, Replay, well_formed
 from parley_worker.core.tool_desk import ToolDesk
 from parley_worker.core.tool_routing import ToolRoutes
@@ -92,6 +94,7 @@ class Session:
         ga = config.provider.api_version == "ga"
         self._talk = Conversation(self._recorder, self.ledger, self._desk, ga, bounds.cleared_timeout)
         self._acts = Acts(config, self._talk, self._recorder, self.ledger)
+        self._changes = Reconfiguring(config.origin.generation)
         self._configured: Mapping[str, Any] | None = None
         self._configured_at = now
         self._report = SessionReport(config.key, S.CONNECTING, shard=shard)
@@ -123,6 +126,8 @@ class Session:
             usage=self._usage(),
             journal_first=min(last, 1),
             journal_last=last,
+            origin=replace(self.config.origin, generation=self._changes.judged),
+            update_refused=self._changes.refused,
         )
 
     @property
@@ -209,6 +214,10 @@ class Session:
                 return self._end(reason, message, now)
             case ev.CommandReceived(client_event, clear):
                 return self._on_command(client_event, clear, now)
+            case ev.ConfigChanged(wanted):
+                return self._on_config_changed(wanted, now)
+            case ev.UpdateUnsendable(event_id, message):
+                return self._run_with(self._changes.failed(event_id, f"session: {message}", self.config), now)
             case ev.DrainAnnounced(deadline_unix):
                 return self._on_drain(deadline_unix, now)
             case ev.DeadlineReached():
@@ -244,6 +253,8 @@ class Session:
             effects += self._health.on_rate_limits(payload, now)
         elif quota := self._health.quota_used_up(payload):
             return [*effects, *self._end(EndReason.PROVIDER_QUOTA, quota, now)]
+        if kind in ("session.updated", "error"):
+            effects += self._run_with(self._changes.follow(payload, self.config), now)
         if self.state is S.CONNECTING:
             if kind in ("session.updated", "transcription_session.updated"):
                 if self._configured is None:
@@ -426,6 +437,26 @@ class Session:
             effects += self._on_client_event(client_event, now)
         return effects
 
+    def _on_config_changed(self, wanted: Wanted, now: float) -> list[Effect]:
+        if self.state is S.CONNECTING:
+            # It is asked for again once there is a session to change.
+            return []
+        found = self._changes.ask(wanted, self.config, now)
+        if isinstance(found, Mapping):
+            return self._talk.pass_on(self._acts.completed(found), now)
+        return self._run_with(found or self.config, now)
+
+    def _run_with(self, config: SessionConfig | None, now: float) -> list[Effect]:
+        """Go on with this configuration, and report it; None: nothing was decided."""
+        if config is None:
+            return []
+        before, self.config = self.config, config
+        self._desk.routes.reroute(config.tools)
+        self._limit_words = _limit_words(config.limits)
+        if self._expires is not None:
+            self._expires += config.limits.max_duration - before.limits.max_duration
+        return [StateChanged(self.state)]
+
     def _on_drain(self, deadline_unix: float, now: float) -> list[Effect]:
         self._drain_unix = deadline_unix
         event = self._recorder.event("drain_announced", now, deadline_time=deadline_unix)
@@ -464,7 +495,8 @@ class Session:
             dues.append((given_up, EndReason.PROVIDER_UNAVAILABLE, text))
         talk = self._talk.next_deadline()
         acts = self._acts.next_deadline(self.state, self._expires)
-        dues += [(due, None, "") for due in (talk, acts) if due is not None]
+        changes = self._changes.next_deadline()
+        dues += [(due, None, "") for due in (talk, acts, changes) if due is not None]
         return dues
 
     def _limit(self, due: float, reason: EndReason) -> tuple[float, EndReason, str]:
@@ -485,6 +517,7 @@ class Session:
             _, reason, message = due[0]
             assert reason is not None
             return self._end(reason, message, now)
+        self._changes.on_deadline(now)
         return self._talk.on_deadline(now)
 
     def _end(self, reason: EndReason, message: str, now: float, note: str = "") -> list[Effect]:

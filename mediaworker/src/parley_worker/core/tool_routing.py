@@ -62,10 +62,17 @@ class ToolRoutes:
         self, routes: Iterable[ToolRoute], session: Mapping[str, Any], own: Iterable[str] = ()
     ) -> None:
         """`own` names functions that the session itself offers and answers: no route leads elsewhere."""
-        self._routes = {**{route.name: route for route in routes}, **{name: ToolRoute(name) for name in own}}
+        self._own = tuple(own)
+        self._routes = {name: ToolRoute(name) for name in self._own}
+        self.reroute(routes)
         self._offered: set[str] = set()
         self._once: dict[str, None] = {}
         self.offer(session)
+
+    def reroute(self, routes: Iterable[ToolRoute]) -> None:
+        """Other routes from here on; calls that run keep theirs."""
+        own = {name: self._routes[name] for name in self._own}
+        self._routes = {**{route.name: route for route in routes}, **own}
 
     def offer(self, session: Mapping[str, Any]) -> None:
         """The session as it now is; one without `tools` changes nothing."""

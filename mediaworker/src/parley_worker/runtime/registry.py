@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from parley_worker.clock import Clock
 from parley_worker.codec.control_pb import Endpoint
+from parley_worker.core import events as ev
 from parley_worker.core.admission import Admission, EndedMemory, Fence, Place, Refusal, WorkerState
 from parley_worker.core.model import EndReason, SessionConfig, SessionKey, SessionReport, SessionState
 from parley_worker.runtime.supervisor import Supervisor
@@ -37,7 +38,7 @@ class Runner(SessionPort, Protocol):
 
     def terminate(self, reason: EndReason, message: str) -> None: ...
 
-    def command(self, client_event: dict[str, Any] | None, clear: bool) -> None: ...
+    def command(self, instruction: ev.CommandReceived | ev.ConfigChanged) -> None: ...
 
     def announce_drain(self, deadline_unix: float) -> None: ...
 
@@ -243,11 +244,11 @@ class SessionRegistry:
             runner.terminate(reason, message)
         return runner is not None
 
-    def command(self, key: SessionKey, client_event: dict[str, Any] | None, clear: bool) -> bool:
+    def command(self, key: SessionKey, instruction: ev.CommandReceived | ev.ConfigChanged) -> bool:
         """Pass an instruction to that placement; false when it is not here."""
         runner = self._live(key)
         if runner:
-            runner.command(client_event, clear)
+            runner.command(instruction)
         return runner is not None
 
     def _live(self, key: SessionKey) -> Runner | None:

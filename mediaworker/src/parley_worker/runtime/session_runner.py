@@ -17,6 +17,7 @@ from parley_worker.core import effects as fx
 from parley_worker.core import events as ev
 from parley_worker.core.budget import Budget
 from parley_worker.core.model import EndReason, SessionConfig, SessionReport, SessionState
+from parley_worker.core.reconfigure import EVENT_ID_PREFIX as RECONFIGURE
 from parley_worker.core.session import Session, SessionBounds
 from parley_worker.runtime.deps import RunnerDeps
 from parley_worker.runtime.observing import observe
@@ -95,9 +96,9 @@ class SessionRunner:
         """End the session; nothing happens when it is over."""
         self._feed(ev.TerminateRequested(reason, message))
 
-    def command(self, client_event: dict[str, Any] | None, clear: bool) -> None:
-        """Pass a client event to the provider, or ask for silence."""
-        self._feed(ev.CommandReceived(client_event, clear))
+    def command(self, instruction: ev.CommandReceived | ev.ConfigChanged) -> None:
+        """Pass a client event to the provider, ask for silence, or change the configuration."""
+        self._feed(instruction)
 
     def announce_drain(self, deadline_unix: float) -> None:
         """Tell the caller that the worker goes away."""
@@ -430,8 +431,11 @@ class SessionRunner:
         try:
             self._provider.send(event)
         except InvalidEventError as exc:
+            event_id = str(event.get("event_id", ""))
             if self._session.state is SessionState.CONNECTING:
                 self._events.append(ev.TerminateRequested(EndReason.INVALID_SPEC, f"session: {exc}"))
+            elif event_id.startswith(RECONFIGURE):
+                self._events.append(ev.UpdateUnsendable(event_id, str(exc)))
             else:
                 self._events.append(ev.LegSaid(ev.ClientEventInvalid(str(exc))))
         except OutgoingQueueFull as exc:

@@ -11,9 +11,10 @@ from grpc import aio
 from parley.control.v1 import control_pb2 as pb
 from parley.control.v1 import control_pb2_grpc
 
-from parley_worker.codec import control_pb
+from parley_worker.codec import command_pb, control_pb
 from parley_worker.codec.events_pb import timestamp
 from parley_worker.core.admission import Admission, Fence, Place, Refusal, RefusalReason
+from parley_worker.core.events import CommandReceived, ConfigChanged
 from parley_worker.core.model import EndReason, LimitsConfig, SessionConfig, SessionKey, SessionReport
 from parley_worker.telemetry.process_metrics import ProcessMetrics
 
@@ -65,7 +66,7 @@ class RegistryPort(WatchedPort, Protocol):
 
     def terminate(self, key: SessionKey, reason: EndReason, message: str) -> bool: ...
 
-    def command(self, key: SessionKey, client_event: dict[str, Any] | None, clear: bool) -> bool: ...
+    def command(self, key: SessionKey, instruction: CommandReceived | ConfigChanged) -> bool: ...
 
 
 class DrainPort(Protocol):
@@ -254,14 +255,11 @@ class ControlBase(control_pb2_grpc.WorkerControlServiceServicer):
 
     async def _instruction(
         self, request: pb.CommandRequest, context: Any
-    ) -> tuple[SessionKey, dict[str, Any] | None]:
-        """What a Command asks for, after every check: a client event, or None for `clear`."""
+    ) -> tuple[SessionKey, CommandReceived | ConfigChanged]:
+        """What a Command asks for, after every check."""
         key = await self._key(request, context)
-        kind = request.WhichOneof("command")
         try:
-            if kind is None:
-                raise control_pb.InvalidRequest("command is missing: give client_event_json or clear")
-            return key, control_pb.client_event(request.client_event_json) if kind != "clear" else None
+            return key, command_pb.instruction(request, self._limits)
         except control_pb.InvalidRequest as error:
             await abort(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
 
@@ -310,8 +308,8 @@ class ControlService(ControlBase):
         return pb.TerminateResponse(worker_instance_id=self._identity.instance, found=found)
 
     async def Command(self, request: pb.CommandRequest, context: Any) -> pb.CommandResponse:
-        key, event = await self._instruction(request, context)
-        found = self._registry.command(key, event, request.clear)
+        key, instruction = await self._instruction(request, context)
+        found = self._registry.command(key, instruction)
         return pb.CommandResponse(worker_instance_id=self._identity.instance, found=found)
 
 
