@@ -143,7 +143,7 @@ topologySpreadConstraints: {{- toYaml . | nindent 2 }}
 {{- end -}}
 {{- end -}}
 {{- range .Values.operator.extraEnv -}}
-{{- if has .name (list "PARLEY_OPERATOR_NAMESPACE" "PARLEY_OPERATOR_WORKER_IMAGE" "PARLEY_OPERATOR_WORKER_IMAGE_PULL_POLICY" "PARLEY_OPERATOR_LOG_LEVEL" "PARLEY_OPERATOR_NATS_URL" "PARLEY_OPERATOR_DEFAULT_POOL_FILE" "PARLEY_OPERATOR_DEFAULT_POOL_OWNER" "PARLEY_OPERATOR_WORKER_ENV" "PARLEY_OPERATOR_HTTP_HOST" "PARLEY_OPERATOR_HTTP_PORT") -}}
+{{- if has .name (list "PARLEY_OPERATOR_NAMESPACE" "PARLEY_OPERATOR_WORKER_IMAGE" "PARLEY_OPERATOR_WORKER_IMAGE_PULL_POLICY" "PARLEY_OPERATOR_LOG_LEVEL" "PARLEY_OPERATOR_NATS_URL" "PARLEY_OPERATOR_DEFAULT_POOL_FILE" "PARLEY_OPERATOR_DEFAULT_POOL_OWNER" "PARLEY_OPERATOR_WORKER_ENV" "PARLEY_OPERATOR_HTTP_HOST" "PARLEY_OPERATOR_HTTP_PORT" "PARLEY_OPERATOR_SESSIONS_ADDRESS" "PARLEY_OPERATOR_SESSIONS_NAMES" "PARLEY_OPERATOR_SESSIONS_TLS_DIR" "PARLEY_OPERATOR_SESSIONS_AUDIENCES" "PARLEY_OPERATOR_SESSIONS_CONFIG_MAP") -}}
 {{- fail (printf "operator.extraEnv: %s is set by the chart itself: use its value instead" .name) -}}
 {{- end -}}
 {{- end -}}
@@ -175,6 +175,18 @@ matchExpressions:
 
 {{- define "parley.dnsEgress" -}}
 - ports: [{port: 53, protocol: UDP}, {port: 53, protocol: TCP}]
+{{- end -}}
+
+{{- /* The session service: name of its Service and of the ConfigMap that tells clients of it. */ -}}
+{{- define "parley.sessions.name" -}}
+{{- printf "%s-sessions" (include "parley.fullname" .) -}}
+{{- end -}}
+
+{{- /* Names in its certificate; the first one is told to clients. */ -}}
+{{- define "parley.sessions.names" -}}
+{{- $host := printf "%s.%s" (include "parley.sessions.name" .) .Release.Namespace -}}
+{{- $own := list (printf "%s.svc" $host) (printf "%s.svc.cluster.local" $host) $host -}}
+{{- concat .Values.sessions.names $own | uniq | join "," -}}
 {{- end -}}
 
 {{- define "parley.operator.metricsPort" -}}8080{{- end -}}

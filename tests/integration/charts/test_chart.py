@@ -128,6 +128,18 @@ def test_operator_cannot_look_around_in_secrets(tools: Tools) -> None:
     assert not any("*" in rule["resources"] or "*" in rule["verbs"] for m in roles for rule in m["rules"])
 
 
+def test_without_the_session_service_the_operator_cannot_make_sessions(tools: Tools) -> None:
+    def creates(*arguments: str) -> list[dict]:
+        roles = [m for m in documents(render(tools, "default", *arguments)) if "Role" in m["kind"]]
+        rules = [r for m in roles for r in m.get("rules", [])]
+        return [r for r in rules if "create" in r["verbs"] and "voicesessions" in r["resources"]]
+
+    assert len(creates()) == 1
+    off = render(tools, "default", "--set", "sessions.enabled=false")
+    assert creates("--set", "sessions.enabled=false") == []
+    assert not [word for word in ("tokenreviews", "subjectaccessreviews", "SESSIONS") if word in off]
+
+
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
@@ -141,6 +153,8 @@ def test_operator_cannot_look_around_in_secrets(tools: Tools) -> None:
         ("operator.logLevel=loud", ("/operator/logLevel",)),
         ("nats.urls={http://nats:4222}", ("/nats/urls/0",)),
         ("operator.image.digest=sha256:12", ("/operator/image/digest",)),
+        ("sessions.port=0", ("/sessions/port",)),
+        ("sessions.service.type=ExternalName", ("/sessions/service/type", "ClusterIP")),
     ],
 )
 def test_bad_value_is_refused_with_its_key(tools: Tools, setting: str, words: tuple[str, ...]) -> None:
