@@ -91,9 +91,14 @@ class Release:
         return wait_for(ready, f"{count} ready workers of pool {pool}", timeout=timeout)
 
     def operator(self) -> str:
-        """Name of the operator's pod."""
-        pods = self.items("pods", "app.kubernetes.io/component=operator")
-        return str(next(p for p in pods if "deletionTimestamp" not in p["metadata"])["metadata"]["name"])
+        """Name of the pod of the operator that leads, once one does."""
+
+        def leader() -> str | None:
+            pods = self.items("pods", "app.kubernetes.io/component=operator,parley.dev/leader=true")
+            names = [p["metadata"]["name"] for p in pods if "deletionTimestamp" not in p["metadata"]]
+            return str(names[0]) if len(names) == 1 else None
+
+        return wait_for(leader, "an operator leads", timeout=30)
 
     def fetch(self, pod: str, port: int, path: str) -> str:
         """A page of a pod's web server, through the API server."""

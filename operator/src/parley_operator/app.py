@@ -1,5 +1,5 @@
-"""The composition root: settings become a store, links, a reconciler and kopf's watches, run until told to
-stop."""
+"""The composition root. The process competes for the Lease; each time that it leads, settings become links, a
+reconciler and kopf's watches, a term, of which nothing is left when the lease is lost."""
 
 from __future__ import annotations
 
@@ -7,46 +7,84 @@ import asyncio
 import logging
 import secrets
 import signal
+import socket
 from collections.abc import Callable
-from pathlib import Path
 
-import yaml
-
-from .api.constants import API_VERSION, CONFIG_MAP, POOL, Body
-from .api.v1alpha1 import map_at, text_at
+from . import pki
+from .api.constants import Body
 from .clock import SystemClock
 from .config import Settings
 from .domain.manifests import WorkerDefaults
-from .handlers.authority import Authority, load_authority
+from .handlers.authority import Authority, StaleEpoch, epoch_floor, load_authority, load_ca
 from .handlers.context import Context, ReconcilerSettings
+from .handlers.default_pool import apply_default_pool
 from .handlers.http import serve_admin
-from .handlers.kopf_app import run_kopf
+from .handlers.kopf_app import KopfStuck, run_kopf
+from .handlers.leader_mark import LeaderMark
+from .handlers.leadership import Leadership
 from .handlers.pools import PoolReconciler
 from .handlers.reconciler import Reconciler
+from .handlers.watch_keeper import WatchKeeper
 from .kube.login import Login
 from .kube.reviews import KubeReviews
 from .kube.store import KubeStore
-from .ports import Store, StoreError
-from .serving.sessions import AlwaysLeads, certificate, make_desks, publish, serving
+from .ports import StoreError
+from .serving.session_server import SessionServer
+from .serving.sessions import certificate, make_desks, publish, serving
 from .telemetry.metrics import Metrics
 from .workers.link import LinkSet
 
 log = logging.getLogger(__name__)
 _LETTERS = "bcdfghjklmnpqrstvwxz2456789"
+# A worker that does not answer costs a takeover no more than this: it counts as full, and the others go on.
+SNAPSHOT_WAIT = 2.0
 
 
 class Operator:
-    """One running operator. `run` returns after `stop()`, a signal, or when a part of it fails."""
+    """One running operator. `run` returns after `stop()`, a signal, or when a part of it fails.
+
+    A lost lease ends the term, not the process: an outage of the API server takes the lease from everybody,
+    and restarts would only add the kubelet's back-off to it. What cannot be ended within the process ends it.
+    """
 
     def __init__(self, settings: Settings, login: Login) -> None:
         self._settings = settings
         self._login = login
+        self._clock = SystemClock()
         self.metrics = Metrics()
         self.port = 0
         self.sessions_port = 0
+        # Set once this process leads and watches; cleared when its term is over.
         self.ready = asyncio.Event()
         self._stop = asyncio.Event()
         self._wrong = "starting"
+        self._broken = ""
+        self._context: Context | None = None
+        self._keeper: WatchKeeper | None = None
+        self._ca: pki.KeyPair | None = None
+        self._server: asyncio.Future[SessionServer] = asyncio.get_running_loop().create_future()
+        self._store = KubeStore(
+            login,
+            on_error=self.metrics.api_error,
+            may_write=lambda: self.leadership.leading,
+            on_written=self._written,
+        )
+        # Apart from all other traffic, and never repeated behind the elector's back.
+        times = settings.lease
+        self._lease_store = KubeStore(
+            login, timeout=times.renew / 2, attempts=1, on_error=self.metrics.api_error
+        )
+        name = settings.pod_name or socket.gethostname()
+        self.leadership = Leadership(
+            self._lease_store,
+            settings.namespace,
+            f"{name}_{secrets.token_hex(4)}",
+            clock=self._clock,
+            metrics=self.metrics,
+            floor=lambda: epoch_floor(self._lease_store, settings.namespace),
+            address=settings.pod_ip,
+            times=times,
+        )
 
     def stop(self) -> None:
         self._stop.set()
@@ -54,44 +92,142 @@ class Operator:
     async def run(self) -> None:
         settings = self._settings
         admin = serve_admin(
-            settings.http_host, settings.http_port, self.metrics, lambda: "", lambda: self._wrong
+            settings.http_host, settings.http_port, self.metrics, self._unhealthy, self._unready
         )
-        store = KubeStore(self._login, on_error=self.metrics.api_error)
-        async with admin as self.port, store:
-            authority = await self._authority(store)
-            if authority is not None:
-                await self._serve(store, authority)
-
-    async def _authority(self, store: Store) -> Authority | None:
-        """The CA and the epoch; `None` when told to stop before the API server answered."""
-        while not self._stop.is_set():
+        async with admin as self.port, self._store, self._lease_store:
+            front = asyncio.create_task(self._front(), name="session service")
+            front.add_done_callback(lambda _: self._stop.set())
             try:
-                return await load_authority(store, self._settings.namespace, SystemClock())
+                while await self._follow():
+                    await self._lead()
+            finally:
+                front.cancel()
+                await asyncio.gather(front, return_exceptions=True)
+            if not front.cancelled() and front.exception() is not None:
+                raise RuntimeError("the session service failed") from front.exception()
+
+    async def _follow(self) -> bool:
+        """Until this process leads; false when told to stop."""
+        self._wrong = ""
+        return await self.leadership.campaign(self._stop)
+
+    def _unhealthy(self) -> str:
+        context = self._context
+        if self._broken or context is None or not self.leadership.leading:
+            return self._broken
+        kind, age = context.watches.oldest(self._clock.monotonic())
+        if age < self._settings.watch_stale_after:
+            return ""
+        return f"the watch of {kind} owes a change since {age:.0f} s"
+
+    def _unready(self) -> str:
+        """Ready is who leads and places, and who could take over."""
+        return self._wrong or ("" if self.leadership.leading else self.leadership.trouble)
+
+    def _written(self, kind: str, version: str) -> None:
+        if self._keeper is not None:
+            self._keeper.written(kind, version)
+
+    # -- the session service, which every replica has and the leader answers
+
+    async def _front(self) -> None:
+        """Until cancelled; from when there is a CA to be known by."""
+        settings = self._settings.sessions
+        if not settings.address:
+            await self._stop.wait()
+            return
+        while self._ca is None:
+            try:
+                self._ca = await load_ca(self._store, self._settings.namespace)
+            except StoreError as error:
+                log.warning("the session service waits for the control CA: %s", error)
+            if self._ca is None:
+                await asyncio.sleep(1.0)
+        pair = certificate(settings, self._newest_ca, self._clock)
+        async with serving(settings, pair, self.leadership, self.metrics) as server:
+            self.sessions_port = server.port
+            self._server.set_result(server)
+            await self._stop.wait()
+
+    def _newest_ca(self) -> pki.KeyPair:
+        if self._ca is None:
+            raise ValueError("there is no control CA yet")
+        return self._ca
+
+    async def _answer(self, context: Context, reconciler: Reconciler, ca: pki.KeyPair) -> None:
+        """Have the session service answer, once the reconciler places, until the term is over."""
+        settings = self._settings.sessions
+        if not settings.address:
+            await asyncio.Event().wait()
+        await reconciler.started.wait()
+        server = await asyncio.shield(self._server)
+        reviews = KubeReviews(self._store, settings.audiences)
+        try:
+            await server.lead(make_desks(context, reconciler, reviews, ca, _suffix))
+            await publish(self._store, settings, self._settings.namespace, ca.certificate)
+            await asyncio.Event().wait()
+        finally:
+            await server.step_down()
+            context.notices.close()
+
+    # -- one term
+
+    async def _lead(self) -> None:
+        """Until the lease is lost, the process is to stop, or a part of the term fails."""
+        over = asyncio.Event()
+        keeping = asyncio.create_task(self.leadership.keep(), name="lease")
+        stopping = asyncio.create_task(self._stop.wait(), name="stop")
+        term = asyncio.create_task(self._term(over), name="term")
+        try:
+            await asyncio.wait({keeping, stopping, term}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self.ready.clear()
+            self._wrong = "stopping" if self._stop.is_set() else "the lease was lost"
+            over.set()
+            try:
+                await term
+            finally:
+                self._context = self._keeper = None
+                for task in (keeping, stopping):
+                    task.cancel()
+                await asyncio.gather(keeping, stopping, return_exceptions=True)
+                self.leadership.step_down("the term is over")
+
+    async def _term(self, over: asyncio.Event) -> None:
+        self._wrong = "taking over"
+        authority = await self._authority(over)
+        if authority is not None:
+            self._ca = authority.ca
+            await self._serve(authority, over)
+
+    async def _authority(self, over: asyncio.Event) -> Authority | None:
+        """The CA, marked with this term's epoch; `None` when the term was over before that."""
+        namespace, epoch = self._settings.namespace, self.leadership.epoch
+        while not over.is_set():
+            try:
+                return await load_authority(self._store, namespace, self._clock, epoch)
+            except StaleEpoch as error:
+                self.leadership.step_down(str(error))
+                return None
             except StoreError as error:
                 log.error("cannot load the control CA: %s", error)
                 self._wrong = "no control CA"
-                await self._pause(3.0)
+                await _wait(over, 1.0)
         return None
 
-    async def _pause(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stop.wait()
-        except TimeoutError:
-            pass
-
-    async def _serve(self, store: KubeStore, authority: Authority) -> None:
-        settings, clock = self._settings, SystemClock()
-        links = LinkSet(epoch=authority.epoch, clock=clock)
+    async def _serve(self, authority: Authority, over: asyncio.Event) -> None:
+        settings = self._settings
+        links = LinkSet(epoch=authority.epoch, clock=self._clock, may_act=lambda: self.leadership.leading)
         context = Context(
-            store=store,
+            store=self._store,
             links=links,
-            clock=clock,
+            clock=self._clock,
             metrics=self.metrics,
             settings=ReconcilerSettings(
                 default_pool_namespace=settings.default_pool_namespace,
                 worker_lost_after=settings.worker_lost_after,
                 concurrency=settings.concurrency,
+                snapshot_wait=SNAPSHOT_WAIT,
             ),
             new_ticket=lambda: secrets.token_urlsafe(32),
             control_ca=lambda: authority.ca.certificate,
@@ -102,110 +238,98 @@ class Operator:
         pools = PoolReconciler(context, authority, defaults, _suffix)
         reconciler = Reconciler(context, pools)
         links.on_change = reconciler.worker_changed
-        tasks = [
+        keeper = WatchKeeper(context, self._store.count, reconciler.resync)
+        mark = LeaderMark(self._store, settings.namespace, settings.pod_name)
+        self._context, self._keeper = context, keeper
+        writing = [
             asyncio.create_task(reconciler.run(), name="reconciler"),
-            asyncio.create_task(self._default_pool(store), name="default pool"),
-            asyncio.create_task(self._watch(reconciler), name="watches"),
+            asyncio.create_task(self._default_pool(), name="default pool"),
+            asyncio.create_task(self._mark(reconciler, mark), name="leader mark"),
+            asyncio.create_task(self._answer(context, reconciler, authority.ca), name="session desk"),
+            asyncio.create_task(keeper.run(reconciler.started), name="watch keeper"),
         ]
-        stopping = asyncio.create_task(self._stop.wait(), name="stop")
-        working, applying, watching = tasks
-        lasting = {working, watching, stopping}
-        if settings.sessions.address:
-            answering = self._sessions(store, context, reconciler, authority)
-            tasks.append(asyncio.create_task(answering, name="session service"))
-            lasting.add(tasks[-1])
+        watching = asyncio.create_task(self._watch(reconciler, keeper, over), name="watches")
+        ending = asyncio.create_task(over.wait(), name="end of term")
         try:
-            await asyncio.wait(lasting, return_when=asyncio.FIRST_COMPLETED)
-            for task in tasks:
+            parts = {writing[0], *writing[-2:], watching}
+            await asyncio.wait({*parts, ending}, return_when=asyncio.FIRST_COMPLETED)
+            for task in parts:
                 if task.done() and not task.cancelled() and task.exception() is not None:
                     raise RuntimeError(f"{task.get_name()} failed") from task.exception()
         finally:
-            self._wrong = "stopping"
-            self._stop.set()
-            for task in (working, applying, *tasks[3:]):
+            over.set()
+            for task in writing:
                 task.cancel()
             if not reconciler.started.is_set():
                 watching.cancel()
-            # The watches end by themselves: kopf is to take its leave of the API server.
-            await asyncio.gather(*tasks, stopping, return_exceptions=True)
-            await links.close()
+            await asyncio.gather(*writing, return_exceptions=True)
+            if self._stop.is_set() and self.leadership.leading:
+                # Nobody writes any more: another may lead while kopf takes its leave of the API server.
+                await mark.drop()
+                await self.leadership.release()
+            await asyncio.gather(links.close(), ending, return_exceptions=True)
+            await self._ended(watching)
 
-    async def _sessions(
-        self, store: KubeStore, context: Context, reconciler: Reconciler, authority: Authority
-    ) -> None:
-        """Serve the session service until cancelled; it answers once the reconciler places."""
-        settings = self._settings.sessions
-        pair = certificate(settings, lambda: authority.ca, context.clock)
-        async with serving(settings, pair, AlwaysLeads(), self.metrics) as server:
-            self.sessions_port = server.port
-            await reconciler.started.wait()
-            reviews = KubeReviews(store, settings.audiences)
-            await server.lead(make_desks(context, reconciler, reviews, authority.ca, _suffix))
-            await publish(store, settings, self._settings.namespace, authority.ca.certificate)
-            try:
-                await self._stop.wait()
-            finally:
-                context.notices.close()
+    async def _ended(self, watching: asyncio.Task[None]) -> None:
+        try:
+            await watching
+        except asyncio.CancelledError:
+            if not watching.cancelled():
+                raise
+        except KopfStuck as error:
+            # Watches without a term would go on for ever: the kubelet is to restart the process.
+            self._broken = str(error)
+            self._stop.set()
+            log.error("%s: the process ends", error)
 
-    async def _watch(self, reconciler: Reconciler) -> None:
+    async def _mark(self, reconciler: Reconciler, mark: LeaderMark) -> None:
+        await reconciler.started.wait()
+        await mark.take()
+
+    async def _watch(self, reconciler: Reconciler, keeper: WatchKeeper, over: asyncio.Event) -> None:
+        context = reconciler.context
+
         def observe(kind: str, body: Body, deleted: bool) -> None:
+            if over.is_set():
+                # Too late: the links are closed, and none may be made.
+                return
+            keeper.heard(kind, body)
             reconciler.observe(kind, body, deleted=deleted)
+
+        def known(kind: str, namespace: str, name: str, version: str) -> bool:
+            return bool(version) and context.cache.version(kind, namespace, name) == version
 
         await reconciler.started.wait()
         kopf_ready = asyncio.Event()
         marking = asyncio.create_task(self._mark_ready(kopf_ready), name="ready")
         try:
-            await run_kopf(observe, self._login, self._stop, kopf_ready)
+            await run_kopf(observe, self._login, over, kopf_ready, known=known, heard=context.watches.heard)
         finally:
             marking.cancel()
             await asyncio.gather(marking, return_exceptions=True)
+
+    async def _default_pool(self) -> None:
+        settings = self._settings
+        await apply_default_pool(
+            self._store, settings.default_pool_file, settings.namespace, settings.default_pool_owner
+        )
 
     async def _mark_ready(self, kopf_ready: asyncio.Event) -> None:
         await kopf_ready.wait()
         self._wrong = ""
         self.ready.set()
 
-    async def _default_pool(self, store: Store) -> None:
-        file = self._settings.default_pool_file
-        while file is not None:
-            try:
-                pool = _read_pool(file, self._settings.namespace)
-                await self._own(store, pool)
-                await store.apply(POOL, pool)
-            except (StoreError, ValueError) as error:
-                log.error("default pool: %s", error)
-                await asyncio.sleep(5.0)
-            else:
-                log.info("default pool %s applied", text_at(pool, "metadata", "name"))
-                return
-
-    async def _own(self, store: Store, pool: Body) -> None:
-        name = self._settings.default_pool_owner
-        if not name:
-            return
-        owner = await store.get(CONFIG_MAP, self._settings.namespace, name)
-        if owner is None:
-            raise ValueError(f"its owner, ConfigMap {name}, is not there")
-        metadata = map_at(pool, "metadata")
-        reference = {"apiVersion": "v1", "kind": CONFIG_MAP, "name": name}
-        metadata["ownerReferences"] = [{**reference, "uid": text_at(owner, "metadata", "uid")}]
-        pool["metadata"] = metadata
-
-
-def _read_pool(file: Path, namespace: str) -> Body:
-    try:
-        body = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ValueError(f"{file}: {error}") from error
-    if not isinstance(body, dict) or body.get("kind") != POOL or body.get("apiVersion") != API_VERSION:
-        raise ValueError(f"{file}: holds no VoiceWorkerPool of {API_VERSION}")
-    metadata = map_at(body, "metadata")
-    metadata.setdefault("namespace", namespace)
-    return {**body, "metadata": metadata}
-
 
 def _suffix() -> str:
     return "".join(secrets.choice(_LETTERS) for _ in range(6))
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        pass
 
 
 def handle_signals(stop: Callable[[], None]) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from .domain.election import LeaseTimes
+
 PREFIX = "PARLEY_OPERATOR_"
 
 _HELP = {
@@ -33,6 +35,12 @@ _HELP = {
     "SESSIONS_AUDIENCES": ("", "audiences that callers' tokens may be for [those of the API server]"),
     "SESSIONS_CONFIG_MAP": ("", "ConfigMap in NAMESPACE that tells clients address, name and CA"),
     "CONCURRENCY": ("32", "objects worked on at a time"),
+    "POD_NAME": ("", "this pod: while it leads it carries the label parley.dev/leader=true"),
+    "POD_IP": ("", "its address, which the Lease tells of the leader"),
+    "LEASE_DURATION": ("5", "seconds after which another takes a Lease that is not renewed"),
+    "LEASE_RENEW_DEADLINE": ("3", "seconds after which a leader that cannot renew the Lease stops"),
+    "LEASE_RETRY": ("1", "seconds between attempts to renew or take the Lease"),
+    "WATCH_STALE_AFTER": ("60", "seconds that a watch may owe a change until /healthz says so"),
     "LOG_LEVEL": ("info", "debug, info, warning or error"),
     "LOG_FORMAT": ("json", "json or text"),
 }
@@ -59,6 +67,10 @@ class Settings:
     http_port: int
     worker_lost_after: float
     concurrency: int
+    pod_name: str
+    pod_ip: str
+    lease: LeaseTimes
+    watch_stale_after: float
     log_level: str
     log_format: str
     sessions: SessionsSettings
@@ -105,6 +117,8 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
     port = _number(values, "HTTP_PORT", 0, 65535, problems)
     lost = _number(values, "WORKER_LOST_AFTER", 5, 3600, problems)
     concurrency = _number(values, "CONCURRENCY", 1, 1000, problems)
+    stale = _number(values, "WATCH_STALE_AFTER", 10, 3600, problems)
+    lease = _lease(values, problems)
     env = _worker_env(values["WORKER_ENV"], problems)
     sessions = _sessions(values, problems)
     if problems:
@@ -122,6 +136,10 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
         http_port=port,
         worker_lost_after=float(lost),
         concurrency=concurrency,
+        pod_name=values["POD_NAME"],
+        pod_ip=values["POD_IP"],
+        lease=lease,
+        watch_stale_after=float(stale),
         log_level=values["LOG_LEVEL"],
         log_format=values["LOG_FORMAT"],
         sessions=sessions,
@@ -156,6 +174,17 @@ def _number(values: Mapping[str, str], name: str, least: int, most: int, problem
         return int(text)
     problems.append(f"{PREFIX}{name}: {text!r}; give a whole number from {least} to {most}")
     return least
+
+
+def _lease(values: Mapping[str, str], problems: list[str]) -> LeaseTimes:
+    names = ("LEASE_DURATION", "LEASE_RENEW_DEADLINE", "LEASE_RETRY")
+    found = [float(_number(values, name, 1, 300, problems)) for name in names]
+    try:
+        return LeaseTimes(*found)
+    except ValueError:
+        shown = ", ".join(f"{PREFIX}{name}={values[name]}" for name in names)
+        problems.append(f"{shown}: each must be greater than the next; use 5, 3 and 1")
+        return LeaseTimes()
 
 
 def _worker_env(text: str, problems: list[str]) -> tuple[tuple[str, str], ...]:

@@ -39,6 +39,10 @@ class Refused(StoreError):
     change."""
 
 
+class NotLeading(StoreError):
+    """Nothing was written: this process does not lead, or not any more."""
+
+
 class Store(Protocol):
     """Objects by kind, namespace and name. Every call has a deadline of its own; errors are `StoreError`s."""
 

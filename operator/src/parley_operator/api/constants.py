@@ -14,6 +14,7 @@ POOL: Final = "VoiceWorkerPool"
 SECRET: Final = "Secret"  # noqa: S105 - the name of a kind
 POD: Final = "Pod"
 CONFIG_MAP: Final = "ConfigMap"
+LEASE: Final = "Lease"
 
 # kind -> (API prefix, plural)
 RESOURCES: Final = {
@@ -23,6 +24,7 @@ RESOURCES: Final = {
     SECRET: ("api/v1", "secrets"),
     POD: ("api/v1", "pods"),
     CONFIG_MAP: ("api/v1", "configmaps"),
+    LEASE: ("apis/coordination.k8s.io/v1", "leases"),
 }
 
 LABEL_CREDENTIALS: Final = f"{GROUP}/provider-credentials"
@@ -37,6 +39,9 @@ ANNOTATION_SPEC_HASH: Final = f"{GROUP}/spec-hash"
 ANNOTATION_MEDIA_PORT: Final = f"{GROUP}/media-port"
 # On the ticket Secret: which worker instance was asked, so that a restarted operator asks the same one again.
 ANNOTATION_PLACED_ON: Final = f"{GROUP}/placed-on"
+# On the pod of the operator that leads, for Services that are to reach it.
+LABEL_LEADER: Final = f"{GROUP}/leader"
+ANNOTATION_LEADER_ADDRESS: Final = f"{GROUP}/leader-address"
 ANNOTATION_ATTEMPT: Final = f"{GROUP}/attempt"
 
 TICKET_KEY: Final = "ticket"

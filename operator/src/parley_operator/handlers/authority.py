@@ -1,5 +1,5 @@
-"""The control CA over a `Store`: loaded or made at start, with the leader epoch counted on the same
-Secret."""
+"""The control CA over a `Store`: loaded or made by each leader, which leaves its epoch on the same Secret,
+so that a Lease that was deleted does not count anew."""
 
 from __future__ import annotations
 
@@ -74,8 +74,37 @@ class Authority:
         )
 
 
-async def load_authority(store: Store, namespace: str, clock: Clock) -> Authority:
-    """Read or make the CA and count the leader epoch up. Raises `StoreError`."""
+class StaleEpoch(StoreError):
+    """A leader of a higher or of the same epoch was here: this one must not go on."""
+
+
+async def epoch_floor(store: Store, namespace: str) -> int:
+    """The highest epoch that any leader left on the CA; 0 where none ever led. Raises `StoreError`."""
+    return _epoch(await store.get(SECRET, namespace, CA_SECRET))
+
+
+def _epoch(body: Body | None) -> int:
+    text = "" if body is None else text_at(body, "metadata", "annotations", ANNOTATION_EPOCH)
+    return int(text) if text.isdigit() else 0
+
+
+async def load_ca(store: Store, namespace: str) -> pki.KeyPair | None:
+    """The CA, for one who does not lead; `None` before the first leader made it. Raises `StoreError`."""
+    body = await store.get(SECRET, namespace, CA_SECRET)
+    return None if body is None else _pair(body, namespace)
+
+
+def _pair(body: Body, namespace: str) -> pki.KeyPair:
+    values = secret_view(body).values
+    if "tls.crt" not in values or "tls.key" not in values:
+        raise StoreError(
+            f"Secret {namespace}/{CA_SECRET} lacks tls.crt or tls.key; delete it to have it made anew"
+        )
+    return pki.KeyPair(values["tls.crt"].reveal().encode(), values["tls.key"].reveal().encode())
+
+
+async def load_authority(store: Store, namespace: str, clock: Clock, epoch: int) -> Authority:
+    """Read or make the CA and leave `epoch` on it. Raises `StoreError`, `StaleEpoch` for an old one."""
     for _ in range(5):
         body = await store.get(SECRET, namespace, CA_SECRET)
         if body is None:
@@ -84,14 +113,11 @@ async def load_authority(store: Store, namespace: str, clock: Clock) -> Authorit
                 body = await store.create(SECRET, _ca_secret(namespace, pair))
             except Conflict:
                 continue
-        values = secret_view(body).values
-        if "tls.crt" not in values or "tls.key" not in values:
-            raise StoreError(
-                f"Secret {namespace}/{CA_SECRET} lacks tls.crt or tls.key; delete it to have it made anew"
+        pair = _pair(body, namespace)
+        if _epoch(body) >= epoch:
+            raise StaleEpoch(
+                f"Secret {namespace}/{CA_SECRET} knows epoch {_epoch(body)}, this leader has {epoch}"
             )
-        pair = pki.KeyPair(values["tls.crt"].reveal().encode(), values["tls.key"].reveal().encode())
-        text = text_at(body, "metadata", "annotations", ANNOTATION_EPOCH)
-        epoch = (int(text) if text.isdigit() else 0) + 1
         version = map_at(body, "metadata").get("resourceVersion")
         patch = {"metadata": {"annotations": {ANNOTATION_EPOCH: str(epoch)}, "resourceVersion": version}}
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 
 from parley_operator.api.constants import Body
@@ -11,6 +12,7 @@ from .queue import Key
 
 # Deletions beyond this are old enough that no list speaks of them any more.
 _REMEMBERED = 20_000
+LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
 class ObjectCache:
@@ -63,6 +65,14 @@ class ObjectCache:
     def get(self, kind: str, namespace: str, name: str) -> Body | None:
         return self._objects.get(kind, {}).get(Key(kind, namespace, name))
 
+    def version(self, kind: str, namespace: str, name: str) -> str:
+        """The resource version known; empty for an object that is not. May be read from any thread."""
+        present = self._objects.get(kind, {}).get(Key(kind, namespace, name))
+        return text_at(present, "metadata", "resourceVersion") if present is not None else ""
+
+    def count(self, kind: str) -> int:
+        return len(self._objects.get(kind, {}))
+
     def of_kind(self, kind: str) -> Iterator[tuple[Key, Body]]:
         return iter(list(self._objects.get(kind, {}).items()))
 
@@ -73,11 +83,21 @@ def _version(body: Body) -> int:
 
 
 def _slim(body: Body) -> Body:
-    """Without the record of who wrote which field: often half of an object, and of no use here."""
+    """Without the record of who wrote which field and without kubectl's copy: often more than half of an
+    object, and of no use here. Keys are the same few in every object, so that one text each is enough."""
     metadata = metadata_of(body)
-    if "managedFields" not in metadata:
-        return body
-    return {**body, "metadata": {k: v for k, v in metadata.items() if k != "managedFields"}}
+    metadata.pop("managedFields", None)
+    annotations = metadata.get("annotations")
+    if isinstance(annotations, dict) and LAST_APPLIED in annotations:
+        metadata["annotations"] = {k: v for k, v in annotations.items() if k != LAST_APPLIED}
+    slim = _interned({**body, "metadata": metadata})
+    return slim if isinstance(slim, dict) else body
+
+
+def _interned(value: object) -> object:
+    if isinstance(value, dict):
+        return {sys.intern(key): _interned(item) for key, item in value.items()}
+    return [_interned(item) for item in value] if isinstance(value, list) else value
 
 
 def _uid(body: Body) -> str:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from parley_operator.api.constants import AGENT, POD, POOL, SESSION
 from parley_operator.clock import Clock
 from parley_operator.domain.ledger import Ledger
+from parley_operator.domain.watches import WatchHealth
 from parley_operator.ports import Store, WorkerLinks
 from parley_operator.telemetry.metrics import Metrics
 
 from .cache import ObjectCache
 from .notices import Notices
 from .queue import KeyedQueue
+from .reaper import Reaper
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,10 @@ class ReconcilerSettings:
     sweep_every: float = 5.0
     # Everything is listed again this often, since a watch may lose a deletion when it breaks.
     resync_every: float = 300.0
+    # The API server is asked how many objects there are this often, to notice a watch that tells nothing.
+    count_every: float = 15.0
+    # A watch that owes a change for so long is helped out by a list.
+    relist_after: float = 20.0
     # At most this many sessions without an object are ended in one sweep.
     stray_brake: int = 5
 
@@ -45,6 +52,9 @@ class Context:
     queue: KeyedQueue = field(default_factory=KeyedQueue)
     ledger: Ledger = field(default_factory=Ledger)
     notices: Notices = field(default_factory=Notices)
+    watches: WatchHealth = field(default_factory=lambda: WatchHealth((SESSION, AGENT, POOL, POD)))
+    reaper: Reaper = field(init=False)
 
     def __post_init__(self) -> None:
+        self.reaper = Reaper(self.store, lambda: len(self.queue) > self.settings.concurrency)
         self.cache.listener = self.notices.observed

@@ -28,6 +28,11 @@ from parley_operator.kube.login import Login
 log = logging.getLogger(__name__)
 
 Observe = Callable[[str, Body, bool], None]
+# Kind and resource version of what was passed over.
+Heard = Callable[[str, str], None]
+# Kind, namespace, name and resource version: whether a listed object is known just so. Called on kopf's
+# thread.
+Known = Callable[[str, str, str, str], bool]
 
 
 class NoDiffBase(kopf.DiffBaseStorage):
@@ -43,14 +48,22 @@ class NoDiffBase(kopf.DiffBaseStorage):
         return None
 
 
-def build_registry(observe: Observe, login: Login) -> kopf.OperatorRegistry:
+def build_registry(observe: Observe, login: Login, known: Known, heard: Heard) -> kopf.OperatorRegistry:
     """A registry of our own with one event handler a kind."""
     registry = kopf.OperatorRegistry()
 
     def watch(kind: str) -> Any:
         # A coroutine: kopf runs plain functions in threads.
         async def seen(event: Any, **_: Any) -> None:
-            observe(kind, plain(event["object"]), event["type"] == "DELETED")
+            found, metadata = event["object"], event["object"]["metadata"]
+            version = metadata.get("resourceVersion", "")
+            if event["type"] is None and known(
+                kind, metadata.get("namespace", ""), metadata.get("name", ""), version
+            ):
+                # What kopf lists at its start was listed just before: not to be copied and looked at again.
+                heard(kind, version)
+                return
+            observe(kind, plain(found), event["type"] == "DELETED")
 
         seen.__name__ = f"{kind.lower()}_seen"
         return seen
@@ -76,6 +89,10 @@ def plain(value: Any) -> Any:
     if hasattr(value, "items"):
         return {key: plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+class KopfStuck(RuntimeError):
+    """kopf did not stop when told to: what it holds cannot be had back in this process."""
 
 
 class _Patience:
@@ -126,13 +143,20 @@ class _Ready(threading.Event):
 
 
 async def run_kopf(
-    observe: Observe, login: Login, stop: asyncio.Event, ready: asyncio.Event, patience: float = 15.0
+    observe: Observe,
+    login: Login,
+    stop: asyncio.Event,
+    ready: asyncio.Event,
+    *,
+    known: Known,
+    heard: Heard,
+    patience: float = 15.0,
 ) -> None:
-    """Watch until `stop` is set; `observe` is called on the calling loop.
+    """Watch until `stop` is set; `observe` and `heard` are called on the calling loop.
 
     kopf gets a thread and a loop of its own: on its way out it cancels every task of its loop that began
     after it,
-    and in a thread it leaves the process's signals alone. Raises what kopf raised.
+    and in a thread it leaves the process's signals alone. Raises what kopf raised, and `KopfStuck`.
     """
     loop = asyncio.get_running_loop()
     logging.getLogger("kopf").setLevel(logging.WARNING)
@@ -141,8 +165,11 @@ async def run_kopf(
     def pass_on(kind: str, body: Body, deleted: bool) -> None:
         loop.call_soon_threadsafe(observe, kind, body, deleted)
 
+    def pass_hearing(kind: str, version: str) -> None:
+        loop.call_soon_threadsafe(heard, kind, version)
+
     async def operate() -> None:
-        registry = build_registry(pass_on, login)
+        registry = build_registry(pass_on, login, known, pass_hearing)
         flag = _Ready(lambda: loop.call_soon_threadsafe(ready.set))
         await kopf.operator(
             registry=registry,
@@ -166,6 +193,5 @@ async def run_kopf(
         await asyncio.gather(stopping, return_exceptions=True)
         done, _ = await asyncio.wait({watching}, timeout=patience)
     if not done:
-        log.error("kopf did not stop within %.0f s", patience)
-        return
+        raise KopfStuck(f"kopf did not stop within {patience:.0f} s")
     watching.result()

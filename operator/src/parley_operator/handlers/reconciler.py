@@ -45,6 +45,10 @@ class Reconciler:
         if pools is not None:
             self._handlers[POOL] = pools.reconcile
 
+    @property
+    def context(self) -> Context:
+        return self._context
+
     # -- what comes in
 
     def observe(self, kind: str, body: Body, *, deleted: bool = False) -> None:
@@ -148,6 +152,7 @@ class Reconciler:
                 for _ in range(self._context.settings.concurrency):
                     group.create_task(self._work())
                 group.create_task(self._tick())
+                group.create_task(self._context.reaper.run())
         finally:
             self._context.queue.close()
 
@@ -198,12 +203,12 @@ class Reconciler:
                 suspects = await self._sweep(suspects)
                 if clock.monotonic() >= resync_at:
                     resync_at = clock.monotonic() + settings.resync_every
-                    await self._resync()
+                    await self.resync()
             except StoreError as error:
                 log.warning("cannot look after lost objects: %s", error)
             await asyncio.sleep(settings.sweep_every)
 
-    async def _resync(self) -> None:
+    async def resync(self) -> None:
         """Find what a broken watch did not tell: objects that are new, changed, or gone."""
         context = self._context
         for kind in self._kinds():

@@ -140,8 +140,7 @@ class SessionReconciler:
             why = "the VoiceSession was deleted" if seen.subject.deleting else "the VoiceSession is over"
             await self.terminate(seen.subject.uid, why)
         elif decision.act is Act.DELETE:
-            subject = seen.subject
-            await self._context.store.delete(SESSION, subject.namespace, subject.name, subject.uid)
+            self._context.reaper.add(key, seen.subject.uid)
         return None
 
     async def _write(self, key: Key, seen: Observation, decision: Decision) -> bool:

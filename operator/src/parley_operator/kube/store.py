@@ -1,7 +1,7 @@
 """KubeStore: `ports.Store` on the API server, with aiohttp.
 
-Every request has a deadline. 429 and 5xx are repeated for a while where repeating is harmless, a 401 once
-with the
+Every request has a deadline, and every attempt to write asks first whether this process still may. 429 and
+5xx are repeated for a while where repeating is harmless, a 401 once with the
 token read afresh; everything else becomes a `StoreError`, whose text never holds what was sent.
 """
 
@@ -20,8 +20,9 @@ import aiohttp
 
 from parley_operator.api.constants import RESOURCES, Body
 from parley_operator.api.v1alpha1 import map_at, text_at
-from parley_operator.ports import Conflict, Refused, StoreError
+from parley_operator.ports import Conflict, NotLeading, Refused, StoreError
 
+from .gate import Gate
 from .login import Login
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ FIELD_MANAGER = "parley-operator"
 # Within the class, `list` is the method.
 _Bodies = list[Body]
 _REPEATED = {429, 500, 502, 503, 504}
+_LONGEST_PAUSE = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +53,19 @@ class KubeStore:
         attempts: int = 4,
         page: int = 500,
         on_error: Callable[[str, int], None] = lambda verb, code: None,
+        may_write: Callable[[], bool] = lambda: True,
+        on_written: Callable[[str, str], None] = lambda kind, version: None,
+        writes_at_once: int = 24,
     ) -> None:
+        """`on_written` is told the kind and the resource version of what was created or changed."""
         self._login = login
         self._timeout = timeout
         self._attempts = attempts
         self._page = page
         self._on_error = on_error
+        self._may_write = may_write
+        self._on_written = on_written
+        self._gate = Gate(writes_at_once)
         self._http: aiohttp.ClientSession | None = None
         self._token = ""
 
@@ -108,7 +117,7 @@ class KubeStore:
     async def create(self, kind: str, body: Mapping[str, object]) -> Body:
         namespace, name = text_at(body, "metadata", "namespace"), text_at(body, "metadata", "name")
         answer = await self._request("POST", _path(kind, namespace), body=body, harmless=False)
-        return self._good(answer, f"create {kind} {namespace}/{name}")
+        return self._written(kind, self._good(answer, f"create {kind} {namespace}/{name}"))
 
     async def patch(self, kind: str, namespace: str, name: str, patch: Mapping[str, object]) -> Body | None:
         answer = await self._request("PATCH", _path(kind, namespace, name), body=patch, media=MERGE)
@@ -132,7 +141,7 @@ class KubeStore:
             present = await self.get(kind, namespace, name)
             if present is None or text_at(present, "metadata", "uid") != uid:
                 return None
-        return self._good(answer, f"patch status of {kind} {namespace}/{name}")
+        return self._written(kind, self._good(answer, f"patch status of {kind} {namespace}/{name}"))
 
     async def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
         body: Body = {"propagationPolicy": "Background"}
@@ -157,7 +166,19 @@ class KubeStore:
             raise StoreError(f"POST {path}: HTTP {answer.status}", code=answer.status)
         return answer.body
 
+    async def count(self, kind: str) -> int:
+        """How many objects of the kind there are; one of them is read."""
+        prefix, plural = RESOURCES[kind]
+        answer = await self._request("GET", f"/{prefix}/{plural}", query={"limit": "1"})
+        page = self._good(answer, f"count {kind}")
+        items, left = page.get("items"), map_at(page, "metadata").get("remainingItemCount")
+        return (len(items) if isinstance(items, list) else 0) + (left if isinstance(left, int) else 0)
+
     # -- HTTP
+
+    def _written(self, kind: str, body: Body) -> Body:
+        self._on_written(kind, text_at(body, "metadata", "resourceVersion"))
+        return body
 
     def _good(self, answer: _Answer, what: str) -> Body:
         if answer.status < 300:
@@ -184,7 +205,8 @@ class KubeStore:
         delay, refreshed = 0.2, False
         for attempt in range(1, self._attempts + 1):
             try:
-                answer = await self._once(verb, path, body, media, query)
+                async with self._gate.turn(writes=verb != "GET"):
+                    answer = await self._once(verb, path, body, media, query)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 self._on_error(verb, 0)
                 if attempt == self._attempts or not harmless:
@@ -200,9 +222,12 @@ class KubeStore:
                 continue
             # The server refuses with 429 before it does anything.
             repeat = answer.status == 429 or (answer.status in _REPEATED and harmless)
+            if answer.status == 429:
+                # Meant for all of us: nobody knocks again before.
+                self._gate.pause(min(answer.retry_after or delay, _LONGEST_PAUSE))
             if not repeat or attempt == self._attempts:
                 return answer
-            await asyncio.sleep(min(answer.retry_after or delay, 5.0))
+            await asyncio.sleep(min(answer.retry_after or delay, _LONGEST_PAUSE))
             delay = min(delay * 2, 2.0)
         return answer
 
@@ -216,6 +241,9 @@ class KubeStore:
     ) -> _Answer:
         if self._http is None:
             raise StoreError("the store is not open")
+        # As late as can be: a process that was frozen meanwhile finds its time over.
+        if verb != "GET" and not self._may_write():
+            raise NotLeading(f"{verb} {path}: not sent: this operator does not lead")
         headers = {"Accept": "application/json", "Content-Type": media}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"

@@ -29,14 +29,6 @@ log = logging.getLogger(__name__)
 DEFAULT_NAME = "parley-sessions"
 
 
-class AlwaysLeads:
-    """The leadership of an operator that is alone."""
-
-    leading = True
-    holder = ""
-    address = ""
-
-
 def certificate(settings: SessionsSettings, ca: Callable[[], pki.KeyPair], clock: Clock) -> ServerCertificate:
     """Raises `OSError` or `ValueError` for files that cannot be used."""
     if settings.tls_dir is not None:

@@ -55,8 +55,45 @@ class Metrics:
         self._object_age = Gauge(
             p + "last_event_timestamp_seconds", "When an object was last heard of.", registry=r
         )
+        self._leading = Gauge(p + "leading", "1 while this process leads.", registry=r)
+        self._epoch = Gauge(
+            p + "leader_epoch", "Epoch of this process's term; 0 while it follows.", registry=r
+        )
+        self._lease = Counter(
+            p + "lease_transitions_total",
+            "How this process came to lead and ceased to.",
+            ("event",),
+            registry=r,
+        )
+        self._watch_owes = Gauge(
+            p + "watch_age_seconds",
+            "Since when the watch of a kind owes a change that the API server has confirmed.",
+            ("kind",),
+            registry=r,
+        )
+        self._reaping = Gauge(p + "finished_to_delete", "Finished sessions whose time is over.", registry=r)
+        for event in ("acquired", "lost", "released"):
+            self._lease.labels(event)
         for phase in PHASES:
             self._sessions.labels(phase)
+
+    def lease(self, event: str, epoch: int) -> None:
+        """`acquired`, `lost` or `released`. One who follows knows nothing of sessions and workers."""
+        self._lease.labels(event).inc()
+        self._leading.set(event == "acquired")
+        self._epoch.set(epoch)
+        if event != "acquired":
+            self.sessions({})
+            self.workers({}, 0, 0.0)
+            for gauge in (self._queue, self._reserved, self._strays, self._reaping):
+                gauge.set(0)
+            self._watch_owes.clear()
+
+    def watch_age(self, kind: str, seconds: float) -> None:
+        self._watch_owes.labels(kind).set(seconds)
+
+    def reaping(self, count: int) -> None:
+        self._reaping.set(count)
 
     def reconciled(self, kind: str, outcome: str, seconds: float) -> None:
         self._reconciles.labels(kind, outcome).inc()

@@ -262,8 +262,12 @@ class LinkSet:
         clock: Clock,
         changed: Changed | None = None,
         settings: LinkSettings | None = None,
+        may_act: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`may_act` is asked before every call that changes something: an operator that does not lead any
+        more calls nobody."""
         self._epoch = epoch
+        self._may_act = may_act
         self._clock = clock
         self.on_change = changed
         self._settings = settings or LinkSettings()
@@ -315,6 +319,9 @@ class LinkSet:
             pass
         return sorted(name for name, link in self._links.items() if not link.snapshot_seen.is_set())
 
+    def _acting(self, worker: str) -> WorkerLink | None:
+        return self._links.get(worker) if self._may_act() else None
+
     def view(self, worker: str) -> WorkerView | None:
         link = self._links.get(worker)
         return None if link is None else link.view()
@@ -323,17 +330,19 @@ class LinkSet:
         return [link.view() for link in self._links.values()]
 
     async def admit(self, worker: str, request: AdmitRequest) -> AdmitOutcome:
-        link = self._links.get(worker)
+        link = self._acting(worker)
         if link is None:
-            return AdmitOutcome(AdmitVerdict.UNKNOWN, "no link with the worker")
+            return AdmitOutcome(
+                AdmitVerdict.UNKNOWN, "no link with the worker, or this operator does not lead"
+            )
         return await link.admit(request)
 
     async def terminate(self, worker: str, uid: str, attempt: int, reason: str, message: str) -> bool | None:
-        link = self._links.get(worker)
+        link = self._acting(worker)
         return None if link is None else await link.terminate(uid, attempt, reason, message)
 
     async def drain(self, worker: str, timeout: float) -> bool:
-        link = self._links.get(worker)
+        link = self._acting(worker)
         return False if link is None else await link.drain(timeout)
 
 
