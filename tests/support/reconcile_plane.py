@@ -74,11 +74,39 @@ class CountingStore(FileStore):
         return found
 
 
+class Workers(dict[str, WorkerView]):
+    """Tells of every change, as links do."""
+
+    changed: Callable[[str], None] = staticmethod(lambda worker: None)
+
+    def __setitem__(self, worker: str, view: WorkerView) -> None:
+        super().__setitem__(worker, view)
+        self.changed(worker)
+
+    def __delitem__(self, worker: str) -> None:
+        super().__delitem__(worker)
+        self.changed(worker)
+
+    def setdefault(self, worker: str, view: Any = None) -> WorkerView:
+        if worker not in self:
+            self[worker] = view
+        return self[worker]
+
+    def pop(self, worker: str, *default: Any) -> Any:
+        found = super().pop(worker, *default)
+        self.changed(worker)
+        return found
+
+    def clear(self) -> None:
+        for worker in list(self):
+            del self[worker]
+
+
 @dataclass
 class Links:
     """Workers as values; `answer` decides about Admits."""
 
-    workers: dict[str, WorkerView] = field(default_factory=dict)
+    workers: Workers = field(default_factory=Workers)
     targets: dict[str, WorkerTarget] = field(default_factory=dict)
     admits: list[tuple[str, AdmitRequest]] = field(default_factory=list)
     terminates: list[tuple[str, str]] = field(default_factory=list)
@@ -155,6 +183,7 @@ class Plane:
             self.context, self.authority, WorkerDefaults("image:1"), lambda: next(self.suffixes)
         )
         self.reconciler = Reconciler(self.context, self.pools)
+        self.links.workers.changed = self.reconciler.sessions.line.worker_seen
 
     async def restart(self) -> None:
         self.start()

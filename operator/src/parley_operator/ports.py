@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from .api.constants import Body
@@ -98,8 +98,10 @@ class WorkerTarget:
 
     `name` is its unique `worker_id`, `namespace`/`pool` say which pool it serves, `control_address` is
     host:port.
-    `dead` and `restarts` are what the kubelet says of its container.
-    Without `tls` the control channel is plaintext: only a loopback address is accepted then.
+    `dead` and `restarts` are what the kubelet says of its container; `labels` and `revision` are the pod's,
+    `zone` is the node's; `draining` says that pod or node are to go, until `drain_deadline` (unix seconds,
+    0 while unknown). Without `tls` the control channel is plaintext: only a loopback address is accepted
+    then.
     """
 
     name: str
@@ -112,6 +114,11 @@ class WorkerTarget:
     media_endpoint: str = ""
     dead: bool = False
     restarts: int = 0
+    revision: str = ""
+    zone: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    draining: bool = False
+    drain_deadline: float = 0.0
 
 
 class Reviews(Protocol):

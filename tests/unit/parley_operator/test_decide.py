@@ -10,7 +10,6 @@ from parley_operator.api.secret import SecretText
 from parley_operator.api.v1alpha1 import LimitsSpec, SessionSpec
 from parley_operator.domain.checks import Problem
 from parley_operator.domain.decide import Act, after_refusal, asking, decide
-from parley_operator.domain.ledger import Load
 from parley_operator.domain.model import (
     AdmitOutcome,
     AdmitVerdict,
@@ -30,6 +29,9 @@ from parley_operator.domain.phases import (
     end_reason,
     phase_of,
 )
+from parley_operator.domain.placement.demand import Grant
+from parley_operator.domain.placement.desk import Standing, WaitReason
+from parley_operator.domain.placement.notes import EVERY, RATE, next_note
 from parley_operator.domain.subjects import bound_placement
 
 NOW = 1_000_000.0
@@ -52,38 +54,92 @@ def conditions(status: Any) -> dict[str, tuple[str, str]]:
     return {c["type"]: (c["status"], c["reason"]) for c in status["conditions"]}
 
 
-def test_a_free_place_is_taken() -> None:
-    decision = decide(seen(loads=(Load("w", "i", 2, 1, False),), workers=1))
-    assert decision.act is Act.PLACE
-    assert decision.load is not None
-    assert decision.load.worker == "w"
+def standing(reason: WaitReason = WaitReason.FULL, position: int = 5, **changes: Any) -> Standing:
+    return replace(Standing(position, 9, 9, reason), **changes)
 
 
-def test_the_fullest_worker_that_fits_is_chosen() -> None:
-    loads = (Load("a", "i", 5, 1, False), Load("b", "i", 5, 4, False), Load("c", "i", 5, 5, False))
-    chosen = decide(seen(loads=loads, workers=3)).load
-    assert chosen is not None
-    assert chosen.worker == "b"
+def test_a_place_that_is_kept_is_taken() -> None:
+    grant = Grant("uid-1", "w", "i", ("ns", "default"))
+    decision = decide(seen(grant=grant))
+    assert (decision.act, decision.grant, decision.status) == (Act.PLACE, grant, {})
 
 
-def test_those_before_in_the_line_come_first() -> None:
-    loads = (Load("w", "i", 2, 1, False),)
-    assert decide(seen(loads=loads, workers=1, position=1)).act is Act.NOTHING
+def test_waiting_is_noted_with_the_position_and_the_reason() -> None:
+    decision = decide(seen(standing=standing(), refusals="refused 1 times: w said Full"))
+    assert decision.status["queue"] == {
+        "position": 5, "length": 9, "reason": "Full", "deadline": "1970-01-12T13:47:05Z",
+        "time": "1970-01-12T13:46:40Z",
+    }  # fmt: skip
+    assert conditions(decision.status)["Placed"] == ("False", "Full")
+    [placed] = [c for c in decision.status["conditions"] if c["type"] == "Placed"]
+    assert placed["message"] == (
+        "waits for a free place; number 5 of 9 in the queue; refused 1 times: w said Full"
+    )
+    assert decision.again == EVERY
+    noted = replace(SUBJECT, status=decision.status)
+    soon = decide(seen(subject=noted, now=NOW + 3, standing=standing(position=2)))
+    assert (soon.status, soon.again) == ({}, 7.0)
+    later = decide(seen(subject=noted, now=NOW + 10, standing=standing(position=2)))
+    assert later.status["queue"] == {"position": 2, "time": "1970-01-12T13:46:50Z"}
 
 
-def test_waiting_is_noted_with_the_position() -> None:
-    decision = decide(seen(workers=1, position=4))
-    assert decision.status["queue"] == {"position": 5, "time": "1970-01-12T13:46:40Z"}
-    assert conditions(decision.status)["Placed"] == ("False", "Queued")
-    again = replace(SUBJECT, status=decision.status)
-    assert decide(seen(subject=again, now=NOW + 3, workers=1, position=2)).status == {}
+def test_that_nothing_moved_is_no_reason_to_write() -> None:
+    noted = replace(SUBJECT, status=decide(seen(standing=standing())).status)
+    same = decide(seen(subject=noted, now=NOW + 12, standing=standing()))
+    assert same.status == {}
+    assert same.again == EVERY
 
 
-@pytest.mark.parametrize(("workers", "reason"), [(2, "QueueTimeout"), (0, "NoCapacity")])
-def test_the_queue_ends(workers: int, reason: str) -> None:
-    decision = decide(seen(now=NOW + 25, workers=workers))
-    assert decision.status["endReason"] == reason
+def test_the_longer_the_queue_the_rarer_the_notes() -> None:
+    uids = [f"uid-{number}" for number in range(5000)]
+    first = sorted(next_note(uid, NOW, 0.0, len(uids)) for uid in uids)
+    assert first[0] >= NOW + 1.0
+    for begin in range(5000 - 400):
+        # No ten seconds in a row see many more notes than there may be.
+        assert first[begin + 399] - first[begin] > 0.8 * 400 / RATE
+    assert next_note("uid-1", NOW, NOW + 50, len(uids)) == NOW + 50 + 5000 / RATE
+    assert next_note("uid-1", NOW, NOW + 50, 3) == NOW + 50 + EVERY
+
+
+@pytest.mark.parametrize(
+    ("reason", "end"),
+    [
+        (WaitReason.FULL, "QueueTimeout"),
+        (WaitReason.OVER_QUOTA, "QuotaExceeded"),
+        (WaitReason.NO_MATCH, "NoCapacity"),
+        (WaitReason.NO_WORKER, "NoCapacity"),
+    ],
+)
+def test_the_queue_ends(reason: WaitReason, end: str) -> None:
+    before = decide(seen(now=NOW + 24, standing=standing(reason)))
+    assert before.again == 1.0
+    decision = decide(
+        seen(now=NOW + 25, standing=standing(reason), refusals="refused 1 times: w said Overloaded")
+    )
+    assert decision.status["endReason"] == end
     assert decision.status["phase"] == "Failed"
+    assert "w said Overloaded" in str(decision.status["endMessage"])
+    assert conditions(decision.status)["Placed"] == ("False", reason.value)
+
+
+def test_a_quota_that_refuses_does_so_at_once() -> None:
+    decision = decide(seen(standing=standing(WaitReason.OVER_QUOTA, refused=True)))
+    assert (decision.status["endReason"], decision.status["phase"]) == ("QuotaExceeded", "Failed")
+
+
+def test_refusals_before_the_place_stay_in_its_condition() -> None:
+    def placed(status: Any) -> str:
+        return next(str(c["message"]) for c in status["conditions"] if c["type"] == "Placed")
+
+    ready = report(SessionState.READY)
+    told = "on worker w; refused 1 times: x said Full"
+    first = decide(seen(plan=None, placement=PLACED, report=ready, refusals="refused 1 times: x said Full"))
+    assert placed(first.status) == told
+    # A new process does not know of them, and another session's worker is another matter.
+    known = replace(SUBJECT, status=first.status)
+    assert decide(seen(subject=known, plan=None, placement=PLACED, report=ready)).status == {}
+    elsewhere = decide(seen(subject=known, plan=None, placement=replace(PLACED, worker="w2"), report=ready))
+    assert placed(elsewhere.status) == "on worker w2"
 
 
 def test_a_problem_is_told_and_tried_again_until_the_queue_ends() -> None:
@@ -104,12 +160,12 @@ def test_a_spec_that_cannot_be_read_ends_at_once() -> None:
 
 def test_an_unanswered_admit_is_asked_about() -> None:
     unknown = replace(PLACED, confirmed=False)
-    loads = (Load("other", "i", 5, 0, False),)
-    assert decide(seen(placement=unknown, loads=loads)).act is Act.ASK_AGAIN
-    silent = decide(seen(placement=unknown, loads=loads, fate=Fate.SILENT))
+    assert decide(seen(placement=unknown)).act is Act.ASK_AGAIN
+    silent = decide(seen(placement=unknown, fate=Fate.SILENT, silent_for=9.0))
     assert (silent.act, silent.again) == (Act.NOTHING, 1.0)
     assert decide(seen(placement=unknown, fate=Fate.GONE)).act is Act.FORGET
     assert decide(seen(placement=unknown, fate=Fate.RESTARTED)).act is Act.FORGET
+    assert decide(seen(placement=unknown, fate=Fate.SILENT, silent_for=10.0)).act is Act.FORGET
     late = decide(seen(placement=unknown, fate=Fate.SILENT, now=NOW + 60))
     assert late.status["endReason"] == "QueueTimeout"
 
@@ -141,7 +197,7 @@ def test_the_note_of_an_admit_is_read_back_as_unanswered() -> None:
     again = bound_placement({**status, **answered, "worker": status["worker"]})
     assert again is not None
     assert again.confirmed
-    waiting = decide(seen(subject=noted, workers=1, position=1))
+    waiting = decide(seen(subject=noted, standing=standing()))
     assert waiting.status["worker"] is None
 
 
@@ -158,7 +214,7 @@ def test_a_deleted_object_that_a_finalizer_holds_ends_its_call(report_of: Sessio
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"placement": PLACED}, {"placement": PLACED, "fate": Fate.GONE}, {"loads": ()}]
+    "changes", [{}, {"placement": PLACED}, {"placement": PLACED, "fate": Fate.GONE}, {"standing": standing()}]
 )
 def test_a_deleted_object_without_a_call_is_cancelled(changes: dict[str, Any]) -> None:
     done = decide(seen(subject=DELETED, **changes)).status

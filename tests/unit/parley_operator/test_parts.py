@@ -1,4 +1,4 @@
-"""Parsers, settings, queue, cache, line."""
+"""Parsers, settings, queue, cache."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from parley_operator.api.v1alpha1 import parse_agent_spec, parse_pool_spec, pars
 from parley_operator.config import ConfigError, help_text, load_settings
 from parley_operator.handlers.cache import ObjectCache
 from parley_operator.handlers.kopf_app import tune
-from parley_operator.handlers.line import WaitingLine
 from parley_operator.handlers.queue import Key, KeyedQueue
 from parley_operator.kube.login import LoginError, find_login, from_kubeconfig
 from parley_operator.telemetry.logging import JsonFormatter
@@ -160,21 +159,6 @@ def test_the_cache_keeps_no_record_of_writers() -> None:
     cache.put("K", made)
     assert cache.get("K", "n", "a") == body(1)
     assert "managedFields" in made["metadata"]
-
-
-def test_the_line_is_first_come_first_served() -> None:
-    line, pool = WaitingLine(), ("n", "p")
-    keys = [Key("VoiceSession", "n", str(n)) for n in range(3)]
-    assert line.join("b", pool, 2.0, keys[1]) == 0
-    assert line.join("a", pool, 1.0, keys[0]) == 0
-    assert line.join("c", pool, 3.0, keys[2]) == 2
-    assert line.join("b", pool, 2.0, keys[1]) == 1
-    line.leave("a")
-    line.leave("unknown")
-    assert line.first(pool, 5) == keys[1:]
-    line.join("b", ("n", "q"), 2.0, keys[1])
-    assert line.first(pool, 5) == keys[2:]
-    assert len(line) == 2
 
 
 def test_kopf_neither_gives_up_nor_waits_long() -> None:

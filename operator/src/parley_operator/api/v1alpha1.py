@@ -24,8 +24,17 @@ from .conduct import (
 )
 from .constants import MAX_SHARDS, Body
 from .fields import FieldError, Fields
+from .placement import (
+    PlacementSpec,
+    QuotaSpec,
+    SelectorSpec,
+    parse_placement,
+    parse_quotas,
+    parse_selectors,
+)
+from .references import PoolRef as PoolRef
 from .references import SecretRef as SecretRef
-from .references import parse_secret_ref
+from .references import parse_pool_ref, parse_secret_ref
 from .tools import ToolSpec, parse_tools, refuse_routes
 
 PROVIDER_TYPES = ("openai", "azure", "custom")
@@ -65,14 +74,6 @@ class AgentSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class PoolRef:
-    """Which pool; an empty namespace means the session's own, then the operator's default one."""
-
-    name: str = "default"
-    namespace: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class LimitsSpec:
     """Seconds; 0 leaves the worker's default."""
 
@@ -92,7 +93,8 @@ class SessionSpec:
     provider: ProviderSpec = ProviderSpec()
     session: Mapping[str, object] = field(default_factory=dict)
     provider_format: str = ""
-    pool: PoolRef = PoolRef()
+    pool: PoolRef = field(default_factory=PoolRef)
+    selectors: tuple[SelectorSpec, ...] = ()
     limits: LimitsSpec = LimitsSpec()
     ticket: bool = True
     privacy: bool = False
@@ -143,6 +145,8 @@ class PoolSpec:
     media: Places = Places()
     recordings: Places = Places()
     exposure: Exposure = Exposure()
+    placement: PlacementSpec = field(default_factory=PlacementSpec)
+    quotas: tuple[QuotaSpec, ...] = ()
     pod_template: Mapping[str, object] = field(default_factory=dict)
     drain_timeout: float = DEFAULT_DRAIN_TIMEOUT
 
@@ -221,7 +225,7 @@ def parse_session_spec(value: object) -> SessionSpec:
         ref = fields.child("agentRef")
         agent_ref = ref.name("name")
         ref.finish()
-    audio, pool, access = (fields.child(k) for k in ("audio", "poolRef", "access"))
+    audio, access = (fields.child(k) for k in ("audio", "access"))
     privacy = fields.flag("privacy")
     ttl = fields.number("ttlSecondsAfterFinished", -1, least=0, most=31_536_000)
     found = SessionSpec(
@@ -230,7 +234,8 @@ def parse_session_spec(value: object) -> SessionSpec:
         provider=parse_provider(fields.child("provider"), partial=True),
         session=fields.mapping("session"),
         provider_format=audio.choice("providerFormat", PROVIDER_FORMATS, ""),
-        pool=PoolRef(pool.name("name", "default"), pool.name("namespace", "")),
+        pool=parse_pool_ref(fields, "poolRef"),
+        selectors=parse_selectors(fields),
         limits=parse_limits(fields.child("limits")),
         ticket=access.choice("ticket", ("Secret", "None"), "Secret") == "Secret",
         privacy=privacy,
@@ -243,7 +248,7 @@ def parse_session_spec(value: object) -> SessionSpec:
     refuse_routes(found.session, "spec.session")
     if found.trace and privacy:
         raise FieldError("spec.trace", "cannot be given together with privacy; leave one of them out")
-    for part in (audio, pool, access, fields):
+    for part in (audio, access, fields):
         part.finish()
     return found
 
@@ -275,6 +280,8 @@ def parse_pool_spec(value: object) -> PoolSpec:
         media=_places(fields.child("media")),
         recordings=_places(fields.child("recordings")),
         exposure=Exposure(host_port, least, most),
+        placement=parse_placement(fields.child("placement")),
+        quotas=parse_quotas(fields),
         pod_template=fields.mapping("podTemplate"),
         drain_timeout=strategy.duration("drainTimeout", DEFAULT_DRAIN_TIMEOUT),
     )

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from .checks import Problem
-from .ledger import Load, choose_packed, free_places
 from .model import AdmitOutcome, AdmitVerdict, Placement, SessionReport, SessionState
 from .observation import Fate, Observation
 from .phases import EndReason, Phase, advance, end_reason, phase_of
+from .placement.demand import Grant
+from .placement.desk import Standing, WaitReason
+from .placement.notes import next_note, wait_words
 from .status import (
     condition,
     difference,
@@ -21,6 +23,7 @@ from .status import (
     merge_conditions,
     parse_timestamp,
     report_status,
+    timestamp,
     worker_status,
 )
 
@@ -31,12 +34,8 @@ BIND_DELAY = 2.0
 RETRY_PROBLEM = 2.0
 # An unanswered Admit is asked about at least this long, also when the operator comes back late.
 ASK_AT_LEAST = 10.0
-# The head of the line looks often, the tail is called up when it moves forward.
-RETRY_QUEUE = 0.5
-RETRY_QUEUE_TAIL = 5.0
-QUEUE_HEAD = 8
-QUEUE_NOTE_AFTER = 1.0
-QUEUE_NOTE_EVERY = 10.0
+# A worker that was asked and then fell silent is waited for so long before another one is tried.
+SILENT_AT_MOST = 10.0
 
 
 class Act(Enum):
@@ -57,7 +56,7 @@ class Decision:
 
     act: Act = Act.NOTHING
     status: Mapping[str, object] = field(default_factory=dict)
-    load: Load | None = None
+    grant: Grant | None = None
     again: float | None = None
 
 
@@ -99,12 +98,6 @@ def asking(seen: Observation, placement: Placement) -> dict[str, object]:
     ]
     facts = {"worker": worker_status(placement, None, seen.node), "attempt": placement.attempt, "queue": None}
     return _status(seen, Phase.PENDING, conditions, facts)
-
-
-def lost_while_asked(seen: Observation, placement: Placement) -> Decision:
-    """The worker went away before it answered, and no other is to be had."""
-    words = f"worker {placement.worker} was lost while it was asked"
-    return Decision(status=_ending(seen, EndReason.WORKER_LOST, words, []))
 
 
 def queue_deadline(seen: Observation) -> float:
@@ -168,9 +161,12 @@ def _lost(seen: Observation) -> str:
 
 
 def _unanswered(seen: Observation) -> Decision:
-    """An Admit went out and no answer came: the same instance is asked until it answers or is gone."""
+    """An Admit went out and no answer came: the same instance is asked until it answers or is given up."""
     if seen.fate in (Fate.GONE, Fate.RESTARTED):
-        return Decision(Act.FORGET, again=0.0)
+        return Decision(Act.FORGET)
+    if seen.fate is Fate.SILENT and seen.silent_for >= SILENT_AT_MOST:
+        # Should it have the session: the next attempt fences it out.
+        return Decision(Act.FORGET)
     since = seen.placement.since if seen.placement else 0.0
     if seen.now >= max(queue_deadline(seen), since + ASK_AT_LEAST):
         words = "the worker that was asked did not answer before spec.limits.queueTimeout"
@@ -183,48 +179,81 @@ def _not_accepted(seen: Observation, problem: Problem) -> Decision:
     refused = condition("Accepted", False, problem.reason, problem.message, seen.subject.generation)
     if seen.subject.spec is None or left <= 0:
         return Decision(status=_ending(seen, EndReason.INVALID_SPEC, problem.message, [refused]))
-    return Decision(status=_status(seen, Phase.PENDING, [refused], {}), again=min(RETRY_PROBLEM, left))
+    return Decision(
+        status=_status(seen, Phase.PENDING, [refused], {"queue": None}), again=min(RETRY_PROBLEM, left)
+    )
 
 
 def _queued(seen: Observation) -> Decision:
-    load = choose_packed(seen.loads) if free_places(seen.loads) > seen.position else None
-    if load is not None:
-        return Decision(Act.PLACE, load=load)
-    now = seen.now
-    left = queue_deadline(seen) - now
+    if seen.grant is not None:
+        return Decision(Act.PLACE, grant=seen.grant)
+    standing = seen.standing
+    if standing is None:
+        return Decision(again=RETRY_PROBLEM)
+    left = queue_deadline(seen) - seen.now
+    if standing.refused:
+        words = (
+            "the namespace has its quota of the pool's sessions; end some or have the pool's owner raise it"
+        )
+        return Decision(status=_ending(seen, EndReason.QUOTA_EXCEEDED, words, []))
     if left <= 0:
-        if seen.workers:
-            words = (
-                "every worker of the pool was full until spec.limits.queueTimeout; add replicas or try later"
-            )
-            return Decision(status=_ending(seen, EndReason.QUEUE_TIMEOUT, words, []))
-        words = "no worker of the pool answered until spec.limits.queueTimeout; see the pool's status"
-        return Decision(status=_ending(seen, EndReason.NO_CAPACITY, words, []))
+        return Decision(status=_unserved(seen, standing))
     noted = seen.subject.status.get("queue")
     last = parse_timestamp(str(noted.get("time", ""))) if isinstance(noted, Mapping) else 0.0
-    note: dict[str, object] = {}
-    if now - seen.subject.created >= QUEUE_NOTE_AFTER and now - last >= QUEUE_NOTE_EVERY:
-        note = _queue_note(seen)
-    pace = RETRY_QUEUE if seen.position < QUEUE_HEAD else RETRY_QUEUE_TAIL
-    return Decision(status=note, again=min(pace, left))
+    due = next_note(seen.subject.uid, seen.subject.created, last, standing.waiting) - seen.now
+    if due > 0:
+        return Decision(again=min(due, left))
+    after = next_note(seen.subject.uid, seen.subject.created, seen.now, standing.waiting) - seen.now
+    return Decision(status=_queue_note(seen, standing), again=min(after, left))
 
 
-def _queue_note(seen: Observation) -> dict[str, object]:
-    generation = seen.subject.generation
-    place = seen.position + 1
-    words = f"waits for a free place; number {place} in the queue"
-    if not seen.workers:
-        words = f"no worker of the pool answers yet; number {place} in the queue"
-    from_now = end_status(EndReason.QUEUE_TIMEOUT, "", seen.now)["endTime"]
-    return _status(
-        seen,
-        Phase.PENDING,
-        [
-            condition("Accepted", True, "Accepted", "", generation),
-            condition("Placed", False, "Queued", words, generation),
-        ],
-        {"queue": {"position": place, "time": from_now}, "worker": None},
-    )
+_UNSERVED = {
+    WaitReason.FULL: (
+        EndReason.QUEUE_TIMEOUT,
+        "every worker that may take the session was full until spec.limits.queueTimeout; add replicas or try "
+        "later",
+    ),
+    WaitReason.OVER_QUOTA: (
+        EndReason.QUOTA_EXCEEDED,
+        "the namespace had its quota of the pool's sessions until spec.limits.queueTimeout; end some or have "
+        "the pool's owner raise it",
+    ),
+    WaitReason.NO_MATCH: (
+        EndReason.NO_CAPACITY,
+        "no worker had the labels and the zone of spec.selectors until spec.limits.queueTimeout; add a "
+        "selector to fall back to",
+    ),
+    WaitReason.NO_WORKER: (
+        EndReason.NO_CAPACITY,
+        "no worker of the pool answered until spec.limits.queueTimeout; see the pool's status",
+    ),
+}
+
+
+def _unserved(seen: Observation, standing: Standing) -> dict[str, object]:
+    reason, words = _UNSERVED[standing.reason]
+    told = f"{words}; {seen.refusals}" if seen.refusals else words
+    return _ending(seen, reason, told, [_not_placed(seen, standing)])
+
+
+def _not_placed(seen: Observation, standing: Standing) -> dict[str, object]:
+    words = wait_words(standing, seen.refusals)
+    return condition("Placed", False, standing.reason.value, words, seen.subject.generation)
+
+
+def _queue_note(seen: Observation, standing: Standing) -> dict[str, object]:
+    queue = {
+        "position": standing.position,
+        "length": standing.length,
+        "reason": standing.reason.value,
+        "deadline": timestamp(queue_deadline(seen)),
+        "time": timestamp(seen.now),
+    }
+    accepted = condition("Accepted", True, "Accepted", "", seen.subject.generation)
+    facts: dict[str, object] = {"queue": queue, "worker": None}
+    note = _status(seen, Phase.PENDING, [accepted, _not_placed(seen, standing)], facts)
+    # That nothing moved is no reason to write.
+    return {} if note == {"queue": {"time": queue["time"]}} else note
 
 
 def _bound(seen: Observation, placement: Placement) -> dict[str, object]:
@@ -241,7 +270,7 @@ def _bound(seen: Observation, placement: Placement) -> dict[str, object]:
         )
     conditions = [
         condition("Accepted", True, "Accepted", "", generation),
-        condition("Placed", True, "Admitted", f"on worker {placement.worker}", generation),
+        condition("Placed", True, "Admitted", _placed_words(seen, placement), generation),
         ready,
     ]
     if seen.journal_degraded or _has_condition(seen, "RecoveryDegraded"):
@@ -249,6 +278,18 @@ def _bound(seen: Observation, placement: Placement) -> dict[str, object]:
         reason = "JournalLate" if seen.journal_degraded else "JournalCurrent"
         conditions.append(condition("RecoveryDegraded", seen.journal_degraded, reason, words, generation))
     return _status(seen, phase, conditions, _facts(seen, placement))
+
+
+def _placed_words(seen: Observation, placement: Placement) -> str:
+    """Where it is; what is written about refusals stays."""
+    words = f"on worker {placement.worker}"
+    found = seen.subject.status.get("conditions")
+    for old in found if isinstance(found, list) else []:
+        if isinstance(old, Mapping) and (old.get("type"), old.get("status")) == ("Placed", "True"):
+            before = str(old.get("message", ""))
+            if before == words or before.startswith(f"{words}; "):
+                return before
+    return f"{words}; {seen.refusals}" if seen.refusals else words
 
 
 def _has_condition(seen: Observation, kind: str) -> bool:
@@ -286,7 +327,7 @@ def _ended(seen: Observation, placement: Placement, report: SessionReport) -> di
         )
         if reason is EndReason.INVALID_SPEC
         else condition("Accepted", True, "Accepted", "", generation),
-        condition("Placed", True, "Admitted", f"on worker {placement.worker}", generation),
+        condition("Placed", True, "Admitted", _placed_words(seen, placement), generation),
         condition("Ready", False, reason.value, report.end_message, generation),
     ]
     return _status(seen, phase_of(reason), conditions, facts)

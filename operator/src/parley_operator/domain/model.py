@@ -83,7 +83,9 @@ class WorkerView:
 
     `name` is its `worker_id`. `instance_id` is empty until the first snapshot. `silent_for` is seconds since
     it was last heard; `dead` that its container is known not to run. `media_endpoint` is where callers will
-    reach it, as far as known; `telephony_endpoint` the URL for telephony streams, empty for none.
+    reach it, as far as known; `telephony_endpoint` the URL for telephony streams, empty for none. `labels`
+    and `revision` are those of its pod, `zone` that of its node; `draining` says that pod or node are to
+    go, until `drain_deadline` (unix seconds, 0 while unknown).
     """
 
     name: str
@@ -101,6 +103,11 @@ class WorkerView:
     tls_server_name: str = ""
     telephony_endpoint: str = ""
     journal_degraded: bool = False
+    revision: str = ""
+    zone: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    draining: bool = False
+    drain_deadline: float = 0.0
 
     @property
     def answers(self) -> bool:
@@ -143,7 +150,11 @@ class AdmitRequest:
 
 
 class AdmitVerdict(StrEnum):
-    """How an Admit went. UNKNOWN: no answer came, the session may or may not be there."""
+    """How an Admit went.
+
+    UNKNOWN: no answer came, the session may or may not be there. UNREACHABLE: this one was never sent,
+    which says nothing of an earlier one.
+    """
 
     ADMITTED = "Admitted"
     UNKNOWN = "Unknown"
@@ -155,6 +166,7 @@ class AdmitVerdict(StrEnum):
     ENDED = "Ended"
     STALE_LEADER = "StaleLeader"
     STALE_ATTEMPT = "StaleAttempt"
+    UNREACHABLE = "Unreachable"
 
 
 # Another worker may be tried after these: the session is surely not on the worker that said so.

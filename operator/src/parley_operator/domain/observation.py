@@ -10,9 +10,10 @@ from parley_operator.api.v1alpha1 import SessionSpec
 
 from .checks import Problem
 from .conduct import Conduct
-from .ledger import Load
 from .model import Placement, ProviderTarget, SessionReport
 from .phases import TERMINAL, Phase
+from .placement.demand import Grant
+from .placement.desk import Standing
 
 
 class Fate(Enum):
@@ -67,9 +68,9 @@ class Subject:
 class Observation:
     """One session and its surroundings at `now` (unix seconds).
 
-    `plan` is `None` when it was not needed (the session is placed or over). `position` counts the sessions
-    of the
-    same pool that wait before this one. `workers` is how many workers of the pool answer.
+    `plan` is `None` when it was not needed (the session is placed, over, or waits). `grant` is a place that
+    is kept for the session, `standing` its place in the queue; `refusals` which workers said no, for
+    people.
     """
 
     subject: Subject
@@ -80,9 +81,9 @@ class Observation:
     fate: Fate = Fate.ANSWERS
     silent_for: float = 0.0
     lost_after: float = 60.0
-    loads: tuple[Load, ...] = ()
-    position: int = 0
-    workers: int = 0
+    grant: Grant | None = None
+    standing: Standing | None = None
+    refusals: str = ""
     node: str = ""
     journal_degraded: bool = False
     ticket_hash: str = ""

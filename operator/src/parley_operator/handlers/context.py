@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 from parley_operator.api.constants import AGENT, POD, POOL, SESSION
 from parley_operator.clock import Clock
-from parley_operator.domain.ledger import Ledger
+from parley_operator.domain.placement.desk import Desk
+from parley_operator.domain.placement.ledger import Ledger
+from parley_operator.domain.placement.strays import StrayRules
 from parley_operator.domain.watches import WatchHealth
 from parley_operator.ports import Store, WorkerLinks
 from parley_operator.telemetry.metrics import Metrics
@@ -33,8 +35,7 @@ class ReconcilerSettings:
     count_every: float = 15.0
     # A watch that owes a change for so long is helped out by a list.
     relist_after: float = 20.0
-    # At most this many sessions without an object are ended in one sweep.
-    stray_brake: int = 5
+    strays: StrayRules = field(default_factory=StrayRules)
 
 
 @dataclass(slots=True)
@@ -50,7 +51,7 @@ class Context:
     control_ca: Callable[[], bytes]
     cache: ObjectCache = field(default_factory=ObjectCache)
     queue: KeyedQueue = field(default_factory=KeyedQueue)
-    ledger: Ledger = field(default_factory=Ledger)
+    desk: Desk = field(default_factory=Desk)
     notices: Notices = field(default_factory=Notices)
     watches: WatchHealth = field(default_factory=lambda: WatchHealth((SESSION, AGENT, POOL, POD)))
     reaper: Reaper = field(init=False)
@@ -58,3 +59,7 @@ class Context:
     def __post_init__(self) -> None:
         self.reaper = Reaper(self.store, lambda: len(self.queue) > self.settings.concurrency)
         self.cache.listener = self.notices.observed
+
+    @property
+    def ledger(self) -> Ledger:
+        return self.desk.ledger

@@ -1,41 +1,92 @@
-"""Who waits for a place in which pool, first come first served."""
+"""Between reconcilers and desk: what is heard of workers and pools goes in, who got a place is woken."""
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from collections import Counter
 
-from .queue import Key
+from parley_operator.api.constants import SESSION, Body
+from parley_operator.api.fields import FieldError
+from parley_operator.api.v1alpha1 import metadata_of, parse_pool_spec, spec_of
+from parley_operator.domain.model import SessionReport
+from parley_operator.domain.placement.demand import Choices, PoolName, PoolRules, Request
 
-PoolName = tuple[str, str]
-_Entry = tuple[float, str, Key]
+from .context import Context
+from .queue import SERVE, Key
+
+_SERVE = Key(SERVE, "", "")
 
 
 class WaitingLine:
-    """Ordered by creation time, then uid."""
+    """`serve` after everything that may have made room; it costs next to nothing when nothing did."""
 
-    def __init__(self) -> None:
-        self._lines: dict[PoolName, list[_Entry]] = {}
-        self._member: dict[str, tuple[PoolName, _Entry]] = {}
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._generations: dict[PoolName, object] = {}
 
-    def join(self, uid: str, pool: PoolName, created: float, key: Key) -> int:
-        """Take or keep a place in the line; returns how many are before."""
-        entry = (created, uid, key)
-        if self._member.get(uid) != (pool, entry):
-            self.leave(uid)
-            insort(self._lines.setdefault(pool, []), entry)
-            self._member[uid] = (pool, entry)
-        return bisect_left(self._lines[pool], entry)
+    def worker_seen(self, worker: str, report: SessionReport | None = None) -> None:
+        """A worker said something about a session, or changed itself."""
+        desk = self._context.desk
+        if report is not None and desk.ledger.row(worker) is not None:
+            desk.ledger.hear(worker, report)
+        else:
+            desk.see(self._context.links.view(worker), worker)
+        self.serve()
 
-    def leave(self, uid: str) -> None:
-        pool, entry = self._member.pop(uid, (None, None))
-        if pool is not None and entry is not None:
-            line = self._lines[pool]
-            line.pop(bisect_left(line, entry))
-            if not line:
-                del self._lines[pool]
+    def look_again(self) -> None:
+        """Every worker anew: whatever was missed is mended."""
+        for view in self._context.links.views():
+            self._context.desk.see(view, view.name)
+        self.serve()
 
-    def first(self, pool: PoolName, count: int) -> list[Key]:
-        return [entry[2] for entry in self._lines.get(pool, [])[:count]]
+    def pool_seen(self, key: Key, body: Body, deleted: bool) -> None:
+        pool, desk = (key.namespace, key.name), self._context.desk
+        if deleted:
+            self._generations.pop(pool, None)
+            desk.forget_rules(pool)
+            return
+        generation = metadata_of(body).get("generation")
+        if generation is not None and self._generations.get(pool) == generation:
+            return
+        self._generations[pool] = generation
+        try:
+            spec = parse_pool_spec(spec_of(body))
+        except FieldError:
+            # Its status says what is wrong; the rules before stay.
+            return
+        quotas = {quota.namespace: quota for quota in spec.quotas}
+        desk.set_rules(pool, PoolRules(spec.placement, quotas))
+        self.serve()
 
-    def __len__(self) -> int:
-        return len(self._member)
+    def refused(self, uid: str, worker: str, instance_id: str, seconds: float) -> None:
+        """The worker takes nobody, for so long at least; afterwards it is looked at again."""
+        now = self._context.clock.monotonic()
+        until = self._context.desk.refused(uid, worker, instance_id, now, seconds)
+        self._context.queue.add_after(_SERVE, until - now + 0.01)
+
+    def serve(self, besides: str = "") -> None:
+        """Hand out what is free and wake who got it, `besides` one that is being looked at."""
+        for request in self._context.desk.serve(self._context.clock.monotonic()):
+            if request.uid != besides:
+                self._context.queue.add(Key(SESSION, request.namespace, request.name))
+
+    async def served(self, key: Key) -> float | None:
+        """The handler of the key `SERVE`."""
+        self.serve()
+        return None
+
+    def gauges(self) -> None:
+        """How many wait, by pool and reason, and since when."""
+        context = self._context
+        alike: Counter[tuple[str, bool, Choices]] = Counter()
+        some: dict[tuple[str, bool, Choices], Request] = {}
+        oldest = 0.0
+        for request in context.desk.waiters():
+            kind = (request.namespace, request.urgent, request.choices)
+            alike[kind] += 1
+            some[kind] = request
+            oldest = max(oldest, context.clock.now() - request.created)
+        found: Counter[tuple[str, str]] = Counter()
+        for kind, count in alike.items():
+            request = some[kind]
+            found["/".join(request.pools[0]), context.desk.why(request).value] += count
+        context.metrics.waiting(found, oldest)

@@ -55,6 +55,13 @@ class PlacementBook:
             self._leave_worker(placement.worker, uid)
         self._context.ledger.release(uid)
 
+    def lose(self, uid: str) -> None:
+        """The place is lost, or may be: the next one gets a higher attempt, and nothing older counts."""
+        placement = self._placements.get(uid)
+        if placement is not None:
+            self._attempts[uid] = max(placement.attempt, self._attempts.get(uid, 0)) + 1
+        self.unplace(uid)
+
     def _leave_worker(self, worker: str, uid: str) -> None:
         keys = self._by_worker.get(worker, {})
         keys.pop(uid, None)
@@ -77,8 +84,12 @@ class PlacementBook:
                 continue
             if not placement.confirmed:
                 placement = replace(placement, since=self._context.clock.now())
-                self._context.ledger.restore(subject.uid, placement.worker, placement.instance_id)
+                self._promise(subject, placement)
             self.remember(key, subject.uid, placement)
+
+    def _promise(self, subject: Subject, placement: Placement) -> None:
+        ledger = self._context.ledger
+        ledger.restore(subject.uid, placement.worker, placement.instance_id, subject.namespace)
 
     def next_attempt(self, subject: Subject) -> int:
         """The number for a placement that follows no lost one; it never falls."""
@@ -148,6 +159,7 @@ class PlacementBook:
             (view, view.sessions[uid])
             for view in links.views()
             if uid in view.sessions and (view.namespace, view.pool) in pools
+            if view.sessions[uid].attempt >= self._attempts.get(uid, 0)
         ]
         return max(found, key=lambda pair: (pair[1].attempt, pair[1].live), default=(None, None))
 
@@ -165,6 +177,8 @@ class PlacementBook:
         an Admit."""
         uid = subject.uid
         bound = bound_placement(subject.status)
+        if bound is not None and bound.attempt < self._attempts.get(uid, 0):
+            bound = None
         placement = self._placements.get(uid) or (bound if bound and bound.confirmed else None)
         owner, report = self._reported(subject, placement)
         if placement is None and owner is not None and report is not None:
@@ -187,7 +201,7 @@ class PlacementBook:
         if placement is not None:
             self.remember(key, uid, placement)
             if not placement.confirmed:
-                self._context.ledger.restore(uid, placement.worker, placement.instance_id)
+                self._promise(subject, placement)
             if subject.spec and subject.spec.ticket and uid not in self._digests:
                 await self._load_digest(subject)
         return placement, report

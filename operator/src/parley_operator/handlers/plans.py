@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from parley_operator.api.constants import AGENT, CONFIG_MAP, POOL, SECRET
 from parley_operator.api.fields import FieldError
-from parley_operator.api.v1alpha1 import AgentSpec, SessionSpec, parse_agent_spec, parse_pool_spec, spec_of
+from parley_operator.api.placement import SelectorSpec
+from parley_operator.api.v1alpha1 import (
+    AgentSpec,
+    PoolRef,
+    SessionSpec,
+    parse_agent_spec,
+    parse_pool_spec,
+    spec_of,
+)
 from parley_operator.domain.checks import Problem, SecretView, problem_of
 from parley_operator.domain.conduct import Materials, Needs
 from parley_operator.domain.observation import Plan, Subject
+from parley_operator.domain.placement.demand import Choice, Choices, Need, PoolName
 from parley_operator.domain.subjects import PoolView, config_map_data, make_plan, needs_of, secret_view
 
 from .context import Context
-from .line import PoolName
 
 
-async def gather_plan(context: Context, subject: Subject) -> Plan | Problem:
-    """The plan of a session that is to be placed, or what stands in its way. Raises `StoreError`."""
+async def gather_plan(
+    context: Context, subject: Subject, pool_name: PoolName | None = None
+) -> Plan | Problem:
+    """The plan of a session on workers of a pool, or what stands in its way. Raises `StoreError`.
+
+    Without `pool_name` the pool is the first one that the session asks for.
+    """
     spec = subject.spec
     if spec is None:
         return Problem("InvalidSpec", "spec: cannot be read")
     agent = _agent(context, subject, spec)
     if isinstance(agent, Problem):
         return agent
-    pool = _pool(context, subject, spec)
+    wanted, where = selectors_of(spec)[0]
+    names = pool_names(context, subject, wanted.pool or spec.pool) if pool_name is None else [pool_name]
+    pool = _pool(context, names, where)
     if isinstance(pool, Problem):
         return pool
     try:
@@ -66,29 +82,79 @@ def _agent(context: Context, subject: Subject, spec: SessionSpec) -> AgentSpec |
         return problem_of(error, "AgentInvalid", f"spec.agentRef: VoiceAgent {spec.agent_ref}: ")
 
 
-def pools_of(context: Context, subject: Subject) -> list[PoolName]:
-    """The pools that the session may mean, in the order in which they are looked for."""
-    if subject.spec is None:
-        return []
-    reference = subject.spec.pool
+def selectors_of(spec: SessionSpec) -> list[tuple[SelectorSpec, str]]:
+    """What the session asks for in order, each with the field that says which pool."""
+    if not spec.selectors:
+        return [(SelectorSpec(), "spec.poolRef")]
+    return [
+        (selector, f"spec.selectors[{index}].pool" if selector.pool else "spec.poolRef")
+        for index, selector in enumerate(spec.selectors)
+    ]
+
+
+def pool_names(context: Context, subject: Subject, reference: PoolRef) -> list[PoolName]:
+    """The pools that a reference may mean, in the order in which they are looked for."""
     own = [subject.namespace, context.settings.default_pool_namespace]
     namespaces = [reference.namespace] if reference.namespace else list(dict.fromkeys(own))
     return [(namespace, reference.name) for namespace in namespaces]
 
 
-def _pool(context: Context, subject: Subject, spec: SessionSpec) -> PoolView | Problem:
-    reference = spec.pool
-    namespaces = [namespace for namespace, _ in pools_of(context, subject)]
-    for namespace in namespaces:
-        body = context.cache.get(POOL, namespace, reference.name)
+def pools_of(context: Context, subject: Subject) -> list[PoolName]:
+    """All pools that the session may mean."""
+    spec = subject.spec
+    if spec is None:
+        return []
+    references = [selector.pool or spec.pool for selector, _ in selectors_of(spec)]
+    return [name for reference in references for name in pool_names(context, subject, reference)]
+
+
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """Where a session may be placed, and as what in each pool."""
+
+    choices: Choices
+    plans: Mapping[PoolName, Plan]
+
+
+async def weigh(context: Context, subject: Subject) -> Weighed | Problem:
+    """Everything that the session asks for, less what it may not have. Raises `StoreError`.
+
+    A problem when nothing is left: that of the first selector.
+    """
+    spec = subject.spec
+    if spec is None:
+        return Problem("InvalidSpec", "spec: cannot be read")
+    choices: list[Choice] = []
+    plans: dict[PoolName, Plan] = {}
+    problems: list[Problem] = []
+    for selector, where in selectors_of(spec):
+        pool = _pool(context, pool_names(context, subject, selector.pool or spec.pool), where)
+        if isinstance(pool, Problem):
+            problems.append(pool)
+            continue
+        name = (pool.namespace, pool.name)
+        if name not in plans:
+            plan = await gather_plan(context, subject, name)
+            if isinstance(plan, Problem):
+                problems.append(plan)
+                continue
+            plans[name] = plan
+        choices.append(Choice(name, Need(selector.labels, selector.zone)))
+    return Weighed(tuple(choices), plans) if choices else problems[0]
+
+
+def _pool(context: Context, names: Sequence[PoolName], where: str) -> PoolView | Problem:
+    for namespace, name in names:
+        body = context.cache.get(POOL, namespace, name)
         if body is None:
             continue
         try:
-            return PoolView(namespace, reference.name, parse_pool_spec(spec_of(body)))
+            return PoolView(namespace, name, parse_pool_spec(spec_of(body)))
         except FieldError as error:
-            return problem_of(error, "PoolInvalid", f"spec.poolRef: VoiceWorkerPool {reference.name}: ")
+            return problem_of(error, "PoolInvalid", f"{where}: VoiceWorkerPool {name}: ")
+    places = " or ".join(namespace for namespace, _ in names)
     return Problem(
         "PoolNotFound",
-        f"spec.poolRef: VoiceWorkerPool {reference.name} does not exist in namespace "
-        f"{' or '.join(namespaces)}; create it or name another",
+        f"{where}: VoiceWorkerPool {names[0][1]} does not exist in namespace {places}; "
+        f"create it or name another",
     )

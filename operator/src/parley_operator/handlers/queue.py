@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 # Not a kind: "end the session of this uid wherever it lives"; the uid stands where a name would.
 DOOM = "Terminate"
+# Nor this: "hand out the places that became free".
+SERVE = "Serve"
 
 
 class Key(NamedTuple):

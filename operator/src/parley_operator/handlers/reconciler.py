@@ -18,8 +18,9 @@ from parley_operator.ports import StoreError
 
 from .context import Context
 from .pools import PoolReconciler
-from .queue import DOOM, Key
+from .queue import DOOM, SERVE, Key
 from .sessions import SessionReconciler
+from .strays import StraySweep
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +39,11 @@ class Reconciler:
         self.started = asyncio.Event()
         self._deleted: dict[str, None] = {}
         self._failures: Counter[Key] = Counter()
+        self._strays = StraySweep(context, self._is_deleted, self._stray_found)
         self._handlers: dict[str, Callable[[Key], Awaitable[float | None]]] = {
             SESSION: self.sessions.reconcile,
             DOOM: self._doom,
+            SERVE: self.sessions.line.served,
         }
         if pools is not None:
             self._handlers[POOL] = pools.reconcile
@@ -69,6 +72,7 @@ class Reconciler:
             if deleted or before is None or _generation(before) != _generation(body):
                 self._wake_pending()
             if kind == POOL:
+                self.sessions.line.pool_seen(key, body, deleted)
                 self._context.queue.add(key)
         elif kind in (SECRET, CONFIG_MAP):
             self._wake_pending(key.namespace)
@@ -84,6 +88,16 @@ class Reconciler:
             self._mark_deleted(replaced)
         if not deleted:
             self._context.queue.add(key)
+
+    def _is_deleted(self, uid: str) -> bool:
+        return uid in self._deleted
+
+    def _stray_found(self, uid: str, body: Body | None) -> None:
+        """A session on a worker was asked about: it has an object after all, or is to be ended."""
+        if body is None:
+            self._mark_deleted(uid)
+        else:
+            self.observe(SESSION, body)
 
     def _mark_deleted(self, uid: str) -> None:
         self._deleted[uid] = None
@@ -101,6 +115,7 @@ class Reconciler:
     def worker_changed(self, worker: str, report: SessionReport | None) -> None:
         """A worker said something about a session, or changed itself."""
         queue = self._context.queue
+        self.sessions.line.worker_seen(worker, report)
         if report is not None:
             if not report.live:
                 self.sessions.book.ended(worker, report)
@@ -110,30 +125,23 @@ class Reconciler:
         else:
             for key in self.sessions.book.keys_on(worker):
                 queue.add(key)
-        if report is None or not report.live:
-            self._call_up(worker)
-
-    def _call_up(self, worker: str) -> None:
-        """Places may have become free: those first in line are looked at."""
         view = self._context.links.view(worker)
-        if view is None:
-            return
-        for key in self.sessions.line.first((view.namespace, view.pool), max(1, view.capacity)):
-            self._context.queue.add(key)
-        if self._pools is not None:
-            self._context.queue.add_after(Key(POOL, view.namespace, view.pool), 0.2)
+        if self._pools is not None and view is not None and (report is None or not report.live):
+            queue.add_after(Key(POOL, view.namespace, view.pool), 0.2)
 
     # -- running
 
     async def seed(self) -> None:
         """Read every object and every snapshot. Raises `StoreError` when the lists cannot be had."""
         for kind in self._kinds():
-            for body in await self._context.store.list(kind, self._labels(kind)):
+            # The oldest first: those who wait get their places in that order.
+            for body in sorted(await self._context.store.list(kind, self._labels(kind)), key=_created):
                 self.observe(kind, body)
         silent = await self._context.links.wait_snapshots(self._context.settings.snapshot_wait)
         if silent:
             log.warning("no snapshot of workers %s: they count as full", ", ".join(silent))
         self.sessions.book.restore()
+        self.sessions.line.look_again()
 
     async def run(self) -> None:
         """Seed, then work until cancelled."""
@@ -173,6 +181,7 @@ class Reconciler:
                 log.exception("%s %s/%s: unexpected; again in %.1f s", *key, again)
             finally:
                 queue.done(key)
+            self.sessions.line.serve()
             metrics.reconciled(key.kind, outcome, clock.monotonic() - begun)
             if again is not None:
                 queue.add_after(key, again)
@@ -195,12 +204,12 @@ class Reconciler:
 
     async def _tick(self) -> None:
         settings, clock = self._context.settings, self._context.clock
-        suspects: set[str] = set()
         resync_at = clock.monotonic() + settings.resync_every
         while True:
             self._gauges()
             try:
-                suspects = await self._sweep(suspects)
+                self.sessions.line.look_again()
+                await self._strays.sweep()
                 if clock.monotonic() >= resync_at:
                     resync_at = clock.monotonic() + settings.resync_every
                     await self.resync()
@@ -232,32 +241,6 @@ class Reconciler:
     def _labels(self, kind: str) -> str:
         return self._pools.pod_labels if kind == POD and self._pools is not None else ""
 
-    async def _sweep(self, suspects: set[str]) -> set[str]:
-        """End sessions without an object: seen twice as strays, asked for by name, and a few at a time."""
-        context = self._context
-        known = {text_at(body, "metadata", "uid") for _, body in context.cache.of_kind(SESSION)}
-        strays = {
-            uid: report
-            for view in context.links.views()
-            if view.answers
-            for uid, report in view.sessions.items()
-            if report.live and uid not in known and uid not in self._deleted
-        }
-        context.metrics.strays(len(strays))
-        ended = 0
-        for uid in sorted(strays.keys() & suspects):
-            if ended >= context.settings.stray_brake:
-                log.warning("%d sessions without an object; the brake lets %d go", len(strays), ended)
-                break
-            report = strays[uid]
-            body = await context.store.get(SESSION, report.namespace, report.name)
-            if body is not None and text_at(body, "metadata", "uid") == uid:
-                self.observe(SESSION, body)
-                continue
-            ended += 1
-            self._mark_deleted(uid)
-        return set(strays)
-
     def _gauges(self) -> None:
         context = self._context
         phases = Counter(
@@ -270,6 +253,11 @@ class Reconciler:
         context.metrics.workers(states, capacity, max((view.silent_for for view in views), default=0.0))
         context.metrics.queue_depth(len(context.queue))
         context.metrics.reservations(context.ledger.reservations)
+        self.sessions.line.gauges()
+
+
+def _created(body: Body) -> str:
+    return text_at(body, "metadata", "creationTimestamp")
 
 
 def _generation(body: Body) -> object:

@@ -14,19 +14,19 @@ from parley_operator.domain.decide import (
     after_refusal,
     asking,
     decide,
-    lost_while_asked,
     queue_deadline,
 )
-from parley_operator.domain.ledger import Load, free_places
 from parley_operator.domain.model import ELSEWHERE, AdmitOutcome, AdmitRequest, AdmitVerdict, Placement
-from parley_operator.domain.observation import Observation, Plan, Subject
+from parley_operator.domain.observation import Fate, Observation, Plan, Subject
+from parley_operator.domain.placement.demand import Choices, Grant, Request
+from parley_operator.domain.placement.refusals import Refusal, Refusals
 from parley_operator.domain.subjects import subject_of
 from parley_operator.ports import Conflict
 
 from .context import Context
-from .line import PoolName, WaitingLine
+from .line import WaitingLine
 from .placements import PlacementBook, fate_of
-from .plans import gather_plan
+from .plans import gather_plan, weigh
 from .queue import DOOM, Key
 from .tickets import Ticket, ensure_ticket, secret_name
 
@@ -44,16 +44,18 @@ class SessionReconciler:
         self._context = context
         self.book = PlacementBook(context)
         self._refused: dict[str, str] = {}
-        # Those whose every check passed, with their pool: while they wait, nobody reads their Secret again.
-        self._accepted: dict[str, PoolName] = {}
-        self.line = WaitingLine()
+        # Whose every check passed, with where they may go: while they wait, nobody reads their Secret.
+        self._accepted: dict[str, Choices] = {}
+        self._refusals: dict[str, Refusals] = {}
+        self.line = WaitingLine(context)
 
     def forget(self, uid: str) -> None:
         """The session is over or deleted."""
         self.book.forget(uid)
         self._refused.pop(uid, None)
         self._accepted.pop(uid, None)
-        self.line.leave(uid)
+        self._refusals.pop(uid, None)
+        self._context.desk.forget(uid)
 
     def check_anew(self) -> None:
         """Agents, pools or Secrets changed: those who wait are checked again."""
@@ -93,32 +95,52 @@ class SessionReconciler:
             journal_degraded=bool(view and view.journal_degraded),
             ticket_hash=self.book.digest(subject.uid).hex(),
             ticket_secret=secret_name(subject.name),
+            refusals=str(self._refusals.get(subject.uid, "")),
         )
         settled = placement is not None and (placement.confirmed or report is not None)
         if subject.over or subject.deleting or settled:
-            self.line.leave(subject.uid)
+            context.desk.leave(subject.uid)
             return seen
-        accepted = self._accepted.get(subject.uid)
-        if accepted is not None and placement is None and problem is None:
-            waiting = self._with_queue(key, seen, accepted)
-            if free_places(waiting.loads) <= waiting.position:
-                return waiting
-        plan = problem or await gather_plan(context, subject)
-        if isinstance(plan, Problem):
-            self._accepted.pop(subject.uid, None)
-            self.line.leave(subject.uid)
-            return replace(seen, plan=plan)
-        pool = (plan.pool_namespace, plan.pool_name)
-        self._accepted[subject.uid] = pool
-        return self._with_queue(key, replace(seen, plan=plan), pool)
+        if problem is not None:
+            return self._not_accepted(seen, problem)
+        if placement is not None:
+            context.desk.leave(subject.uid)
+            pool = (view.namespace, view.pool) if view else None
+            return replace(seen, plan=await gather_plan(context, subject, pool))
+        return await self._wait(seen)
 
-    def _with_queue(self, key: Key, seen: Observation, pool: PoolName) -> Observation:
-        views = [view for view in self._context.links.views() if (view.namespace, view.pool) == pool]
-        loads = tuple(self._context.ledger.loads(views, self._context.clock.monotonic()))
-        position = 0
-        if seen.placement is None:
-            position = self.line.join(seen.subject.uid, pool, seen.subject.created, key)
-        return replace(seen, loads=loads, position=position, workers=sum(v.answers for v in views))
+    async def _wait(self, seen: Observation) -> Observation:
+        """Stand in line; whoever has a place kept is looked at closely."""
+        uid, subject = seen.subject.uid, seen.subject
+        choices = self._accepted.get(uid)
+        if choices is not None:
+            seen = self._stand(seen, choices)
+            if seen.grant is None:
+                return seen
+            plan = await gather_plan(self._context, subject, seen.grant.pool)
+            return self._not_accepted(seen, plan) if isinstance(plan, Problem) else replace(seen, plan=plan)
+        weighed = await weigh(self._context, subject)
+        if isinstance(weighed, Problem):
+            return self._not_accepted(seen, weighed)
+        self._accepted[uid] = weighed.choices
+        seen = self._stand(seen, weighed.choices)
+        return replace(seen, plan=weighed.plans.get(seen.grant.pool)) if seen.grant else seen
+
+    def _not_accepted(self, seen: Observation, problem: Problem) -> Observation:
+        self._accepted.pop(seen.subject.uid, None)
+        self._context.desk.leave(seen.subject.uid)
+        return replace(seen, plan=problem, grant=None, standing=None)
+
+    def _stand(self, seen: Observation, choices: Choices) -> Observation:
+        subject, desk = seen.subject, self._context.desk
+        # One whose worker went away meanwhile is given back first.
+        desk.grant(subject.uid)
+        urgent = self.book.next_attempt(subject) > 1
+        desk.want(Request(subject.uid, subject.namespace, subject.name, subject.created, choices, urgent))
+        self.line.serve(besides=subject.uid)
+        grant = desk.grant(subject.uid)
+        standing = desk.standing(subject.uid, self._context.clock.monotonic()) if grant is None else None
+        return replace(seen, grant=grant, standing=standing)
 
     def _count_refusal(self, seen: Observation) -> None:
         if isinstance(seen.plan, Problem) and self._refused.get(seen.subject.uid) != seen.plan.reason:
@@ -130,8 +152,8 @@ class SessionReconciler:
     async def _apply(self, key: Key, seen: Observation, decision: Decision) -> float | None:
         if decision.status:
             await self._write(key, seen, decision)
-        if decision.act is Act.PLACE and decision.load is not None:
-            return await self._place(key, seen, decision.load)
+        if decision.act is Act.PLACE and decision.grant is not None:
+            return await self._place(key, seen, decision.grant)
         if decision.act is Act.ASK_AGAIN and seen.placement is not None:
             return await self._admit(key, seen, seen.placement, fresh=False)
         if decision.act is Act.FORGET:
@@ -175,28 +197,24 @@ class SessionReconciler:
         self.forget(uid)
         self._context.metrics.ended(reason)
 
-    async def _place(self, key: Key, seen: Observation, load: Load) -> float | None:
-        return await self._offer(key, seen, load, self.book.next_attempt(seen.subject))
-
-    async def _offer(self, key: Key, seen: Observation, load: Load, attempt: int) -> float | None:
+    async def _place(self, key: Key, seen: Observation, grant: Grant) -> float | None:
+        """Ask the worker whose place is kept. What was reserved is a promise from now on."""
         uid = seen.subject.uid
-        # Others decided meanwhile: the ledger of this moment counts, and reserving follows without a pause.
-        fresh = self._context.links.view(load.worker)
-        now_load = self._context.ledger.load(fresh, self._context.clock.monotonic()) if fresh else None
-        if fresh is None or now_load is None or now_load.free < 1:
-            return 0.05
+        view = self._context.links.view(grant.worker)
+        if view is None or view.instance_id != grant.instance_id:
+            self._context.desk.leave(uid)
+            return 0.0
         placement = Placement(
-            fresh.name,
-            fresh.instance_id,
-            attempt,
-            endpoint=fresh.media_endpoint,
-            tls_server_name=fresh.tls_server_name,
-            telephony_endpoint=fresh.telephony_endpoint,
+            view.name,
+            view.instance_id,
+            self.book.next_attempt(seen.subject),
+            endpoint=view.media_endpoint,
+            tls_server_name=view.tls_server_name,
+            telephony_endpoint=view.telephony_endpoint,
             since=seen.now,
         )
-        self._context.ledger.reserve(uid, now_load)
+        self._context.desk.take(uid)
         self.book.remember(key, uid, placement)
-        self.line.leave(uid)
         return await self._admit(key, seen, placement, fresh=True)
 
     async def _admit(self, key: Key, seen: Observation, placement: Placement, *, fresh: bool) -> float | None:
@@ -229,6 +247,11 @@ class SessionReconciler:
         )
         outcome = await self._context.links.admit(placement.worker, request)
         self._context.metrics.admitted(outcome.verdict.value)
+        if outcome.verdict is AdmitVerdict.UNREACHABLE:
+            if fresh:
+                return self._elsewhere(seen, placement, outcome, SHUN_SECONDS)
+            # That this question was not heard says nothing of the one before.
+            outcome = replace(outcome, verdict=AdmitVerdict.UNKNOWN)
         return await self._answered(key, seen, placement, outcome)
 
     async def _note(self, key: Key, seen: Observation, placement: Placement) -> bool:
@@ -278,6 +301,7 @@ class SessionReconciler:
                 since=now,
             )
             self.book.remember(key, uid, done)
+            context.ledger.trust(placement.worker)
             context.notices.placed(key, uid, done)
             context.metrics.placed(now - seen.subject.created)
             body = context.cache.get(SESSION, key.namespace, key.name)
@@ -294,35 +318,35 @@ class SessionReconciler:
             log.warning("%s/%s: no answer of worker %s", key.namespace, key.name, placement.worker)
             return 0.5
         if outcome.verdict in ELSEWHERE:
-            self._shun(uid, placement, SHUN_SECONDS)
-            return 0.02
+            return self._elsewhere(seen, placement, outcome, SHUN_SECONDS)
         if outcome.verdict is AdmitVerdict.STALE_LEADER:
             log.error("worker %s knows a newer operator than this one", placement.worker)
-            self._shun(uid, placement, STALE_LEADER_PAUSE)
-            return 0.5
+            return self._elsewhere(seen, placement, outcome, STALE_LEADER_PAUSE)
         decision = after_refusal(replace(seen, placement=None), outcome)
         await self._write(key, seen, decision)
         return None
 
-    def _shun(self, uid: str, placement: Placement, seconds: float) -> None:
-        until = self._context.clock.monotonic() + seconds
-        self._context.ledger.shun(placement.worker, placement.instance_id, until)
+    def _elsewhere(
+        self, seen: Observation, placement: Placement, outcome: AdmitOutcome, seconds: float
+    ) -> float:
+        """The session is surely not on this worker: it waits again, and others are asked."""
+        uid = seen.subject.uid
+        self._note_refusal(uid, Refusal(placement.worker, outcome.verdict.value, outcome.message))
         self.book.unplace(uid)
+        self.line.refused(uid, placement.worker, placement.instance_id, seconds)
+        return 0.0
+
+    def _note_refusal(self, uid: str, refusal: Refusal) -> None:
+        self._refusals[uid] = self._refusals.get(uid, Refusals()).add(refusal)
+        self._context.metrics.worker_refused(refusal.reason)
 
     async def _move_on(self, key: Key, seen: Observation) -> float | None:
-        """The instance that was asked is gone: the next attempt may go elsewhere."""
-        old = seen.placement
-        if old is None:
-            return 0.0
-        loads = [load for load in seen.loads if load.free > 0 and load.instance_id != old.instance_id]
-        if loads:
-            self.book.unplace(seen.subject.uid)
-            load = min(loads, key=lambda item: (item.free, item.worker))
-            return await self._offer(key, seen, load, old.attempt + 1)
-        if seen.now < queue_deadline(seen):
-            return 0.5
-        await self._write(key, seen, lost_while_asked(seen, old))
-        return None
+        """The instance that was asked is gone, or silent for too long: the next attempt may go elsewhere."""
+        if seen.placement is not None:
+            reason = "Silent" if seen.fate is Fate.SILENT else "Gone"
+            self._note_refusal(seen.subject.uid, Refusal(seen.placement.worker, reason))
+            self.book.lose(seen.subject.uid)
+        return await self.reconcile(key)
 
     async def terminate(self, uid: str, message: str) -> bool:
         """End the session wherever it lives. True when no worker has it any more."""

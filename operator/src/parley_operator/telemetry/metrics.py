@@ -43,6 +43,29 @@ class Metrics:
         self._capacity = Gauge(p + "capacity", "Places of all workers that answer.", registry=r)
         self._reserved = Gauge(p + "reservations", "Places promised, Admit under way.", registry=r)
         self._strays = Gauge(p + "stray_sessions", "Sessions on workers without a VoiceSession.", registry=r)
+        self._stray_brake = Gauge(
+            p + "stray_brake",
+            "1 while so many sessions have no VoiceSession that they are ended slowly or not at all.",
+            registry=r,
+        )
+        self._strays_ended = Counter(
+            p + "strays_ended_total", "Sessions ended because no VoiceSession accounts for them.", registry=r
+        )
+        self._worker_refusals = Counter(
+            p + "worker_refusals_total",
+            "Places that a worker did not give when asked, by its reason; another one is asked.",
+            ("reason",),
+            registry=r,
+        )
+        self._waiting = Gauge(
+            p + "waiting_sessions",
+            "VoiceSessions that wait for a place, by the pool they prefer and by why.",
+            ("pool", "reason"),
+            registry=r,
+        )
+        self._waiting_longest = Gauge(
+            p + "waiting_longest_seconds", "How long the first of them waits.", registry=r
+        )
         self._watch_age = Gauge(
             p + "worker_watch_age_seconds", "Longest silence among the workers.", registry=r
         )
@@ -133,6 +156,21 @@ class Metrics:
 
     def strays(self, count: int) -> None:
         self._strays.set(count)
+
+    def stray_brake(self, pulled: bool) -> None:
+        self._stray_brake.set(pulled)
+
+    def stray_ended(self) -> None:
+        self._strays_ended.inc()
+
+    def worker_refused(self, reason: str) -> None:
+        self._worker_refusals.labels(reason).inc()
+
+    def waiting(self, by_pool_and_reason: Mapping[tuple[str, str], int], longest: float) -> None:
+        self._waiting.clear()
+        for labels, count in by_pool_and_reason.items():
+            self._waiting.labels(*labels).set(count)
+        self._waiting_longest.set(longest)
 
     def api_error(self, verb: str, code: int) -> None:
         self._api_errors.labels(verb, str(code)).inc()

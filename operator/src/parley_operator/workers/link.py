@@ -41,6 +41,8 @@ _REFUSING = {
     grpc.StatusCode.PERMISSION_DENIED,
     grpc.StatusCode.UNIMPLEMENTED,
 }
+# gRPC's words when there was no connection to send the request on. Other words mean "unknown", which is safe.
+_NOT_SENT = "failed to connect to all addresses"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,16 +112,26 @@ class WorkerLink:
         self._lost = False
 
     def follow(self, target: WorkerTarget) -> bool:
-        """Take over what the pod's status says; returns whether that changes the worker's fate."""
-        before = self.view().dead
+        """Take over what pod and node say; returns whether the worker's fate or its standing changed."""
+        before = _standing(self.view())
         if target.restarts > self.target.restarts and not self._state.connected:
             self._lost = True
         self.target = target
-        return self.view().dead != before
+        return _standing(self.view()) != before
 
     def view(self) -> WorkerView:
         silent = max(0.0, self._clock.monotonic() - self._heard)
-        return replace(self._state, silent_for=silent, dead=self.target.dead or self._lost)
+        target = self.target
+        return replace(
+            self._state,
+            silent_for=silent,
+            dead=target.dead or self._lost,
+            revision=target.revision,
+            zone=target.zone,
+            labels=target.labels,
+            draining=target.draining,
+            drain_deadline=target.drain_deadline,
+        )
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -219,6 +231,8 @@ class WorkerLink:
         except grpc.aio.AioRpcError as error:
             if error.code() in _REFUSING:
                 return AdmitOutcome(AdmitVerdict.OVERLOADED, f"the worker refuses us: {error.code().name}")
+            if error.code() is grpc.StatusCode.UNAVAILABLE and _NOT_SENT in (error.details() or ""):
+                return AdmitOutcome(AdmitVerdict.UNREACHABLE, "no connection")
             return AdmitOutcome(AdmitVerdict.UNKNOWN, error.code().name)
         return codec.admit_outcome(response)
 
@@ -344,6 +358,10 @@ class LinkSet:
     async def drain(self, worker: str, timeout: float) -> bool:
         link = self._acting(worker)
         return False if link is None else await link.drain(timeout)
+
+
+def _standing(view: WorkerView) -> tuple[object, ...]:
+    return view.dead, view.revision, view.zone, view.labels, view.draining, view.drain_deadline
 
 
 async def _shut(link: WorkerLink, task: asyncio.Task[None]) -> None:
