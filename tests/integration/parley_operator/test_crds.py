@@ -154,6 +154,7 @@ CHANGES = {
     "session": {"temperature": 1},
     "audio": {"providerFormat": "g711_alaw"},
     "poolRef": {"name": "other"},
+    "selectors": [{"zone": "z1"}],
     "limits": {"maxDuration": "2h"},
     "access": {"ticket": "None"},
     "privacy": True,

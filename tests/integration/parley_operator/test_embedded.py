@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from control_worker import ControlWorker
 from parley.control.v1 import control_pb2 as pb
+from parley_operator.domain.placement.strays import StrayRules
 from parley_operator.embedded import EmbeddedControlPlane, InvalidObject, SessionEnded, WorkerTarget
 from parley_operator.workers import codec
 
@@ -362,12 +363,17 @@ async def test_strays_are_ended_a_few_at_a_time(worker: ControlWorker) -> None:
         ref = pb.SessionRef(namespace="default", name=f"stray-{n}", session_uid=f"uid-{n}", attempt=1)
         worker.sessions[f"uid-{n}"] = pb.SessionReport(session=ref, state=pb.SESSION_STATE_ACTIVE)
     plane = EmbeddedControlPlane(workers=[WorkerTarget(worker.name, f"127.0.0.1:{worker.port}")])
-    plane._settings = replace(plane._settings, sweep_every=1.0)
+    brake = StrayRules(hold=1.0, slow_share=0.25)
+    plane._settings = replace(plane._settings, sweep_every=0.5, strays=brake)
     async with plane:
-        await until(lambda: len(worker.terminates) >= 5)
-        # The next few come with the next sweep, a second later.
-        assert len(worker.terminates) == 5
-        assert b"parley_operator_stray_sessions 8.0" in plane.metrics.render()
+        # All have no object: that may be a wrong look, so they go slowly at first.
+        await until(lambda: b"parley_operator_stray_brake 1.0" in plane.metrics.render())
+        assert worker.terminates == []
+        await until(lambda: worker.terminates)
+        assert len(worker.terminates) == 2
+        await until(lambda: not worker.live)
+        await until(lambda: b"parley_operator_stray_sessions 0.0" in plane.metrics.render())
+        assert b"parley_operator_stray_brake 0.0" in plane.metrics.render()
 
 
 async def test_bad_objects_are_refused_with_the_field(worker: ControlWorker) -> None:

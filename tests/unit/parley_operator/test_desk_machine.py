@@ -36,8 +36,8 @@ CHOICES: tuple[Choices, ...] = (
 )
 NAMESPACES = ("n1", "n2", "n3")
 QUOTAS = {
-    "n1": QuotaSpec("n1", most=2, weight=3),
-    "n2": QuotaSpec("n2", most=3, refuse=True),
+    "n1": QuotaSpec("n1", most=1, weight=3),
+    "n2": QuotaSpec("n2", most=2, refuse=True),
     "*": QuotaSpec("*", most=None),
 }
 
@@ -329,7 +329,7 @@ class DeskMachine(RuleBasedStateMachine):
 
     @invariant()
     def quotas_hold(self) -> None:
-        for namespace, most in (("n1", 2), ("n2", 3)):
+        for namespace, most in (("n1", 1), ("n2", 2)):
             mine = [
                 session
                 for session in self.sessions.values()
