@@ -127,6 +127,13 @@ conformance: setup ground-conformance ## Independent clients and servers
 e2e: setup ground-e2e ## A real cluster: ours, or the one of KUBECONFIG
 	$(BIN)/pytest tests/e2e
 
+CASES ?=
+chaos: setup ground-e2e ## Break things on a cluster while sessions talk; CASES="node-kill api-down" for some (all: 25 minutes)
+	$(BIN)/python tests/support/chaos_run.py $(CASES)
+
+chaos-report: setup ## Write docs/benchmarks/chaos.md from build/chaos.json
+	$(BIN)/python tests/support/chaos_run.py --report build/chaos.json docs/benchmarks/chaos.md
+
 loadgen: ## Build the load program (build/bin/parley-loadgen) and test it
 	@tests/load/loadgen/build.sh
 
@@ -140,8 +147,8 @@ cluster-tools:
 images: setup cluster-tools ## Build the images with buildah
 	$(CLUSTER)/images.sh build
 
-cluster-up: images ## Boot one real Kubernetes node on this machine
-	$(CLUSTER)/up.sh
+cluster-up: images ## Boot a real Kubernetes cluster of NODES (2) nodes on this machine
+	NODES=$${NODES:-2} $(CLUSTER)/up.sh
 	@$(CLUSTER)/images.sh load | $(CLUSTER)/values.sh build/images.yaml
 
 cluster-down: ## End it and leave nothing
@@ -170,4 +177,4 @@ lock: setup ## Compile the pins anew from pyproject.toml
 clean: ## Remove what the build made in the tree
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
-.PHONY: bench-ground bench-density bench-latency bench-soak bench-storm bench-events bench-report bench-peers help setup peers programs demo test lint types gen verify-gen unit fuzz integration conformance e2e loadgen chart-test cluster-tools ground-integration ground-conformance ground-e2e images cluster-up cluster-down docs verify-docs format lock clean
+.PHONY: chaos chaos-report bench-ground bench-density bench-latency bench-soak bench-storm bench-events bench-report bench-peers help setup peers programs demo test lint types gen verify-gen unit fuzz integration conformance e2e loadgen chart-test cluster-tools ground-integration ground-conformance ground-e2e images cluster-up cluster-down docs verify-docs format lock clean

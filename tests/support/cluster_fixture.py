@@ -30,6 +30,8 @@ import yaml
 SCRIPTS = Path(__file__).parent / "cluster"
 IMAGES = ("operator", "worker", "nats")
 PROGRAMS = ("buildah", "mmdebstrap")
+NODES = os.environ.get("NODES", "2")
+"""How many nodes the own cluster has: workers are drained, and nodes lost, only where there is another."""
 NODE_PROGRAMS = ("runc", "ip", "iptables", "conntrack", "ethtool", "socat", "openssl", "nsenter")
 T = TypeVar("T")
 
@@ -200,6 +202,11 @@ class Cluster:
                         parts.append(f"--- logs {namespace}/{name} {' '.join(extra)}\n{text}")
         return "\n\n".join(parts)
 
+    def fault(self, *arguments: str, timeout: float = 120) -> None:
+        """Break or mend a part of the own cluster: `cluster/fault.sh`, which lists the verbs."""
+        assert self.own, "another cluster's nodes are not ours to break"
+        run(["bash", SCRIPTS / "fault.sh", *arguments], timeout=timeout)
+
     def stop(self) -> None:
         """End the cluster if this process booted it, unless PARLEY_KEEP_CLUSTER is set."""
         if self.started and not os.environ.get("PARLEY_KEEP_CLUSTER"):
@@ -223,7 +230,7 @@ def ensure_cluster(images: Sequence[str] = IMAGES) -> Cluster:
     _script("build.sh")
     running = (_state() / "ready").exists()
     with ThreadPoolExecutor() as pool:
-        booting = pool.submit(_script, "up.sh")
+        booting = pool.submit(_script, "up.sh", env={"NODES": NODES})
         built = _references(_script("images.sh", "build", *images))
         kubeconfig = booting.result().strip().splitlines()[-1].removeprefix("KUBECONFIG=")
     _script("images.sh", "import", *(archive for _, archive in built.values()))
@@ -305,8 +312,8 @@ def _references(output: str) -> dict[str, tuple[str, str]]:
     return {name: (ref, archive) for name, ref, archive in map(str.split, output.splitlines())}
 
 
-def _script(name: str, *arguments: str) -> str:
-    return run(["bash", SCRIPTS / name, *arguments], timeout=3600, show=True)
+def _script(name: str, *arguments: str, env: Mapping[str, str] | None = None) -> str:
+    return run(["bash", SCRIPTS / name, *arguments], env=env, timeout=3600, show=True)
 
 
 def _cache() -> Path:

@@ -130,19 +130,23 @@ build_one() { # build_one NAME: prints "NAME REFERENCE ARCHIVE"
 }
 build() { local name; for name in "${@:-${NAMES[@]}}"; do build_one "$name" 9>&-; done; prune; }
 
-import() { # import TAR...: a tar goes in once; it is known by name, size and time
-  local tar node stamp found=
+import() { # import TAR...: into every node, all nodes at a time; a tar goes in once, known by name, size and time
+  local node jobs=() job
   for node in "$STATE"/*/containerd/containerd.sock; do
     [ -S "$node" ] || continue
-    found=1
-    for tar in "$@"; do
-      stamp=$(dirname "$node")/imported-$(stat -Lc '%n %s %Y' "$tar" | sha256sum | cut -c1-16)
-      [ ! -f "$stamp" ] || continue
-      "$BIN/ctr" -a "$node" -n k8s.io images import "$tar" 2>&1 >/dev/null 9>&- | { grep -v DEPRECATION >&2 || true; }
-      touch "$stamp"
-    done
+    import_node "$node" "$@" & jobs+=($!)
   done
-  [ -n "$found" ] || die "no cluster $CLUSTER is running: make cluster-up"
+  [ ${#jobs[@]} -gt 0 ] || die "no cluster $CLUSTER is running: make cluster-up"
+  for job in "${jobs[@]}"; do wait "$job"; done
+}
+import_node() { # import_node SOCKET TAR...
+  local node=$1 tar stamp; shift
+  for tar in "$@"; do
+    stamp=$(dirname "$node")/imported-$(stat -Lc '%n %s %Y' "$tar" | sha256sum | cut -c1-16)
+    [ ! -f "$stamp" ] || continue
+    "$BIN/ctr" -a "$node" -n k8s.io images import "$tar" 2>&1 >/dev/null 9>&- | { grep -v DEPRECATION >&2 || true; }
+    touch "$stamp"
+  done
 }
 
 pause() {

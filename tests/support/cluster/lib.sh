@@ -31,3 +31,13 @@ with_lock() {
   flock -n 9 && return
   say "waiting for another run ($1)"; flock -w 1800 9 || die "another run has held $1 for 30 minutes"
 }
+
+# start NODE NAME COMMAND...: runs it on the node and keeps its command, so that fault.sh can run it again.
+# nsenter, not `ip netns exec`, which mounts a new /sys where the kubelet finds no cgroups.
+start() {
+  local node=$1 name=$2; shift 2; mkdir -p "$STATE/$node/logs"
+  printf '%q ' "$@" >"$STATE/$node/logs/$name.command"
+  cd "$STATE"
+  nsenter --net="/run/netns/$CLUSTER-$node" setsid "$@" >>"$STATE/$node/logs/$name.log" 2>&1 </dev/null 9>&- &
+  echo "$! $(started_at $!)" >"$STATE/$node/logs/$name.pid"
+}

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Boots this checkout's Kubernetes cluster: one real node (NODES=2 for two), each in a network namespace of its own.
-# About 12 s; a healthy one that runs already is kept. Prints KUBECONFIG=... as its last line.
+# About 12 s (16 s for two); a healthy one that runs already is kept. Prints KUBECONFIG=... as its last line.
+# Node N has the label topology.kubernetes.io/zone=zone-N; the control plane runs on node 1.
 # usage: [NODES=2] up.sh      Needs root, build.sh, packages.sh. Nodes sit on one bridge with this host; every pod
 # address, node address and HostPort is reachable from this host: node N is 10.200.INDEX.(1+N).
 set -euo pipefail
@@ -81,12 +82,6 @@ current-context: $CLUSTER
 K
 ) done
 
-# start NODE NAME COMMAND...: nsenter, not `ip netns exec`, which mounts a new /sys where the kubelet finds no cgroups.
-start() {
-  local node=$1 name=$2; shift 2; mkdir -p "$STATE/$node/logs"
-  nsenter --net="/run/netns/$CLUSTER-$node" setsid "$@" >"$STATE/$node/logs/$name.log" 2>&1 </dev/null 9>&- &
-  echo "$! $(started_at $!)" >"$STATE/$node/logs/$name.pid"
-}
 admin=(kubectl --kubeconfig "$STATE/admin.kubeconfig")
 
 start 1 etcd etcd --data-dir "$STATE/etcd" --listen-client-urls http://127.0.0.1:2379 --advertise-client-urls http://127.0.0.1:2379 \
@@ -182,7 +177,8 @@ start 1 scheduler kube-scheduler --kubeconfig=scheduler.kubeconfig --authenticat
 for n in $(seq "$NODES"); do
   D=$STATE/$n
   start "$n" kubelet kubelet --config="$D/kubelet.yaml" --kubeconfig="$STATE/kubelet-$n.kubeconfig" \
-    --hostname-override="$CLUSTER-$n" --node-ip="$(node_ip "$n")" --root-dir="$D/kubelet"
+    --hostname-override="$CLUSTER-$n" --node-ip="$(node_ip "$n")" --root-dir="$D/kubelet" \
+    --node-labels="topology.kubernetes.io/region=here,topology.kubernetes.io/zone=zone-$n"
   start "$n" proxy kube-proxy --config="$D/proxy.yaml"
 done
 
