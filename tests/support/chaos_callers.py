@@ -1,8 +1,8 @@
 """Callers of the chaos suite: they talk all the while, and know what they should have heard.
 
 An `Ear` follows the agent's audio as a player hears it: how long it was quiet, and whether another session's
-agent was heard. A `Talker` is one caller: it attaches through the SDK, which comes back by itself, and keeps the
-numbers of the turns that it was told of.
+agent was heard. A `Talker` is one caller: it attaches through the SDK, which comes back by itself, and keeps
+the numbers of the turns that it was told of.
 """
 
 from __future__ import annotations
@@ -130,15 +130,14 @@ class Talker:
 
     async def start(self) -> None:
         """Attach. Raises ParleyError as `connect`."""
-        call = self.call = connect(
-            self.target, input_format=FORMAT, player=self.ear, options=self._options
-        )
+        call = self.call = connect(self.target, input_format=FORMAT, player=self.ear, options=self._options)
         await call.__aenter__()
         self._tasks = [asyncio.create_task(self._talk(call)), asyncio.create_task(self._listen(call))]
 
     async def hang_up(self) -> None:
         """End the call; the silence until now counts. Never fails."""
-        self.ear.quiet_until(asyncio.get_running_loop().time())
+        if self.ended is None:
+            self.ear.quiet_until(asyncio.get_running_loop().time())
         self.hung_up = True
         if self.call is not None:
             with contextlib.suppress(ParleyError):

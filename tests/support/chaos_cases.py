@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import chaos_clock
+import chaos_upgrade
 from chaos_ground import LIVE, POOL, Ground, off, refusals, talking
 from chaos_table import Row
 from cluster_fixture import ClusterError, wait_for
@@ -73,12 +75,18 @@ def many(short: bool, full: int = 10) -> int:
 # Planned: pools and nodes change
 
 
-@case("rolling-update", "no session is cut before the drain timeout; they move while they talk", silence_ms=MOVE_MS, short=True)
+@case(
+    "rolling-update",
+    "no session is cut before the drain timeout; they move while they talk",
+    silence_ms=MOVE_MS,
+    short=True,
+)
 async def rolling_update(ground: Ground, row: Row, short: bool) -> None:
     release = ground.release
     async with talking(ground, row, many(short)) as party:
         before = {p["metadata"]["name"] for p in await off(ground.workers)}
-        patch = f'{{"spec":{{"podTemplate":{{"metadata":{{"annotations":{{"parley.dev/stamp":"{time.time():.0f}"}}}}}}}}}}'
+        stamp = {"metadata": {"annotations": {"parley.dev/stamp": f"{time.time():.0f}"}}}
+        patch = json.dumps({"spec": {"podTemplate": stamp}})
         await off(release.kubectl, "patch", "voiceworkerpool", POOL, "--type=merge", "-p", patch)
 
         def replaced() -> bool:
@@ -154,7 +162,13 @@ async def fault(ground: Ground, broken: tuple[str, ...], mended: tuple[str, ...]
 # Crashes
 
 
-@case("node-kill", "sessions of a node that is gone are placed again and go on", silence_ms=NODE_MS, own=True, nodes=2)
+@case(
+    "node-kill",
+    "sessions of a node that is gone are placed again and go on",
+    silence_ms=NODE_MS,
+    own=True,
+    nodes=2,
+)
 async def node_kill(ground: Ground, row: Row, short: bool) -> None:
     node = await off(other_node, ground)
     number = node.rpartition("-")[2]
@@ -163,11 +177,22 @@ async def node_kill(ground: Ground, row: Row, short: bool) -> None:
             await party.progress(turns=3, within=90)
         await party.progress(within=60)
     await off(
-        ground.release.cluster.kubectl, "wait", "--for=condition=Ready", f"node/{node}", "--timeout=90s", timeout=100
+        ground.release.cluster.kubectl,
+        "wait",
+        "--for=condition=Ready",
+        f"node/{node}",
+        "--timeout=90s",
+        timeout=100,
     )
 
 
-@case("worker-kill", "sessions of a killed worker are placed again and go on", silence_ms=CRASH_MS, own=True, short=True)
+@case(
+    "worker-kill",
+    "sessions of a killed worker are placed again and go on",
+    silence_ms=CRASH_MS,
+    own=True,
+    short=True,
+)
 async def worker_kill(ground: Ground, row: Row, short: bool) -> None:
     async with talking(ground, row, many(short)) as party:
         victim = await off(busiest, ground, row)
@@ -260,6 +285,20 @@ async def operator_absent(ground: Ground, row: Row, short: bool) -> None:
         await party.progress()
 
 
+@case(
+    "upgrade",
+    "chart and definitions of an earlier commit are upgraded while sessions talk; none is cut",
+    own=True,
+)
+async def upgrade(ground: Ground, row: Row, short: bool) -> None:
+    row.facts["from"] = await off(chaos_upgrade.go_back, ground)
+    async with talking(ground, row, many(short, 6)) as party:
+        await off(chaos_upgrade.go_forward, ground)
+        row.facts["next placement s"] = await placed(ground, row, "next", within=90)
+        await off(ground.release.kubectl, "delete", "voicesession", f"{row.case}-next")
+        await party.progress(turns=3)
+
+
 # What everything leans on
 
 
@@ -320,9 +359,14 @@ async def network_cut(ground: Ground, row: Row, short: bool) -> None:
         await party.progress()
 
 
-@case("clock-step", "an hour's step of a worker's and of the operator's clock, ahead and back, is not noticed")
+@case(
+    "clock-step", "an hour's step of a worker's and of the operator's clock, ahead and back, is not noticed"
+)
 async def clock_step(ground: Ground, row: Row, short: bool) -> None:
-    async with chaos_clock.stepping(ground) as clock, talking(ground, row, many(short), pool=clock.pool) as party:
+    async with (
+        chaos_clock.stepping(ground) as clock,
+        talking(ground, row, many(short), pool=clock.pool) as party,
+    ):
         for offset in (3600, -3600, 0):
             await clock.step(offset)
             await party.progress(turns=2)
@@ -334,7 +378,11 @@ async def clock_step(ground: Ground, row: Row, short: bool) -> None:
 # Crowds
 
 
-@case("overload", "offered 1.5 times the room: what has no room is refused with a reason, nobody else notices", short=True)
+@case(
+    "overload",
+    "offered 1.5 times the room: what has no room is refused with a reason, nobody else notices",
+    short=True,
+)
 async def overload(ground: Ground, row: Row, short: bool) -> None:
     room = 8
     await off(ground.apply_pool, "tight", replicas=1, sessionsPerWorker=room)
@@ -342,7 +390,9 @@ async def overload(ground: Ground, row: Row, short: bool) -> None:
         await off(ground.release.wait_workers, "tight", 1)
         async with talking(ground, row, room, pool="tight") as party:
             offered = [
-                ground.new_session(f"{row.case}-more{n}", row.case, pool="tight", limits={"queueTimeout": "5s"})[1]
+                ground.new_session(
+                    f"{row.case}-more{n}", row.case, pool="tight", limits={"queueTimeout": "5s"}
+                )[1]
                 for n in range(room // 2)
             ]
             row.sessions = room + len(offered)
@@ -365,7 +415,9 @@ async def two_hundred(ground: Ground, row: Row, short: bool) -> None:
     await crowd(ground, row, 200, many(short, 4), delete=False)
 
 
-@case("delete-all", "everything is deleted at once: every call ends as Terminated, nothing is left", short=True)
+@case(
+    "delete-all", "everything is deleted at once: every call ends as Terminated, nothing is left", short=True
+)
 async def delete_all(ground: Ground, row: Row, short: bool) -> None:
     await crowd(ground, row, 20 if short else 60, many(short, 6), delete=True)
 
@@ -378,7 +430,9 @@ async def crowd(ground: Ground, row: Row, count: int, talkers: int, *, delete: b
         await off(release.wait_workers, "crowd", 2)
         async with talking(ground, row, talkers) as party:
             made = [
-                ground.new_session(f"{row.case}-c{n}", row.case, pool="crowd", limits={"attachTimeout": "10m"})[1]
+                ground.new_session(
+                    f"{row.case}-c{n}", row.case, pool="crowd", limits={"attachTimeout": "10m"}
+                )[1]
                 for n in range(count)
             ]
             row.sessions = talkers + count
@@ -409,11 +463,15 @@ async def delete_everything(ground: Ground, row: Row, talkers: list[Any]) -> Non
     """`kubectl delete` of all sessions; every call hears of its end, and nothing is left of them."""
     release = ground.release
     start = time.monotonic()
-    await off(release.kubectl, "delete", "voicesessions", "-l", f"parley.dev/chaos={row.case}", "--wait=false")
+    await off(
+        release.kubectl, "delete", "voicesessions", "-l", f"parley.dev/chaos={row.case}", "--wait=false"
+    )
 
     def nothing() -> bool:
         tickets = [s for s in release.items("secrets") if s["metadata"]["name"].startswith(f"{row.case}-")]
-        return not tickets and not ground.sessions(row.case) and not ground.held() and not ground.held("crowd")
+        return (
+            not tickets and not ground.sessions(row.case) and not ground.held() and not ground.held("crowd")
+        )
 
     await off(wait_for, nothing, "nothing left", timeout=60)
     row.facts["all gone after s"] = round(time.monotonic() - start, 1)

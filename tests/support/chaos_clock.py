@@ -1,7 +1,8 @@
-"""A stepped clock for the chaos suite: Python's wall clock in a worker and in the operator, shifted while they run.
+"""A stepped clock for the chaos suite: Python's wall clock of workers and operator, shifted while they run.
 
 A `sitecustomize` on PYTHONPATH replaces `time.time` before anything is imported; the offset is read, once a
-second, from a file that `kubectl exec` writes. So no clock of the machine is touched, and any cluster will do.
+second, from a file that `kubectl exec` writes. So no clock of the machine is touched, and any cluster will
+do.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from e2e_release import RELEASE
 
 NAME = "chaos-clock"
 FOLDER = "/etc/chaos-clock"
-OFFSET = "/tmp/chaos-clock-offset"  # noqa: S108 - in a container
+OFFSET = "/tmp/chaos-clock-offset"
 SOURCE = f'''
 import time
 
@@ -60,7 +61,13 @@ class Stepper:
         for name in [*pods, *(p["metadata"]["name"] for p in operators)]:
             await off(release.kubectl, "exec", name, "--", "sh", "-c", f"echo {offset} >{OFFSET}")
             found = await off(
-                release.kubectl, "exec", name, "--", "python", "-c", "import time; print(time.time.__module__)"
+                release.kubectl,
+                "exec",
+                name,
+                "--",
+                "python",
+                "-c",
+                "import time; print(time.time.__module__)",
             )
             assert "sitecustomize" in found, f"{name} has no clock to step: {found}"
 
@@ -81,7 +88,12 @@ def operator_patch(remove: bool = False) -> str:
 async def stepping(ground: Ground) -> AsyncIterator[Stepper]:
     """A pool and an operator whose clocks can be stepped; afterwards both are as before."""
     release = ground.release
-    source = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": NAME}, "data": {"sitecustomize.py": SOURCE}}
+    source = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": NAME},
+        "data": {"sitecustomize.py": SOURCE},
+    }
     await off(release.apply, source)
     deployment = f"deployment/{RELEASE}-operator"
     rollout = ("rollout", "status", deployment, "--timeout=120s")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -45,6 +44,7 @@ class Ground:
 
     release: Release
     sids: int = 0
+    policy: str = "Resume"
 
     @property
     def own(self) -> bool:
@@ -56,6 +56,8 @@ class Ground:
         image = self.release.cluster.images["localprovider"]
         self.release.apply(*provider_manifests(image, source, self.first_node()))
         self.release.apply(agent(self.release))
+        definition = json.dumps(self.release.cluster.get("crd", "voicesessions.parley.dev"))
+        self.policy = "Resume" if '"Resume"' in definition else "Fail"  # an earlier commit knows no other
         self.apply_pool()
         self.release.kubectl("wait", "--for=condition=Ready", f"pod/{PROVIDER}", "--timeout=90s", timeout=100)
         self.release.wait_workers(POOL, 2)
@@ -99,7 +101,9 @@ class Ground:
             count += sum(v for k, v in samples.items() if k.startswith("parley_worker_sessions{"))
         return round(count)
 
-    def new_session(self, name: str, case: str, *, pool: str = POOL, **spec: Any) -> tuple[int, dict[str, Any]]:
+    def new_session(
+        self, name: str, case: str, *, pool: str = POOL, **spec: Any
+    ) -> tuple[int, dict[str, Any]]:
         """A call number and the manifest of its session."""
         self.sids += 1
         limits = {
@@ -110,7 +114,7 @@ class Ground:
             "agentRef": {"name": "chaos"},
             "poolRef": {"name": pool},
             "session": {"instructions": f"Talk on. sid={self.sids}"},
-            "recovery": {"policy": "Resume"},
+            "recovery": {"policy": self.policy},
             "limits": limits | spec.pop("limits", {}),
             **spec,
         }
@@ -220,7 +224,9 @@ class Party:
             reason = str(status.get("endReason", ""))
             if wrong or (reason and reason not in self.expected):
                 row.cut += 1
-                row.problems.append(f"{talker.name}: {wrong or 'hung up'}; the object says {reason or status.get('phase')}")
+                row.problems.append(
+                    f"{talker.name}: {wrong or 'hung up'}; the object says {reason or status.get('phase')}"
+                )
             if talker.ear.strange > 5 or talker.turns.misheard:
                 row.problems.append(
                     f"{talker.name}: {talker.ear.strange} pieces of another voice, "
@@ -355,9 +361,3 @@ def provider_manifests(image: str, source: str, node: str) -> list[dict[str, Any
 
 def _object(version: str, kind: str, **rest: Any) -> dict[str, Any]:
     return {"apiVersion": version, "kind": kind, "metadata": {"name": PROVIDER}, **rest}
-
-
-def sessions_wanted(default: int) -> int:
-    """How many callers a case has: PARLEY_CHAOS_SESSIONS, or its own number."""
-    return int(os.environ.get("PARLEY_CHAOS_SESSIONS", default))
-

@@ -3,11 +3,11 @@
 One file that needs websockets and numpy alone, so that it runs in a pod of the local provider's image from a
 ConfigMap. `python chaos_provider.py PORT`.
 
-The instructions of a session hold `sid=N`. Its agent speaks in a tone of its own (`voice_of`), each answer is the
-next turn, and its words begin with `turn-N-T`. A turn goes on only as the caller's audio comes in: quiet for
-QUIET seconds of it, then the caller has spoken for SPEECH seconds, then the answer comes, ANSWER seconds long.
-So the agent is silent for PAUSE seconds between answers, and not longer unless something is wrong. What the
-caller said is transcribed as `caller-N-T at F Hz`, F being what was heard of it.
+The instructions of a session hold `sid=N`. Its agent speaks in a tone of its own (`voice_of`), each answer
+is the next turn, and its words begin with `turn-N-T`. A turn goes on only as the caller's audio comes in:
+quiet for QUIET seconds of it, then the caller has spoken for SPEECH seconds, then the answer comes, ANSWER
+seconds long. So the agent is silent for PAUSE seconds between answers, and not longer unless something is
+wrong. What the caller said is transcribed as `caller-N-T at F Hz`, F being what was heard of it.
 
 A conversation that is carried over is continued: the next turn is the one after the last that an item tells of.
 """
@@ -189,7 +189,13 @@ class Conversation:
         self._heard.clear()
         self.tell("input_audio_buffer.committed", previous_item_id=before, item_id=item_id)
         content = [{"type": "input_audio", "transcript": None}]
-        item = {"id": item_id, "object": "realtime.item", "type": "message", "status": "completed", "role": "user"}
+        item = {
+            "id": item_id,
+            "object": "realtime.item",
+            "type": "message",
+            "status": "completed",
+            "role": "user",
+        }
         self._show({**item, "content": content})
         words = f"caller-{self.sid}-{self.turn + 1} at {heard} Hz"
         kind = "conversation.item.input_audio_transcription.completed"
@@ -269,7 +275,7 @@ async def main(port: int) -> None:
     async def converse(socket: ServerConnection) -> None:
         await Conversation(socket).run()
 
-    async with serve(converse, "0.0.0.0", port, compression=None, max_size=None):  # noqa: S104 - a pod's
+    async with serve(converse, "0.0.0.0", port, compression=None, max_size=None):
         print(f"listening on {port}", flush=True)
         await asyncio.Event().wait()
 

@@ -86,7 +86,7 @@ def about(ground: Ground, *, short: bool) -> dict[str, Any]:
         "commit": commit,
         "form": "short" if short else "full",
         "cluster": f"{whose}, {len(ground.nodes())} nodes",
-        "machine": f"{os.cpu_count()} CPUs, {memory:.1f} GiB, Linux {platform.release()}; callers are on it too",
+        "machine": f"{os.cpu_count()} CPUs, {memory:.1f} GiB, Linux {platform.release()}, with the callers",
     }
 
 
@@ -99,9 +99,13 @@ async def run(ground: Ground, names: Sequence[str], out: Path, *, short: bool) -
         row = await run_case(ground, CASES[name], short=short)
         rows.append(row)
         print(table([row]), flush=True)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(to_json(rows, notes))
+        _write(out, to_json(rows, notes))
     return rows
+
+
+def _write(out: Path, text: str) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

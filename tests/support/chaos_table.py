@@ -16,12 +16,13 @@ COLUMNS = (
 class Row:
     """One case.
 
-    `cut` counts sessions that ended by anything but their caller (or the case itself), `cut_allowed` how many
-    may. `resumed`: sessions whose call attached again, on the same worker or another. `longest_silence_ms`: the
-    longest quiet that a caller heard beyond the pauses that the agent makes, `silence_allowed_ms` its bound.
-    `refused` counts sessions that were refused, by reason. `lost`: sessions of which nobody can tell what became
-    of them; always to be 0. `turns_lost` and `turns_doubled` count turns of conversations that a caller was never
-    told of, or twice.
+    `cut` counts sessions that ended by anything but their caller (or the case itself), `cut_allowed` how
+    many may. `resumed`: sessions whose call attached again, on the same worker or another; `moved`: those
+    with more than one attempt. `longest_silence_ms`: the longest quiet that a caller heard beyond the
+    pauses that the agent makes, `silence_allowed_ms` its bound. `refused` counts sessions that were
+    refused, by reason. `lost`: sessions of which nobody can tell what became of them; always to be 0.
+    `turns_lost` and `turns_doubled` count turns of conversations that a caller was never told of, or
+    twice.
     """
 
     case: str
@@ -48,7 +49,7 @@ class Row:
             self.problems.append(f"{self.cut} of {self.sessions} sessions were cut")
         if self.longest_silence_ms > self.silence_allowed_ms:
             self.problems.append(
-                f"a caller heard {self.longest_silence_ms} ms of silence, {self.silence_allowed_ms} are allowed"
+                f"a caller heard {self.longest_silence_ms} ms of silence: more than {self.silence_allowed_ms}"
             )
         if self.lost:
             self.problems.append(f"{self.lost} sessions were lost in silence")

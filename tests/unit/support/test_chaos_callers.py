@@ -90,7 +90,11 @@ def test_turns_that_nobody_was_told_of_are_lost_and_told_twice_are_doubled() -> 
     for turn in (1, 2, 4, 4):
         turns.see(words("response.output_audio_transcript.done", f"turn-3-{turn} and so on"))
     assert (turns.lost, turns.doubled) == (1, 1)
-    turns.see(words("conversation.item.input_audio_transcription.completed", f"caller-3-5 at {caller_of(3)} Hz"))
+    turns.see(
+        words("conversation.item.input_audio_transcription.completed", f"caller-3-5 at {caller_of(3)} Hz")
+    )
     assert turns.misheard == 0
-    turns.see(words("conversation.item.input_audio_transcription.completed", f"caller-3-6 at {caller_of(4)} Hz"))
+    turns.see(
+        words("conversation.item.input_audio_transcription.completed", f"caller-3-6 at {caller_of(4)} Hz")
+    )
     assert turns.misheard == 1

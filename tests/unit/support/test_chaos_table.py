@@ -36,7 +36,12 @@ def test_json_holds_everything_and_is_read_again() -> None:
     kept = json.loads(text)
     assert kept["about"] == ABOUT
     first, second = kept["cases"]
-    assert (first["ok"], first["lost"], first["seconds"], first["refused"]) == (True, 0, 12.3, {"QueueTimeout": 2})
+    assert (first["ok"], first["lost"], first["seconds"], first["refused"]) == (
+        True,
+        0,
+        12.3,
+        {"QueueTimeout": 2},
+    )
     assert not second["ok"]
     again, about = from_json(text)
     assert about == ABOUT
