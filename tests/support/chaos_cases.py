@@ -22,7 +22,7 @@ import chaos_upgrade
 from chaos_ground import LIVE, POOL, Ground, off, refusals, talking
 from chaos_table import Row
 from cluster_fixture import ClusterError, wait_for
-from e2e_release import FINISHED, RELEASE, is_ready, processes_of
+from e2e_release import ADMIN, FINISHED, RELEASE, is_ready, processes_of
 
 STEADY_MS = 2000
 """Silence allowed where no session moves: everything runs on one small machine."""
@@ -191,7 +191,6 @@ async def node_kill(ground: Ground, row: Row, short: bool) -> None:
     "sessions of a killed worker are placed again and go on",
     silence_ms=CRASH_MS,
     own=True,
-    short=True,
 )
 async def worker_kill(ground: Ground, row: Row, short: bool) -> None:
     async with talking(ground, row, many(short)) as party:
@@ -329,6 +328,7 @@ async def etcd_restart(ground: Ground, row: Row, short: bool) -> None:
 async def nats_down(ground: Ground, row: Row, short: bool) -> None:
     release, nats = ground.release, f"statefulset/{RELEASE}-nats"
     async with talking(ground, row, many(short)) as party:
+        dropped = await off(records, ground, "dropped_total")
         try:
             await off(release.kubectl, "scale", nats, "--replicas=0")
             await off(
@@ -340,6 +340,18 @@ async def nats_down(ground: Ground, row: Row, short: bool) -> None:
             await off(release.kubectl, "scale", nats, "--replicas=1")
         await off(release.kubectl, "rollout", "status", nats, "--timeout=60s", timeout=70)
         await party.progress()
+        await off(wait_for, lambda: records(ground, "buffered") < 20, "records delivered", timeout=30)
+        row.facts["records dropped"] = lost = await off(records, ground, "dropped_total") - dropped
+        if lost:
+            row.problems.append(f"{lost:.0f} records never came to NATS")
+
+
+def records(ground: Ground, what: str) -> float:
+    """`parley_worker_events_WHAT` of all workers of the pool."""
+    prefix = f"parley_worker_events_{what}"
+    pods = [pod["metadata"]["name"] for pod in ground.workers()]
+    found = [ground.release.metrics(name, ADMIN) for name in pods]
+    return sum(v for each in found for k, v in each.items() if k.partition("{")[0] == prefix)
 
 
 @case("network-cut", "calls go on while operator and worker cannot hear each other for 30 s", own=True)

@@ -45,6 +45,7 @@ class Ground:
     release: Release
     sids: int = 0
     policy: str = "Resume"
+    spreads: bool = True
 
     @property
     def own(self) -> bool:
@@ -58,13 +59,18 @@ class Ground:
         self.release.apply(agent(self.release))
         definition = json.dumps(self.release.cluster.get("crd", "voicesessions.parley.dev"))
         self.policy = "Resume" if '"Resume"' in definition else "Fail"  # an earlier commit knows no other
+        definition = json.dumps(self.release.cluster.get("crd", "voiceworkerpools.parley.dev"))
+        self.spreads = '"Spread"' in definition
         self.apply_pool()
         self.release.kubectl("wait", "--for=condition=Ready", f"pod/{PROVIDER}", "--timeout=90s", timeout=100)
         self.release.wait_workers(POOL, 2)
+        self.spread()
 
     def apply_pool(self, name: str = POOL, **spec: Any) -> None:
         """The suite's pool as every case expects it, or another like it."""
         given = self.release.get("voiceworkerpool", "default")["spec"]
+        if self.spreads:
+            spec.setdefault("placement", {"policy": "Spread"})
         self.release.apply(resource("VoiceWorkerPool", name, pool_spec(given, self.release, name, **spec)))
 
     def first_node(self) -> str:
@@ -135,7 +141,19 @@ class Ground:
                 self.release.cluster.kubectl("uncordon", node["metadata"]["name"])
         self.apply_pool()
         self.release.wait_workers(POOL, 2, timeout=180)
+        self.spread()
         wait_for(lambda: self.leader(), "an operator", timeout=60)
+
+    def spread(self) -> None:
+        """One worker on each node, where there are two: a case may have left both on one."""
+        if len(self.nodes()) < 2:
+            return
+        for _ in range(4):
+            on = [p["spec"].get("nodeName") for p in self.workers()]
+            if len(set(on)) > 1:
+                return
+            self.release.kubectl("delete", "pod", self.workers()[0]["metadata"]["name"], "--wait=false")
+            self.release.wait_workers(POOL, 2, timeout=120)
 
 
 @dataclass
@@ -300,7 +318,8 @@ def pool_spec(given: Mapping[str, Any], release: Release, name: str, **changes: 
     """Two workers of two shards, on different nodes where there are several."""
     template = dict(given["podTemplate"])
     apart = {
-        "maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway",
+        "maxSkew": 1, "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "DoNotSchedule", "nodeTaintsPolicy": "Honor",
         "labelSelector": {"matchLabels": {"parley.dev/pool": name}},
     }  # fmt: skip
     pod = {**template.get("spec", {}), "topologySpreadConstraints": [apart]}

@@ -9,7 +9,7 @@ quiet for QUIET seconds of it, then the caller has spoken for SPEECH seconds, th
 seconds long. So the agent is silent for PAUSE seconds between answers, and not longer unless something is
 wrong. What the caller said is transcribed as `caller-N-T at F Hz`, F being what was heard of it.
 
-A conversation that is carried over is continued: the next turn is the one after the last that an item tells of.
+A conversation that is carried over is continued: the next turn follows the last that an item tells of.
 """
 
 from __future__ import annotations

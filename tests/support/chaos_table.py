@@ -81,12 +81,14 @@ def from_json(text: str) -> tuple[list[Row], dict[str, Any]]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """For a terminal; under it what went wrong and what was skipped."""
+    """For a terminal; under it what was measured besides, what went wrong and what was skipped."""
     cells = [COLUMNS, *(_cells(row) for row in rows)]
     widths = [max(len(line[at]) for line in cells) for at in range(len(COLUMNS))]
     lines = ["  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)) for line in cells]
     lines.insert(1, "  ".join("-" * width for width in widths))
     for row in rows:
+        if (measured := _measured(row)) != "-":
+            lines.append(f"{row.case}: {measured}")
         lines += [f"{row.case}: {problem}" for problem in row.problems]
         lines += [f"{row.case}: skipped: {row.skipped}"] if row.skipped else []
     return "\n".join(line.rstrip() for line in lines)
