@@ -20,7 +20,7 @@ from parley_worker.core.model import (
 from parley_worker.core.session import Session, SessionBounds
 
 PCM24 = PROVIDER_FORMATS["pcm16"]
-KEY = SessionKey("ns", "name", "uid", 2)
+KEY = SessionKey("ns", "name", "uid", 1)
 
 
 class Driver:
@@ -91,7 +91,8 @@ class Driver:
 
     def journal(self) -> list[tuple[str, dict[str, object]]]:
         records = [e.record for e in self.effects if isinstance(e, fx.Publish)]
-        return [(r.type, dict(r.fields)) for r in records if r.kind == "journal"]
+        content = [r for r in records if r.kind == "journal" and r.type != "checkpoint"]
+        return [(r.type, dict(r.fields)) for r in content]
 
 
 def sent(effects: list[fx.Effect], type_: str) -> list[Any]:

@@ -48,6 +48,9 @@ from .formats import PCM16_24K, AudioFormat, Encoding
 from .leg import AttachedLeg, Leg, LegOpener, is_resumable
 from .options import PROGRESS_SECONDS, TICK_SECONDS, TRANSITIONS, CallOptions, CallState, CallStats, Playout
 from .opus import CallCodecs, Packet
+from .reattaching import FOLLOW_SECONDS, LOOK_SECONDS, TRY_SECONDS, Trail
+from .resolving import Resolver
+from .tape import SentAudio
 from .target import Target
 from .tool_handlers import Handler
 
@@ -64,6 +67,7 @@ def connect(
     playout: Playout = Playout.REALTIME,
     player: BufferedPlayer | None = None,
     options: CallOptions | None = None,
+    resolver: Resolver | None = None,
     open_leg: LegOpener = Leg.open,
 ) -> Call:
     """Return a call to use as `async with connect(target) as call`; entering it attaches.
@@ -76,6 +80,8 @@ def connect(
         playout: REALTIME, or BURST for a player with a long buffer.
         player: hears the agent, such as a `WavRecorder`; a silent one on the call's clock if not given.
         options: everything else; its formats and playout are replaced by the arguments.
+        resolver: asked where the session lives when its worker is lost; without one only that worker is
+        tried.
         open_leg: how a stream is opened; `MediaGateway` gives another one.
 
     Raises:
@@ -87,7 +93,7 @@ def connect(
     source = AudioFormat.parse(input_format) if isinstance(input_format, str) else input_format
     sink = AudioFormat.parse(output_format) if isinstance(output_format, str) else output_format or source
     chosen = replace(options or CallOptions(), input_format=source, output_format=sink, playout=playout)
-    return Call(target, chosen, player or BufferedPlayer(), open_leg)
+    return Call(target, chosen, player or BufferedPlayer(), open_leg, resolver)
 
 
 class Call:
@@ -99,9 +105,13 @@ class Call:
     """
 
     def __init__(
-        self, target: Target, options: CallOptions, player: BufferedPlayer, open_leg: LegOpener = Leg.open
+        self,
+        target: Target,
+        options: CallOptions,
+        player: BufferedPlayer,
+        open_leg: LegOpener = Leg.open,
+        resolver: Resolver | None = None,
     ) -> None:
-        self.target = target
         self.options = options
         self.player = player
         self.stats = CallStats()
@@ -109,8 +119,10 @@ class Call:
         self.started: Started | None = None
         self.ended: Ended | None = None
         self._error: ParleyError | None = None
-        self._resume_token = ""
-        self._last_event = 0
+        self._trail = Trail(target, resolver)
+        self._moving: Moved | None = None
+        self._sent = SentAudio(options.kept_frames)
+        self._most_waiting = max(AUDIO_QUEUE_FRAMES, options.kept_frames)
         self._frame_number = 0
         self._media_bytes = 0
         self._audio: deque[bytes] = deque()
@@ -126,6 +138,11 @@ class Call:
         self._open_leg = open_leg
         self._leg: AttachedLeg | None = None
         self._supervisor: asyncio.Task[None] | None = None
+
+    @property
+    def target(self) -> Target:
+        """Where the session was found last."""
+        return self._trail.target
 
     async def __aenter__(self) -> Self:
         self._enter(CallState.ATTACHING)
@@ -187,6 +204,8 @@ class Call:
     async def _queue(self, frame: bytes) -> None:
         while len(self._audio) >= AUDIO_QUEUE_FRAMES and not self._over.is_set():
             if self.state is not CallState.ATTACHED:
+                if len(self._audio) < self._most_waiting:
+                    break
                 self._audio.popleft()
                 self.stats.frames_dropped += 1
                 break
@@ -284,7 +303,7 @@ class Call:
         attempt = 0
         while True:
             try:
-                return await self._attach(pb.Start(ticket=self.target.ticket), deadline, resumed=False)
+                return await self._attach(pb.Start(ticket=self.target.ticket), deadline)
             except TlsError:
                 raise
             except ConnectError:
@@ -299,15 +318,21 @@ class Call:
             while True:
                 try:
                     cause = await self._serve(leg)
+                    followed = await self._follow() if self._moving is not None else None
                 finally:
-                    self._leg = None
+                    self._moving = None
                     await leg.close()
+                if followed is not None:
+                    leg = followed
+                    continue
+                self._leg = None
                 if self.ended is not None:
                     self._enter(CallState.ENDED)
                     return
                 if not self.options.resume:
                     raise CallLost(f"the stream was cut: {cause}")
-                self._enter(CallState.RESUMING)
+                if self.state is not CallState.RESUMING:
+                    self._enter(CallState.RESUMING)
                 self._emit(Reconnecting(cause))
                 leg = await self._resume(cause)
                 self.stats.resumes += 1
@@ -323,6 +348,17 @@ class Call:
             self._over.set()
             self._incoming.set()
 
+    async def _follow(self) -> AttachedLeg | None:
+        """Attach to the worker that this one names, while its stream is still there; None where that
+        fails."""
+        self._enter(CallState.RESUMING)
+        try:
+            leg = await self._attach(self._trail.start(again=0), self._now() + FOLLOW_SECONDS)
+        except (ConnectError, AttachRefused):
+            return None
+        self.stats.moves += 1
+        return leg
+
     async def _resume(self, cause: str) -> AttachedLeg:
         deadline = self._now() + self.options.resume_timeout
         attempt = 0
@@ -330,10 +366,11 @@ class Call:
             attempt += 1
             await asyncio.sleep(self.options.backoff.delay(attempt, random.random))
             try:
-                start = pb.Start(resume_token=self._resume_token, last_event_sequence=self._last_event)
-                return await self._attach(start, deadline, resumed=True)
+                await self._trail.look(min(LOOK_SECONDS, max(0.1, deadline - self._now())))
+                start = self._trail.start(again=attempt)
+                return await self._attach(start, min(deadline, self._now() + TRY_SECONDS))
             except (ConnectError, AttachRefused) as error:
-                if isinstance(error, AttachRefused) and not is_resumable(error):
+                if isinstance(error, AttachRefused) and not self._trail.may_try_again(error):
                     raise
                 if self._now() >= deadline:
                     waited = f"{self.options.resume_timeout:g} s"
@@ -341,8 +378,9 @@ class Call:
                         f"the stream was cut ({cause}) and not resumed within {waited}: {error}"
                     ) from error
 
-    async def _attach(self, start: pb.Start, deadline: float, *, resumed: bool) -> AttachedLeg:
+    async def _attach(self, start: pb.Start, deadline: float) -> AttachedLeg:
         options = self.options
+        resumed = self.started is not None
         start.input_format.CopyFrom(codec.format_to_pb(options.input_format))
         start.output_format.CopyFrom(codec.format_to_pb(options.output_format))
         start.playout_mode = options.playout.value
@@ -363,15 +401,26 @@ class Call:
         except BaseException:
             await leg.close()
             raise
-        if self.started is not None and started.attempt != self.started.attempt:
-            self._last_event = 0
-        self._resume_token = leg.started.resume_token
+        self._say_again(started)
+        self._trail.attached(leg.started)
         self._frame_number = 0
         self.started = started
         self._leg = leg
         self._enter(CallState.ATTACHED)
         self._emit(started)
         return leg
+
+    def _say_again(self, started: Started) -> None:
+        """What an earlier worker did not pass on goes first."""
+        if self._moving is not None:
+            again = self._sent.take(self._moving.resend_from)
+        elif self.started is not None and started.attempt != self.started.attempt:
+            again = self._sent.take_turn()
+        else:
+            again = self._sent.take(0)
+        self._audio.extendleft(reversed(again))
+        self._media_bytes -= sum(self._codecs.length(frame) for frame in again)
+        self.stats.frames_resent += len(again)
 
     async def _serve(self, leg: AttachedLeg) -> str:
         """Run one leg to its end; return why it ended. Raises what must not be resumed."""
@@ -412,6 +461,7 @@ class Call:
                 self.stats.frames_received += 1
                 self.stats.bytes_received += len(event.payload)
                 event = self._codecs.receive(event)
+                self._trail.heard(event, self.options.output_format.seconds(len(event.payload)))
                 self.player.play(event, now)
             case Mark():
                 self.player.mark(event, now)
@@ -420,16 +470,18 @@ class Call:
                 heard = self.player.clear(event.epoch, now)
                 self._answer_clear(event.epoch, heard)
                 event = replace(event, heard=heard)
+                self._trail.cut(heard)
             case ConversationEvent():
-                if event.sequence <= self._last_event:
+                missed = self._trail.event(event)
+                if missed is None:
                     return ""
                 self.stats.events_received += 1
-                if self._last_event:
-                    self.stats.events_missed += event.sequence - self._last_event - 1
-                self._last_event = event.sequence
+                self.stats.events_missed += missed
+                self._sent.event(event.type)
                 self._tools.follow(event, self.started)
             case Moved():
-                self.target = self.target.moved_to(event.endpoint, event.tls_server_name)
+                self._trail.moved(event)
+                self._moving = event
                 self._emit(event)
                 return f"the session moved to {event.endpoint}"
             case Ended():
@@ -472,6 +524,7 @@ class Call:
     def _next_frame(self) -> pb.ConverseRequest:
         payload = self._audio.popleft()
         self._frame_number += 1
+        self._sent.sent(self._frame_number, payload)
         position = round(self.options.input_format.seconds(self._media_bytes) * 1000)
         self._media_bytes += self._codecs.length(payload)
         frame = pb.AudioFrame(
@@ -493,7 +546,7 @@ class Call:
                 heard = self.player.heard(now)
                 if heard != reported and heard.item_id:
                     reported = heard
-                    self._offer(pb.ConverseRequest(progress=_progress(heard)))
+                    self._offer(pb.ConverseRequest(progress=codec.progress_to_pb(heard)))
 
     # Small parts
 
@@ -533,9 +586,3 @@ class Call:
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
-
-
-def _progress(heard: Heard) -> pb.PlaybackProgress:
-    return pb.PlaybackProgress(
-        item_id=heard.item_id, content_index=heard.content_index, played_ms=heard.played_ms, epoch=heard.epoch
-    )

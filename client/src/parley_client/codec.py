@@ -71,6 +71,13 @@ def started_from_pb(message: pb.Started, *, resumed: bool) -> Started:
     )
 
 
+def progress_to_pb(heard: Heard) -> pb.PlaybackProgress:
+    """Write how far an item was heard."""
+    return pb.PlaybackProgress(
+        item_id=heard.item_id, content_index=heard.content_index, played_ms=heard.played_ms, epoch=heard.epoch
+    )
+
+
 def event_from_pb(response: pb.ConverseResponse) -> Event | None:
     """Read any later response; None for one of a newer contract than this package knows.
 
@@ -102,7 +109,8 @@ def event_from_pb(response: pb.ConverseResponse) -> Event | None:
         case "draining":
             return Draining(response.draining.deadline_time.ToNanoseconds() / 1e9)
         case "moved":
-            return Moved(response.moved.endpoint, response.moved.tls_server_name, response.moved.attempt)
+            moved = response.moved
+            return Moved(moved.endpoint, moved.tls_server_name, moved.attempt, moved.resend_from)
         case "transfer":
             return Transfer(response.transfer.target, response.transfer.note)
         case "ended":

@@ -29,6 +29,7 @@ from .events import (
 )
 from .formats import PCM16_24K, AudioFormat
 from .options import CallOptions, Playout
+from .resolving import Resolver
 from .target import Target
 
 LEAD_MS: Final = 300
@@ -146,8 +147,11 @@ async def hold(
     options: ConversationOptions | None = None,
     *,
     on_call: Callable[[Call], None] | None = None,
+    resolver: Resolver | None = None,
 ) -> Outcome:
     """Play `question` to the session in real time and record what the caller hears into `answer`.
+
+    `resolver` tells where the session is when its worker is lost.
 
     Raises:
         AudioError: one of the files cannot be used.
@@ -168,6 +172,7 @@ async def hold(
         playout=options.playout,
         player=recorder,
         options=options.call,
+        resolver=resolver,
     )
     began = now()
     async with call:

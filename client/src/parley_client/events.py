@@ -104,6 +104,8 @@ class Moved:
     endpoint: str
     tls_server_name: str
     attempt: int
+    resend_from: int = 0
+    """Number of the first frame of the caller's audio that is sent again to the new worker; 0 for none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,11 @@ REASON_KEY: Final = "parley-reason"
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 
 _RETRYABLE: Final = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "UNKNOWN", "INTERNAL"})
-_RESUMABLE_REASONS: Final = frozenset({"slow-reader", "draining", "no-caller-audio", "too-many-starts"})
+_RESUMABLE_REASONS: Final = frozenset(
+    {"slow-reader", "draining", "no-caller-audio", "too-many-starts", "session-moved", "session-not-ready"}
+)
+_NOT_HERE: Final = frozenset({"resume-token-unknown", "ticket-unknown", "ticket-used", "session-ended"})
+"""What workers say that do not have the session, or not as the caller knows it."""
 _TLS_WORDS: Final = (
     "verification",
     "handshake failed",
@@ -32,8 +36,11 @@ _TLS_WORDS: Final = (
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.enable_retries", 0),
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
+    # A worker that stands still, or whose node is gone, sends no word of its end.
+    ("grpc.keepalive_time_ms", 6_000),
+    ("grpc.keepalive_timeout_ms", 4_000),
+    ("grpc.http2.ping_timeout_ms", 4_000),
+    ("grpc.http2.max_pings_without_data", 0),
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),
 )
@@ -143,6 +150,11 @@ def is_resumable(error: StreamError) -> bool:
     if error.reason:
         return error.reason.lower().replace("_", "-") in _RESUMABLE_REASONS
     return error.status in _RETRYABLE
+
+
+def is_elsewhere(error: StreamError) -> bool:
+    """True when the session may live on another worker, or be on its way to this one."""
+    return error.reason.lower().replace("_", "-") in _NOT_HERE
 
 
 def channel_to(target: Target) -> grpc.aio.Channel:

@@ -20,6 +20,7 @@ from .leg import AttachedLeg
 from .many_stream import ManyStream, Queued
 from .options import CallOptions, Playout
 from .opus import carried_per_second
+from .resolving import Resolver
 from .target import Target
 
 CREDIT_MS: Final = (20, 60_000)
@@ -57,12 +58,13 @@ class MediaGateway:
         playout: Playout = Playout.REALTIME,
         player: BufferedPlayer | None = None,
         options: CallOptions | None = None,
+        resolver: Resolver | None = None,
         credit_ms: int | None = None,
     ) -> Call:
         """Return a call to use as `async with gateway.call(target) as call`, as `parley_client.connect` does.
 
         Args:
-            target, input_format, output_format, playout, player, options: as for `connect`.
+            target, input_format, output_format, playout, player, options, resolver: as for `connect`.
             credit_ms: how much agent audio may be on its way or unheard in the player, 20 to 60000 ms; the
                 worker holds back the rest of a BURST. None for no limit but the worker's.
 
@@ -87,6 +89,7 @@ class MediaGateway:
             playout=playout,
             player=heard,
             options=options,
+            resolver=resolver,
             open_leg=open_leg,
         )
         self._calls.add(made)

@@ -14,6 +14,8 @@ from .backoff import Backoff
 from .formats import PCM16_24K, AudioFormat
 
 TICK_SECONDS: Final = 0.02
+MAX_KEPT_SECONDS: Final = 8.0
+"""A worker takes 10 s of audio at once."""
 PROGRESS_SECONDS: Final = 0.2
 
 
@@ -62,6 +64,8 @@ class CallOptions:
         resume_timeout: seconds that a cut stream is tried to be resumed.
         hangup_timeout: seconds to wait for the session's end after a hang-up.
         resume: False to let a cut stream end the call.
+        keep_audio: seconds of caller audio, at most 8, that are kept while there is no stream, and to be said
+            again to a worker that takes the session over; 0 for one second, and nothing again.
     """
 
     input_format: AudioFormat = PCM16_24K
@@ -69,10 +73,16 @@ class CallOptions:
     playout: Playout = Playout.REALTIME
     opus: OpusSettings = field(default_factory=OpusSettings)
     attach_timeout: float = 10.0
-    resume_timeout: float = 20.0
+    resume_timeout: float = 30.0
     hangup_timeout: float = 5.0
     resume: bool = True
+    keep_audio: float = 8.0
     backoff: Backoff = field(default_factory=Backoff)
+
+    @property
+    def kept_frames(self) -> int:
+        """`keep_audio` in frames of 20 ms."""
+        return round(min(max(self.keep_audio, 0.0), MAX_KEPT_SECONDS) / TICK_SECONDS)
 
 
 @dataclass(slots=True)
@@ -88,3 +98,6 @@ class CallStats:
     events_missed: int = 0
     """Numbers that were skipped in the sequence of conversation events."""
     resumes: int = 0
+    moves: int = 0
+    """Times that the call followed its session to another worker on its word, without a break."""
+    frames_resent: int = 0

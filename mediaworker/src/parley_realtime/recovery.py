@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 Cause = Literal["lost", "rotation"]
 
@@ -62,6 +62,18 @@ class RestoreRefused:
     reason: str
 
 
+class Fillable(Protocol):
+    """A history that is still empty: see `protocol.history.ConversationHistory`."""
+
+    def server(self, payload: Mapping[str, Any]) -> None: ...
+
+    def given(self, item_body: Mapping[str, Any]) -> None: ...
+
+    def audio(self, item_id: str, content_index: int, milliseconds: float) -> None: ...
+
+    def truncate(self, item_id: str, content_index: object, audio_end_ms: object) -> None: ...
+
+
 RecoveryRecord = Reconnecting | Reconnected | RestoreRefused
 
 
@@ -86,6 +98,9 @@ class RecoveryParameters:
     truncate_grace: how long a restoration waits for `cut_items` to be truncated.
     keep_private: keep the conversation in memory in spite of the client's `privacy`; without it nothing is
     carried over then, and pings alone watch the connection.
+    carry: fills an empty history with a conversation that another client held; the first WebSocket is given
+    it before anything else, and what it echoes of it is told to nobody.
+    replaces: False, and a lost WebSocket is the end all the same: for what `carry` alone is wanted.
     pace: asked before every try for seconds to wait beyond the back-off: many clients that lost a provider at
     once need not return to it at once.
     quiet: asked before a rotation; False while audio plays that this library does not know of.
@@ -108,6 +123,8 @@ class RecoveryParameters:
     response_timeout: float = 30.0
     truncate_grace: float = 0.3
     keep_private: bool = False
+    carry: Callable[[Fillable], None] | None = None
+    replaces: bool = True
     pace: Callable[[], float] | None = None
     quiet: Callable[[], bool] | None = None
     on_recovery: Callable[[RecoveryRecord], None] | None = None

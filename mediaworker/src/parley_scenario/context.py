@@ -27,12 +27,18 @@ MAX_TASKS = 100
 
 @dataclass(frozen=True, slots=True)
 class SessionInfo:
-    """Which session this is. `attempt` counts its placements."""
+    """Which session this is. `attempt` counts its placements.
+
+    `resumed`: the conversation goes on that an earlier placement began, with this process instead of that
+    one's. What the scenario kept in variables is gone; a caller who was there is told of as
+    `CallEvents.Reconnected`, never as `Connected`.
+    """
 
     uid: str
     name: str
     namespace: str
     attempt: int
+    resumed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

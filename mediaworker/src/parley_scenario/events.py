@@ -13,7 +13,8 @@ class AppEvents(StrEnum):
     """The life of the scenario."""
 
     Started = "Application.Started"
-    """The session is set up; nobody is connected yet."""
+    """The session is set up; nobody is connected yet. `data["resumed"]` is there and true where the
+    conversation was begun by another process: see `SessionInfo.resumed`."""
     Draining = "Application.Draining"
     """The worker goes away: `data["deadline_unix"]` is when the session must be over."""
     Reconnecting = "Application.Reconnecting"

@@ -181,7 +181,8 @@ class Host:
             main = load_source(boot["source"], boot["file_name"], boot["function"])
         await call(main, (self.context,), self._limit, "the scenario's function")
         self._link.send("ready", unconfined=list(boot.get("unconfined", ())))
-        await self.context.dispatch_app(AppEvents.Started, {}, self._limit)
+        resumed = {"resumed": True} if self.context.session.resumed else {}
+        await self.context.dispatch_app(AppEvents.Started, resumed, self._limit)
 
     def _cue(self, to: str, name: str, data: dict[str, Any]) -> None:
         if to == "app":

@@ -6,6 +6,7 @@ import json
 import logging
 import secrets
 import uuid
+from collections.abc import Callable
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
@@ -16,13 +17,14 @@ from parley_worker.codec.control_pb import Endpoint
 from parley_worker.config import Address, Settings
 from parley_worker.core.admission import Admission, WorkerState
 from parley_worker.core.agent import ToolRouteKind
-from parley_worker.core.model import Secret, SessionConfig, SessionReport
+from parley_worker.core.model import Secret, SessionConfig, SessionKey, SessionReport
 from parley_worker.doors import SERVER_GRACE, Doors, credentials, default_limits, identity, nats_settings
 from parley_worker.runtime.deps import RunnerDeps, RunnerSettings
 from parley_worker.runtime.drain import Drain, end_at_once
 from parley_worker.runtime.garbage import GarbageKeeper
 from parley_worker.runtime.pacer import Pacer
 from parley_worker.runtime.registry import OneShard, Runner, SessionRegistry
+from parley_worker.runtime.restoring import Restorer
 from parley_worker.runtime.scenario import Scenarios
 from parley_worker.runtime.session_runner import SessionRunner
 from parley_worker.runtime.setting_up import SettingUp
@@ -34,6 +36,7 @@ from parley_worker.telemetry.metrics import Metrics
 from parley_worker.transport import control_server, grpc_base, media_server
 from parley_worker.transport.media_websocket import TelephonyServer, TelephonySettings
 from parley_worker.transport.nats_bus import BusSettings, NatsBus, NullBus
+from parley_worker.transport.nats_journal import Journals
 from parley_worker.transport.nats_tools import NatsTools
 from parley_worker.transport.tls import TlsContext, trusting
 from parley_worker.transport.tool_ports import ToolService
@@ -75,10 +78,11 @@ class MediaApp:
         self.supervisor = Supervisor(metrics)
         clock = SystemClock()
         self.lag = LagProbe(metrics)
-        self.bus = _bus(settings, self.instance, clock, metrics)
+        self.bus = _bus(settings, self.instance, clock, metrics, lambda key: self.registry.fenced(key))
         self.shards = OneShard(self.shard)
         self.scenarios = Scenarios(settings.scenario_paths, settings.secret_paths)
         pacer = Pacer()
+        pacer.on_sleep = self.lag.on_sleep = lambda: self.registry.doubt()
         deps = RunnerDeps(
             clock=clock,
             sink=self.bus,
@@ -91,6 +95,7 @@ class MediaApp:
             shard=self.shard,
             tools=self._tool_services(clock),
             scenarios=self.scenarios,
+            restorer=Restorer(_journals(settings, self.instance, clock), self.bus),
             settings=RunnerSettings.of(settings, settings.provider_transport),
             setting_up=SettingUp(
                 settings.setup_connect_rate, settings.setup_connects, settings.setup_attach_rate
@@ -257,7 +262,20 @@ class WorkerApp(MediaApp):
         )
 
 
-def _bus(settings: Settings, instance: str, clock: SystemClock, metrics: Metrics) -> NatsBus | NullBus:
+def _journals(settings: Settings, instance: str, clock: SystemClock) -> Journals | None:
+    if not settings.nats_url:
+        return None
+    connection = nats_settings(settings, "takeover")
+    return Journals(connection, worker=settings.name, instance=instance, clock=clock)
+
+
+def _bus(
+    settings: Settings,
+    instance: str,
+    clock: SystemClock,
+    metrics: Metrics,
+    on_fenced: Callable[[SessionKey], None],
+) -> NatsBus | NullBus:
     if not settings.nats_url:
         return NullBus()
     bus_settings = BusSettings(
@@ -273,4 +291,11 @@ def _bus(settings: Settings, instance: str, clock: SystemClock, metrics: Metrics
         buffer_bytes=settings.event_buffer_bytes,
         window=settings.event_window,
     )
-    return NatsBus(bus_settings, worker=settings.name, instance=instance, clock=clock, metrics=metrics)
+    return NatsBus(
+        bus_settings,
+        worker=settings.name,
+        instance=instance,
+        clock=clock,
+        metrics=metrics,
+        on_fenced=on_fenced,
+    )

@@ -34,7 +34,8 @@ class ShardServer:
         """A session's new report; what the shard as a whole is like goes by the beats."""
         if change is not None:
             report = control_pb.session_report(change, self._app.endpoint)
-            self.link.send(Kind.REPORT, report.SerializeToString())
+            kind = Kind.DEPARTED if change.departed else Kind.REPORT
+            self.link.send(kind, report.SerializeToString())
 
     async def beat(self) -> None:
         """Say that the event loop turns, and how it is, for as long as it does."""
@@ -61,6 +62,12 @@ class ShardServer:
         if kind is Kind.COMMAND:
             done = await control.Command(pb.CommandRequest.FromString(body), context)
             return done.SerializeToString()
+        if kind is Kind.MIGRATE:
+            given = await control.Migrate(pb.MigrateRequest.FromString(body), context)
+            return given.SerializeToString()
+        if kind is Kind.MOVED:
+            told = await control.Moved(pb.MovedRequest.FromString(body), context)
+            return told.SerializeToString()
         if kind is Kind.METRICS:
             return self._app.metrics.render()
         raise ValueError(f"no request: {kind.name}")

@@ -160,7 +160,7 @@ def test_the_journal_says_what_was_made_and_what_was_heard_of_it() -> None:
         if not late:
             driver.provider("response.output_audio_transcript.done", **done)
         records = [fields for kind, fields in driver.journal() if kind == "transcript"]
-        whole = {"item_id": "i", "content_index": 0, "role": "assistant", "text": text}
+        whole = {"item_id": "i", "content_index": 0, "role": "assistant", "text": text, "audio_ms": 1000}
         cut = {**whole, "heard_text": "one two", "truncated": True}
         assert records == ([whole, cut] if late else [cut])
         *_, last = [e.record for e in driver.effects if isinstance(e, fx.Publish)]
@@ -184,6 +184,7 @@ def test_the_journal_says_what_was_heard_of_an_answer_that_the_end_of_the_call_c
     ended = driver.said(ev.Hangup())
     records = [fields for kind, fields in driver.journal() if kind == "transcript"]
     whole = {"item_id": "i", "content_index": 0, "role": "assistant", "text": "one two three four five"}
+    whole["audio_ms"] = 1000
     assert records == [{**whole, "heard_text": "one two", "truncated": True}]
     assert driver.journal()[-1][0] == "session_ended"
     assert not sent(ended, "conversation.item.truncate")

@@ -18,7 +18,7 @@ from parley_worker.codec import agent_pb, control_pb
 from parley_worker.core.agent import ScenarioLimits, ToolRoute, ToolRouteKind
 
 CHART = Path(__file__).resolve().parents[3] / "charts/parley"
-SECRETS = {"api_key", "signing_key", "access_key_id", "secret_access_key"}
+SECRETS = {"api_key", "signing_key", "access_key_id", "secret_access_key", "state_json"}
 
 
 def schema(kind: str) -> dict[str, Any]:

@@ -10,13 +10,13 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from parley_realtime.client.connection import ConnectionState
 from parley_realtime.client.line import LifelineSink, Line, RestoreFailed
+from parley_realtime.client.naming import event_id, named
 from parley_realtime.client.parameters import Outcome, RealtimeAPIClientParameters, Statistics
 from parley_realtime.errors import (
     ClientStateError,
@@ -84,6 +84,9 @@ class Lifeline:
             held_ms=recovery.held_audio_ms,
             limit=parameters.outgoing_events,
         )
+        self._given = RestorePlan(None, ())
+        if recovery.carry is not None:
+            recovery.carry(self._keeper.history)
         self._line: Line | None = None
         self._serving = False
         self._ordered_end = False
@@ -148,8 +151,11 @@ class Lifeline:
             given = self._p if attempt == 1 else replace(self._p, connect_timeout=end - clock())
             line = self._line = self._new_line(given)
             line.on_opened = self._first_opened
+            line.restoring = self._r.carry is not None
             try:
                 await line.connection.connect()
+                if line.restoring:
+                    await self._give(line)
                 return
             except RealtimeError as error:
                 again = clock() + self._r.delay(attempt)
@@ -160,6 +166,31 @@ class Lifeline:
             await self._until(self._closing, again)
             if self._closing.is_set():
                 raise ConnectAborted("close() was called before the connection was open")
+
+    async def _give(self, line: Line) -> None:
+        """Give the first connection what another client held; raises the RealtimeError that prevented it."""
+        plan = self._keeper.plan()
+        try:
+            if isinstance(plan, Refusal):
+                raise RestoreFailed(plan.reason)
+            await line.restore(plan, self._r.restore_timeout)
+        except RestoreFailed as failed:
+            line.connection.close()
+            text = f"the conversation cannot be carried over: {failed.reason}"
+            raise UnavailableError(text, code="restore_refused", retryable=False) from None
+        except BaseException:
+            line.connection.close()
+            raise
+        self._given = plan
+        line.restoring = False
+        if line.first is not None:
+            self.received(line, line.first)
+
+    def handing_over(self) -> RestorePlan | Refusal | None:
+        """What another client would have to be given; None while something is under way."""
+        if not self._serving or not self._keeps or not self._keeper.settled:
+            return None
+        return self._keeper.plan()
 
     def _first_opened(self, socket_id: str) -> None:
         self.socket_id = socket_id
@@ -215,17 +246,17 @@ class Lifeline:
         if event.get("type") == "session.close" and self._state is ConnectionState.OPEN and not self._serving:
             self.end(None)
             return
-        named = _named(event)
+        each = named(event)
         if self._keeper.outstanding.full:
             raise OutgoingQueueFull(
                 f"{len(self._keeper.outstanding)} client events wait for the provider: send fewer, or close "
                 "the client"
             )
-        word = self._done_here(named)
+        word = self._done_here(each)
         if word is not None:
             self._tell(word)
         else:
-            self._put(named)
+            self._put(each)
 
     def _put(self, event: Mapping[str, Any]) -> None:
         """Send what the provider will confirm; keep it until then."""
@@ -245,7 +276,7 @@ class Lifeline:
         if event.get("type") not in AT_ONCE:
             return None
         if self._serving and self._line is not None:
-            made = self._keeper.shorten(event, _event_id())
+            made = self._keeper.shorten(event, event_id())
             if made is None:
                 return None
             for each in made[1]:
@@ -253,7 +284,7 @@ class Lifeline:
             return made[0]
         item_id = str(event.get("item_id"))
         known = self._keeper.history.get(item_id) is not None or self._keeper.is_here_only(item_id)
-        return self._keeper.apply(event, _event_id()) if known else None
+        return self._keeper.apply(event, event_id()) if known else None
 
     def put_audio(self, payload: bytes) -> None:
         """Caller audio; it waits on the tape while there is no connection."""
@@ -292,7 +323,7 @@ class Lifeline:
             return
         if self._state is ConnectionState.CONNECTING and line.connection.state is ConnectionState.OPEN:
             self._state = ConnectionState.OPEN
-            self._begin(line, RestorePlan(None, ()))
+            self._begin(line, self._given)
         if self._keeps and not self._keeper.server(event.payload, self.now()):
             return
         if event.type != "error":
@@ -372,14 +403,15 @@ class Lifeline:
         error = line.connection.outcome or UnavailableError(
             "the provider's limit is near and no quiet moment came", code="rotation"
         )
-        if not error.retryable or self._ordered_end or self._short_lives > MAX_SHORT_LIVES:
+        ended = self._ordered_end or not self._r.replaces
+        if not error.retryable or ended or self._short_lives > MAX_SHORT_LIVES:
             self._finish(error)
             return
         reason = self._privacy_refusal()
         if reason is not None:
             self._refuse(cause, reason, error)
             return
-        loss = self._keeper.lost(b"", _event_id())
+        loss = self._keeper.lost(b"", event_id())
         deadline = self._streak_since + self._r.deadline
         first = True
         while self._state is ConnectionState.OPEN:
@@ -464,7 +496,7 @@ class Lifeline:
             if isinstance(each, bytes):
                 line.connection.put_again(each)
             else:
-                self._put(_named(each))
+                self._put(named(each))
 
     def _privacy_refusal(self) -> str | None:
         if self._keeps:
@@ -489,7 +521,7 @@ class Lifeline:
             connection.end(UnavailableError(verdict.why, code=verdict.code, close_code=1006))
             return False
         if verdict is not None:
-            self._put(_named({"type": "response.cancel", "response_id": verdict.answer.id}))
+            self._put(named({"type": "response.cancel", "response_id": verdict.answer.id}))
             verdict.answer.cancelled_at, verdict.answer.unwanted = self.now(), False
         return True
 
@@ -505,6 +537,8 @@ class Lifeline:
 
     def _schedule(self, line: Line) -> None:
         """When this connection is to be replaced, by the provider's limit and the parameters."""
+        if not self._r.replaces:
+            return
         expires = line.expires_at
         remaining = expires - self._r.wall() if expires is not None else 0.0
         if self._rotation.begin(self.now(), remaining, self._r.rotate_after, self._r.rotate_margin):
@@ -559,18 +593,3 @@ class Lifeline:
 
     def _report(self, record: RecoveryRecord) -> None:
         self._sink.recovery(record)
-
-
-def _event_id() -> str:
-    return f"event_{uuid.uuid4().hex[:21]}"
-
-
-def _named(event: Mapping[str, Any]) -> dict[str, Any]:
-    """With an id of its own, and one for the item that it makes: so that nothing is ever made twice."""
-    named = dict(event)
-    if named.get("event_id") is None:
-        named["event_id"] = f"client_{uuid.uuid4().hex[:21]}"
-    item = named.get("item")
-    if named.get("type") == "conversation.item.create" and isinstance(item, Mapping) and not item.get("id"):
-        named["item"] = {**item, "id": f"item_{uuid.uuid4().hex[:21]}"}
-    return named

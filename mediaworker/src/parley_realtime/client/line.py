@@ -83,6 +83,8 @@ class Line:
         self.restoring = False
         self.over = False
         self.expires_at: float | None = None
+        self.first: ServerEvent | None = None
+        """By which the provider greeted."""
         self.on_opened: Callable[[str], None] | None = None
         self.connection = Connection(
             parameters,
@@ -143,6 +145,7 @@ class Line:
     def received(self, event: ServerEvent) -> None:
         """See Sink."""
         if event.type in SESSION_READY_TYPES:
+            self.first = self.first or event
             session = event.payload.get("session")
             expires = session.get("expires_at") if isinstance(session, dict) else None
             if isinstance(expires, int | float) and not isinstance(expires, bool):

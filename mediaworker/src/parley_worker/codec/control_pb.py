@@ -17,6 +17,7 @@ from parley_worker.codec.checks import seconds as seconds
 from parley_worker.codec.events_pb import JOURNAL_STREAM, timestamp
 from parley_worker.core.admission import Fence, Refusal, RefusalReason, WorkerState
 from parley_worker.core.agent import Behaviour, RecoveryConfig
+from parley_worker.core.events import MovedAway
 from parley_worker.core.model import (
     PROVIDER_AUDIO,
     AccessConfig,
@@ -24,6 +25,8 @@ from parley_worker.core.model import (
     LimitsConfig,
     Origin,
     ProviderConfig,
+    RestoreConfig,
+    RestoreMode,
     Secret,
     SessionConfig,
     SessionKey,
@@ -31,6 +34,9 @@ from parley_worker.core.model import (
     SessionState,
     Usage,
 )
+from parley_worker.core.saved import HandOver
+
+_MODES = {pb.Restore.MODE_RESUME: RestoreMode.RESUME, pb.Restore.MODE_RESTART: RestoreMode.RESTART}
 
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
@@ -120,6 +126,7 @@ def session_config(request: pb.AdmitRequest, defaults: LimitsConfig) -> SessionC
         media_access=agent_pb.media_access(config.media_access),
         trace=config.trace,
         origin=_origin(config.origin),
+        restore=_restore(config.restore, request.session.attempt) if config.HasField("restore") else None,
     )
 
 
@@ -141,7 +148,8 @@ def parse_refusal(message: pb.Refused) -> Refusal:
     return Refusal(reasons.get(message.reason, RefusalReason.OVERLOADED), message.message)
 
 
-def session_report(report: SessionReport, endpoint: Endpoint) -> pb.SessionReport:
+def session_report(report: SessionReport, endpoint: Endpoint, degraded: bool = False) -> pb.SessionReport:
+    """`degraded`: records of the whole worker are late or lost."""
     key, usage = report.key, report.usage
     return pb.SessionReport(
         session=pb.SessionRef(
@@ -166,11 +174,6 @@ def session_report(report: SessionReport, endpoint: Endpoint) -> pb.SessionRepor
             input_audio_seconds=usage.input_audio_seconds,
             output_audio_seconds=usage.output_audio_seconds,
         ),
-        journal=pb.JournalPosition(
-            stream=JOURNAL_STREAM if report.journal_last else "",
-            first=report.journal_first,
-            last=report.journal_last,
-        ),
         origin=pb.Origin(
             generation=report.origin.generation,
             agent=report.origin.agent,
@@ -178,6 +181,9 @@ def session_report(report: SessionReport, endpoint: Endpoint) -> pb.SessionRepor
             agent_generation=report.origin.agent_generation,
         ),
         update_refused=report.update_refused,
+        journal=journal_position(report.journal_last),
+        recovery_degraded=report.recovery_degraded or degraded,
+        migratable=report.migratable,
     )
 
 
@@ -208,6 +214,8 @@ def read_session_report(body: bytes) -> SessionReport:
         journal_last=message.journal.last,
         origin=_origin(message.origin),
         update_refused=message.update_refused,
+        recovery_degraded=message.recovery_degraded,
+        migratable=message.migratable,
     )
 
 
@@ -308,6 +316,43 @@ def _origin(message: pb.Origin) -> Origin:
     return Origin(
         message.generation, message.agent[:253], message.agent_revision[:253], message.agent_generation
     )
+
+
+def _restore(restore: pb.Restore, attempt: int) -> RestoreConfig:
+    require(attempt > 1, "session.attempt", attempt, "2 or more, or no config.restore")
+    mode = _MODES.get(restore.mode)
+    if mode is None:
+        raise InvalidRequest(f"config.restore.mode is {restore.mode}: give MODE_RESUME or MODE_RESTART")
+    stream = restore.journal_stream
+    require(
+        stream in ("", JOURNAL_STREAM), "config.restore.journal_stream", stream, f"{JOURNAL_STREAM}, or none"
+    )
+    given = None
+    if restore.HasField("hand_over"):
+        try:
+            given = HandOver.read(restore.hand_over.state_json)
+        except ValueError as error:
+            raise InvalidRequest(f"config.restore.hand_over.{error}: admit without it") from None
+        require(given.attempt < attempt, "config.restore.hand_over", given.attempt, "an earlier attempt")
+    return RestoreConfig(mode, max(0, restore.journal_last), given)
+
+
+def journal_position(last: int) -> pb.JournalPosition:
+    """Where a journal stands; empty for none."""
+    return pb.JournalPosition(stream=JOURNAL_STREAM if last else "", first=min(last, 1), last=last)
+
+
+def moved(request: pb.MovedRequest) -> MovedAway:
+    """Where a Moved sends callers."""
+    require(
+        request.attempt > request.session.attempt,
+        "attempt",
+        request.attempt,
+        f"more than {request.session.attempt}",
+    )
+    host, _, port = request.endpoint.rpartition(":")
+    require(host and port.isdecimal(), "endpoint", request.endpoint, "host:port of the new worker")
+    return MovedAway(request.endpoint, request.tls_server_name, request.attempt)
 
 
 def _access(access: pb.Access) -> AccessConfig:

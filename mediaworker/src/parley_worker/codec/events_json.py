@@ -155,6 +155,8 @@ def write(record: EventRecord, worker: str, instance: str) -> bytes | None:
         whole["attempt"] = key.attempt
         whole["sequence"] = str(record.sequence)
         whole["occurTime"] = moment(record.at)
+        if record.event_sequence:
+            whole["eventSequence"] = str(record.event_sequence)
         whole[form.name] = part
         return _encode(whole)
     except (_Unusual, KeyError, UnicodeEncodeError):

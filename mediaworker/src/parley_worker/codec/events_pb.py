@@ -110,7 +110,7 @@ def _by_protobuf(record: EventRecord, worker: str, instance: str) -> bytes:
             name=record.key.name, worker=worker, worker_instance_id=instance, **common
         )
     else:
-        message = events_pb2.JournalEntry(**common)
+        message = events_pb2.JournalEntry(event_sequence=record.event_sequence, **common)
     part = getattr(message, record.type, None)
     if not isinstance(part, Message) or record.type == "occur_time":
         raise RecordError(f"{record.kind} {record.type!r}: parley.events.v1 has no such type")

@@ -16,6 +16,7 @@ from parley_worker.core import events as ev
 from parley_worker.core.audio import AudioFormat, Encoding
 from parley_worker.core.leg_codec import LegCodec, LegFormat, OpusFormat
 from parley_worker.core.media_path import OutFrame, PlayoutMode
+from parley_worker.core.restored import Reach
 
 MAX_CLIENT_EVENT_BYTES = 256 * 1024
 MAX_TOOL_OUTPUT_BYTES = 64 * 1024
@@ -122,10 +123,16 @@ def read_start(message: pb.ConverseRequest) -> StartMessage | ev.LegRefusal:
         playout_buffer_ms=start.playout_buffer_ms,
         mark_interval_ms=start.mark_interval_ms,
         last_event_sequence=max(0, start.last_event_sequence),
+        last_event_attempt=max(0, start.last_event_attempt),
+        heard=_reach(start.heard) if start.HasField("heard") else None,
         session_uid=start.session_uid,
     )
     spoken = request.input_codec is not None or request.output_codec is not None
     return StartMessage(request, credential, opus if spoken else None)
+
+
+def _reach(wire: pb.PlaybackProgress) -> Reach:
+    return Reach(wire.item_id, max(0, wire.content_index), max(0, wire.played_ms))
 
 
 def _samples(carried: LegFormat) -> AudioFormat:
@@ -255,6 +262,14 @@ def write(message: fx.ToLeg, worker_instance_id: str) -> pb.ConverseResponse:
             deadline = Timestamp()
             deadline.FromNanoseconds(int(message.deadline_unix * 1e9))
             return pb.ConverseResponse(draining=pb.Draining(deadline_time=deadline))
+        case fx.Moved():
+            moved = pb.Moved(
+                endpoint=message.endpoint,
+                tls_server_name=message.tls_server_name,
+                attempt=message.attempt,
+                resend_from=message.resend_from,
+            )
+            return pb.ConverseResponse(moved=moved)
         case fx.Transfer(target, note):
             return pb.ConverseResponse(transfer=pb.Transfer(target=target, note=note))
         case fx.Ended():

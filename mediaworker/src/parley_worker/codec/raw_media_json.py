@@ -60,6 +60,7 @@ class RawMediaDialect:
             session_uid=text_of(parameters, "session"),
             answers_clear=False,
             moves_calls=False,
+            follows_moves=False,
         )
         return StartMessage(request, ticket)
 

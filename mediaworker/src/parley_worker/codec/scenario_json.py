@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 from parley_worker.core.agent import Line
-from parley_worker.core.model import SessionConfig
+from parley_worker.core.model import RestoreMode, SessionConfig
 from parley_worker.core.scenario import (
     ClearAudio,
     Complete,
@@ -46,6 +46,10 @@ def boot_frame(config: SessionConfig, hidden: tuple[str, ...] = ()) -> dict[str,
     scenario, key = config.scenario, config.key
     assert scenario is not None
     limits = scenario.limits
+    session: dict[str, Any] = {"uid": key.uid, "name": key.name, "namespace": key.namespace}
+    session["attempt"] = key.attempt
+    if config.restore is not None and config.restore.mode is RestoreMode.RESUME:
+        session["resumed"] = True
     return {
         "t": "boot",
         "entry_point": scenario.entry_point,
@@ -53,7 +57,7 @@ def boot_frame(config: SessionConfig, hidden: tuple[str, ...] = ()) -> dict[str,
         "file_name": scenario.file_name,
         "function": scenario.function,
         "parameters": dict(scenario.parameters),
-        "session": {"uid": key.uid, "name": key.name, "namespace": key.namespace, "attempt": key.attempt},
+        "session": session,
         "api_version": config.provider.api_version,
         "privacy": config.privacy,
         "strict": not scenario.entry_point,

@@ -36,6 +36,8 @@ class Kind(IntEnum):
     """Supervisor: seconds that sessions may go on, as text."""
     HURRY = 9
     """Supervisor: the drain's deadline is now."""
+    DEPARTED = 10
+    """Shard: the last control.v1 SessionReport of a session that lives elsewhere now."""
     ADMIT = 16
     """control.v1 AdmitRequest and AdmitResponse."""
     TERMINATE = 17
@@ -44,6 +46,10 @@ class Kind(IntEnum):
     """control.v1 CommandRequest and CommandResponse."""
     METRICS = 19
     """Nothing; the text exposition of the shard's metrics."""
+    MIGRATE = 20
+    """control.v1 MigrateRequest and MigrateResponse; others are served meanwhile."""
+    MOVED = 21
+    """control.v1 MovedRequest and MovedResponse."""
 
 
 class FrameError(ValueError):

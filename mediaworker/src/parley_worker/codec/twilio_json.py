@@ -75,6 +75,7 @@ class TwilioDialect:
             mark_interval_ms=MARK_INTERVAL_MS,
             answers_clear=False,
             moves_calls=False,
+            follows_moves=False,
         )
         return StartMessage(request, ticket)
 

@@ -110,6 +110,28 @@ class Acts:
             return {**event, "session": self.with_tools(session)}
         return event
 
+    @property
+    def greeted(self) -> bool:
+        """A caller was attached, in this attempt or in an earlier one."""
+        return self._behaviour.greeted
+
+    def resume(self, spoken: bool) -> None:
+        """Go on after an earlier attempt to which a caller was attached; `spoken`: something was said in
+        it."""
+        self._attached_before = True
+        self._behaviour.greeted = spoken
+
+    @property
+    def settled(self) -> bool:
+        """Nothing is being said or ended of our own accord."""
+        return (
+            self._lines.idle
+            and self._transfer is None
+            and self.ending is None
+            and not self._behaviour.closing
+            and not self._held
+        )
+
     def extra_seconds(self) -> float:
         """How far the session may pass its maximum duration: a goodbye is heard to its end."""
         return GOODBYE_EXTRA_SECONDS if self._lines.begun(GOODBYE_RULE) else 0.0

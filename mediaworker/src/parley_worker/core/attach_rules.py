@@ -28,6 +28,9 @@ def refusal(
         return None
     if kind is CredentialKind.NONE and config.access.ticket_sha256:
         return LegRefusal(Status.UNAUTHENTICATED, "credential-missing", "start has no ticket", "start.ticket")
+    if config.key.attempt > 1:
+        # Whoever was attached to a worker that was lost may have nothing else.
+        return None
     if ticket_used:
         return LegRefusal(
             Status.UNAUTHENTICATED,

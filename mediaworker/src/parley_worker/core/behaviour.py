@@ -108,6 +108,8 @@ class DeclaredBehaviour:
         self._spoke_in = self._hung_up_in = ""
         self._idle_said = 0
         self._goodbye_said = self._goodbye_begun = self._goodbye_pressed = False
+        self.greeted = False
+        """A caller was attached: the greeting is not said again."""
         phrases = [_words(phrase) for phrase in behaviour.hang_up_phrases]
         self._phrases = [f" {phrase} " for phrase in phrases if phrase]
 
@@ -135,8 +137,10 @@ class DeclaredBehaviour:
 
     def attached(self) -> list[Wish]:
         """A caller attached. The greeting is said once in a session."""
-        greet, self._greet = self._greet, False
-        greeting, self._greeting = self._greeting, Line()
+        if self.greeted:
+            return []
+        self.greeted = True
+        greet, greeting = self._greet, self._greeting
         if greeting and not self.closing:
             return [Say(greeting, GREETING_RULE)]
         return [Ask()] if greet else []

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from parley_realtime.protocol.history import WORDS_DELTA
+from parley_realtime.protocol.history import WORDS_DELTA, merged
 
 from parley_worker.core.effects import (
     Clear,
@@ -34,6 +35,8 @@ from parley_worker.core.tool_routing import ToolProblem
 
 Payload = Mapping[str, Any]
 MAX_RESPONSES = 64
+MAX_UPDATES = 64
+"""Changes of the session that the provider has not confirmed."""
 MAX_CODE_CHARACTERS = 100
 RESPONSE_SILENCE_SECONDS = 30.0
 """A response of which nothing comes for so long does not count as an answer being made."""
@@ -43,6 +46,7 @@ ASKED_SECONDS = 45.0
 """A request for a response that the provider never takes up is forgotten after so long."""
 GAP_SECONDS = 120.0
 """A gap between two WebSockets of the provider counts for so long."""
+FIRST_UPDATE_ID = "parley_session_update"
 REPLY_SECONDS = 2.0
 """How long a provider that answers by itself may take to begin, after the caller's speech."""
 
@@ -72,6 +76,10 @@ class Conversation:
         self._speaking_since: float | None = None
         self._watch = ResponseWatch()
         self._lost_since: float | None = None
+        self._updates: deque[tuple[str, Payload]] = deque(maxlen=MAX_UPDATES)
+        self._update_names = 0
+        self.updates: dict[str, Any] = {}
+        """What the session was asked to be changed to and was changed to, in one, without credentials."""
         self.usage = Usage()
         self.last_activity = 0.0
         self.caller_answers_clear = True
@@ -122,6 +130,10 @@ class Conversation:
             case "error":
                 error = _object(payload, "error")
                 self._asked = False
+                refused = _text(error, "event_id")
+                if refused and self._updates:
+                    kept = [update for update in self._updates if update[0] != refused]
+                    self._updates = deque(kept, MAX_UPDATES)
                 ours = _text(error, "event_id").startswith(EVENT_ID_PREFIX)
                 if error.get("code") == BUSY_CODE and not ours:
                     self._tools.want_answer()
@@ -146,11 +158,22 @@ class Conversation:
         turn = _object(_object(audio, "input"), "turn_detection") or _object(session, "turn_detection")
         self._interrupts = turn.get("interrupt_response") is not False
         self._replies = bool(turn) and turn.get("create_response") is not False
-        return [
+        effects: list[Effect] = [
             *self._recorder.journal(
                 "session_configured", now, session_json=to_json(without_tool_credentials(session))
             )
         ]
+        update = self._updates.popleft()[1] if self._updates else {}
+        if update:
+            self.updates = merged(self.updates, update)
+            effects += self._recorder.journal("session_updated", now, session_json=to_json(update))
+        return effects
+
+    def update_sent(self, event: Payload) -> None:
+        """A change of the session is on its way to the provider; one without an event_id cannot be
+        followed."""
+        session = _object(event, "session") if event.get("event_id") != FIRST_UPDATE_ID else {}
+        self._updates.append((_text(event, "event_id"), dict(without_tool_credentials(session))))
 
     def _on_speech_started(self, payload: Payload, now: float, attached: bool) -> list[Effect]:
         self._speaking_since = now
@@ -277,7 +300,7 @@ class Conversation:
         if said is None:
             return []
         fields: dict[str, object] = {"item_id": said.item_id, "content_index": said.content_index}
-        fields |= {"role": "assistant", "text": said.text}
+        fields |= {"role": "assistant", "text": said.text, "audio_ms": said.audio_ms}
         if said.truncated:
             fields |= {"heard_text": said.heard_text, "truncated": True}
         return [*self._recorder.journal("transcript", now, **fields)]
@@ -336,7 +359,11 @@ class Conversation:
             return []
         item = _object(event, "item")
         effects: list[Effect] = []
-        if event["type"] == "response.create":
+        if event["type"] == "session.update":
+            self._update_names += 1
+            event = {"event_id": f"parley_update_{self._update_names}", **event}
+            self.update_sent(event)
+        elif event["type"] == "response.create":
             self._asked_at = now
             response = _object(event, "response")
             self._desk.routes.offer_once(response)
@@ -482,6 +509,13 @@ class Conversation:
     def clearing(self, epoch: int) -> bool:
         """True while the caller's word on a Clear of this epoch is awaited."""
         return epoch <= self._waiting.epoch
+
+    def settled(self, now: float) -> bool:
+        """Nothing is under way between caller, agent and functions, and everything was heard."""
+        busy = self._active or self._asked or self._speaking_since is not None or self._lost_since is not None
+        owed = self._tools.open_calls() or self._tools.answer_due() or self._desk.provider_calls
+        waits = self._waiting.deadline() is not None or now < self._reply_until
+        return not (busy or owed or waits or self._ledger.unheard(now))
 
     def quiet_since(self) -> float:
         """Since when nobody speaks and no answer is made; in the future while one of them goes on.

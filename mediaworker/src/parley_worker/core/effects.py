@@ -95,7 +95,17 @@ class Ended:
     message: str
 
 
-ToLeg = Started | Clear | Mark | ConversationEvent | Draining | Transfer | Ended
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """The session lives elsewhere: attach there, and send audio again from that frame on (0 for none)."""
+
+    endpoint: str
+    tls_server_name: str
+    attempt: int
+    resend_from: int
+
+
+ToLeg = Started | Clear | Mark | ConversationEvent | Draining | Moved | Transfer | Ended
 
 # Effects
 

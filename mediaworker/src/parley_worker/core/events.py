@@ -11,6 +11,7 @@ from parley_worker.core.audio import AudioFormat
 from parley_worker.core.leg_codec import LegCodec, LegFormat
 from parley_worker.core.media_path import PlayoutMode
 from parley_worker.core.model import EndReason, Wanted
+from parley_worker.core.restored import Reach, Restored
 from parley_worker.core.scenario import ScenarioCommand
 from parley_worker.core.tool_routing import ToolProblem
 from parley_worker.core.units import UnitEventKind
@@ -72,7 +73,9 @@ class AttachRequest:
     `input_format` and `output_format` are of the samples that the session hears and gives; with a codec the
     leg carries its packets instead. `playout_buffer_ms` is 0 to 5000. `mark_interval_ms` asks for marks
     within the audio that the caller returns as it hears them; 0 for ends of parts only. `answers_clear` is
-    false where no Cleared ever comes, `moves_calls` where nobody takes a Transfer.
+    false where no Cleared ever comes, `moves_calls` where nobody takes a Transfer, `follows_moves` where a
+    caller cannot attach elsewhere. `last_event_attempt` 0 is that of the session; `heard` is how far the
+    agent was heard on an earlier leg.
     """
 
     credential: CredentialKind
@@ -88,6 +91,9 @@ class AttachRequest:
     moves_calls: bool = True
     input_codec: LegCodec | None = None
     output_codec: LegCodec | None = None
+    follows_moves: bool = True
+    last_event_attempt: int = 0
+    heard: Reach | None = None
 
     @property
     def input_carried(self) -> LegFormat:
@@ -269,10 +275,12 @@ class ProviderTraced:
 
 @dataclass(frozen=True, slots=True)
 class LegAttached:
-    """A leg that passed `Session.check_attach`. `resume_token` is new and random."""
+    """A leg that passed `Session.check_attach`. `resume_token` is new and random; `resume_sha256` are the
+    digests of all tokens that are good from now on."""
 
     request: AttachRequest
     resume_token: str = field(repr=False)
+    resume_sha256: tuple[bytes, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,6 +403,35 @@ class UpdateUnsendable:
 
 
 @dataclass(frozen=True, slots=True)
+class ConversationRestored:
+    """What an earlier placement left, before the provider is connected."""
+
+    restored: Restored = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Departed:
+    """The session lives elsewhere: it ends here, and nobody is told. `cause` is `moved` or `stale`."""
+
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class Doubted:
+    """The process slept: a record is to be written, so that a newer attempt is found out about."""
+
+
+@dataclass(frozen=True, slots=True)
+class MovedAway:
+    """The caller is to attach there, and send its audio again from this frame on (0 for none)."""
+
+    endpoint: str
+    tls_server_name: str
+    attempt: int
+    resend_from: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class DrainAnnounced:
     """The worker is going away at `deadline_unix`."""
 
@@ -432,6 +469,10 @@ Event = (
     | CommandReceived
     | ConfigChanged
     | UpdateUnsendable
+    | ConversationRestored
+    | Departed
+    | Doubted
+    | MovedAway
     | DrainAnnounced
     | DeadlineReached
 )

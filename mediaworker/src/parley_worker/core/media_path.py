@@ -61,6 +61,11 @@ class InputPath:
         self.gaps = 0
         self.stale = 0
 
+    @property
+    def last(self) -> int:
+        """Sequence of the last frame that was taken; 0 for none."""
+        return self._last
+
     def accept(self, payload: bytes, sequence: int, now: float) -> bytes | InputFault:
         """Provider-format bytes that are ready (may be empty), or what is wrong with the frame."""
         size = len(payload)

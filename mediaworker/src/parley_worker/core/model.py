@@ -16,7 +16,9 @@ from parley_worker.core.agent import (
     ScenarioConfig,
     ToolRoute,
 )
+from parley_worker.core.saved import HandOver
 from parley_worker.core.secret import Secret as Secret
+from parley_worker.core.usage import Usage as Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,22 @@ PROVIDER_AUDIO = tuple(REALTIME_FORMATS)
 DEFAULT_PROVIDER_AUDIO = DEFAULT_FORMAT.beta_name
 
 
+class RestoreMode(StrEnum):
+    """What becomes of the conversation of an earlier attempt; the words stand in the journal."""
+
+    RESUME = "resume"
+    RESTART = "restart"
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreConfig:
+    """How a session goes on that was placed before. `journal_last` is what was last known of its journal."""
+
+    mode: RestoreMode
+    journal_last: int = 0
+    hand_over: HandOver | None = field(default=None, repr=False)
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
     """What a configuration was made from: a generation of the VoiceSession, and a revision of an agent."""
@@ -99,6 +117,7 @@ class SessionConfig:
     media_access: MediaAccess = field(default_factory=MediaAccess)
     trace: bool = False
     origin: Origin = Origin()
+    restore: RestoreConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,19 +182,11 @@ class EndReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
-    """What a session used: tokens as the provider counts them, audio in seconds."""
-
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cached_tokens: int = 0
-    input_audio_seconds: float = 0.0
-    output_audio_seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
 class SessionReport:
-    """The state of a session as the worker tells it. Times are Unix seconds, None for not yet."""
+    """The state of a session as the worker tells it. Times are Unix seconds, None for not yet.
+
+    `departed`: it has ended here and lives elsewhere, so its end is told to nobody.
+    """
 
     key: SessionKey
     state: SessionState
@@ -187,8 +198,11 @@ class SessionReport:
     ready_at: float | None = None
     started_at: float | None = None
     ended_at: float | None = None
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
     journal_first: int = 0
     journal_last: int = 0
     origin: Origin = Origin()
     update_refused: str = ""
+    recovery_degraded: bool = False
+    migratable: bool = False
+    departed: bool = False

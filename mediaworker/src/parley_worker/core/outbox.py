@@ -128,6 +128,17 @@ class Outbox:
         self._offer(lane)
         return self._trim_lane(lane) + self._trim()
 
+    def expect(self, key: LaneKey, sequence: int) -> None:
+        """The lane's next record is to be stored behind that sequence of the stream."""
+        self._lanes.setdefault(key, Lane(key)).expected = sequence
+
+    def empty(self, key: LaneKey) -> bool | None:
+        """Whether all records of the lane are stored; None when they never will be."""
+        lane = self._lanes.get(key)
+        if lane is None:
+            return True
+        return None if lane.fenced else not lane.waiting and lane.under_way is None
+
     def take(self, closed_kinds: frozenset[RecordKind] = frozenset()) -> tuple[Lane, Entry] | None:
         """The next record to send, journal first; None when the window is full or nothing can go.
 

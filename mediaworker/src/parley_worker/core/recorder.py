@@ -35,6 +35,8 @@ class Recorder:
         self._privacy = privacy
         self._events = 0
         self.journal_last = 0
+        self.event_sequence = 0
+        """Of the last conversation event."""
 
     def unix(self, now: float) -> float:
         """`now` as Unix seconds."""
@@ -55,7 +57,8 @@ class Recorder:
         for name, value in fields.items():
             if isinstance(value, str) and len(value) > _SURELY_CARRIED:
                 fields[name] = _carried(name, value)
-        return [Publish(EventRecord("journal", self._key, self.journal_last, self.unix(now), type_, fields))]
+        at, told = self.unix(now), self.event_sequence
+        return [Publish(EventRecord("journal", self._key, self.journal_last, at, type_, fields, told))]
 
 
 class Replay:
@@ -86,9 +89,31 @@ class Replay:
             self.bytes -= self._kept.popleft()[1]
         return event
 
-    def since(self, sequence: int) -> list[ConversationEvent]:
-        """What is still kept after `sequence`."""
-        return [event for event, _ in self._kept if event.sequence > sequence]
+    @property
+    def last(self) -> int:
+        """Number of the last event; 0 for none yet."""
+        return self._last
+
+    def carry(self, event: ConversationEvent) -> None:
+        """Keep an event of an earlier attempt, as it was numbered there."""
+        size = len(event.event_json.encode())
+        self._kept.append((event, size))
+        self.bytes += size
+
+    def since(self, sequence: int, attempt: int = 0) -> list[ConversationEvent]:
+        """What is still kept after `sequence` of that attempt; 0 for the session's own."""
+        seen = (attempt or self._attempt, sequence)
+        return [event for event, _ in self._kept if (event.attempt, event.sequence) > seen]
+
+    def newest(self, count: int, most_bytes: int) -> list[ConversationEvent]:
+        """The last of what is kept, in order, within both bounds."""
+        found: list[ConversationEvent] = []
+        for event, size in reversed(self._kept):
+            most_bytes -= size
+            if len(found) == count or most_bytes < 0:
+                break
+            found.append(event)
+        return found[::-1]
 
 
 def _carried(name: str, value: object) -> object:

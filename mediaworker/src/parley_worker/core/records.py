@@ -17,7 +17,8 @@ class EventRecord:
 
     `type` is the field name of the oneof in events.v1 (`provider_connected`, `item_done`), `fields` the
     fields of that message under their proto names; a timestamp field is Unix seconds. `at` is Unix seconds.
-    Journal fields hold content and stay out of reprs.
+    Journal fields hold content and stay out of reprs; `event_sequence` is the last conversation event that
+    was numbered before.
     """
 
     kind: RecordKind
@@ -26,6 +27,7 @@ class EventRecord:
     at: float
     type: str
     fields: Mapping[str, object] = field(default_factory=dict, repr=False)
+    event_sequence: int = 0
 
 
 class EventSink(Protocol):

@@ -7,15 +7,18 @@ when `next_deadline()` has come. `now` is monotonic seconds.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from parley_worker.core import events as ev
 from parley_worker.core.acts import Acts
 from parley_worker.core.attach_rules import refusal
-from parley_worker.core.audio import PROVIDER_FORMATS, AudioFormat, delay_ms
+from parley_worker.core.audio import PROVIDER_FORMATS, AudioFormat
 from parley_worker.core.behaviour import HANG_UP
-from parley_worker.core.conversation import Conversation
+from parley_worker.core.comeback import MOVED, Comeback, first_epoch, late_events, movable
+from parley_worker.core.conversation import FIRST_UPDATE_ID, Conversation
+from parley_worker.core.deadlines import Deadlines, Due
+from parley_worker.core.deadlines import SessionBounds as SessionBounds
 from parley_worker.core.effects import (
     AttachMedia,
     ClearReason,
@@ -25,18 +28,19 @@ from parley_worker.core.effects import (
     Effect,
     Ended,
     Measure,
+    Moved,
     Observe,
+    Publish,
     SendLeg,
     SendProvider,
-    Started,
     StateChanged,
 )
+from parley_worker.core.endings import end_records, redacted, started_of
 from parley_worker.core.marks import Marks
 from parley_worker.core.model import (
     DEFAULT_PROVIDER_AUDIO,
     TRANSITIONS,
     EndReason,
-    LimitsConfig,
     SessionConfig,
     SessionReport,
     SessionState,
@@ -46,27 +50,16 @@ from parley_worker.core.model import (
 from parley_worker.core.playout import AudioCounters, PlayoutLedger
 from parley_worker.core.provider_health import ProviderHealth
 from parley_worker.core.reconfigure import Reconfiguring
-from parley_worker.core.recorder import Recorder, Replay, well_formed
+from parley_worker.core.recorder import Recorder, Replay, to_json
+from parley_worker.core.restored import Restored
+from parley_worker.core.saved import HandOver, SavedState
 from parley_worker.core.tool_desk import ToolDesk
 from parley_worker.core.tool_routing import ToolRoutes
 from parley_worker.core.unit_facts import unit_facts
 
 S = SessionState
-UPDATE_EVENT_ID = "parley_session_update"
 REFUSED_GRACE_SECONDS = 1.0
 QUIET_SECONDS = 0.3
-MAX_ERROR_CHARACTERS = 500
-
-
-@dataclass(frozen=True, slots=True)
-class SessionBounds:
-    """Waits in seconds and the size of the replay ring."""
-
-    connect_timeout: float = 10.0
-    cleared_timeout: float = 0.2
-    replay_events: int = 512
-    replay_bytes: int = 1024 * 1024
-    setup_wait: float = 30.0
 
 
 class Session:
@@ -84,7 +77,6 @@ class Session:
         self.ledger = PlayoutLedger()
         self.counters = AudioCounters()
         self.state = S.CONNECTING
-        self._bounds = bounds
         self._shard = shard
         self._recorder = Recorder(config.key, unix_offset, config.privacy)
         self._health = ProviderHealth(self._recorder)
@@ -107,7 +99,15 @@ class Session:
         self._ticket_used = False
         self._marks = Marks()
         self._drain_unix: float | None = None
-        self._limit_words = _limit_words(config.limits)
+        self._comeback = Comeback(config.restore, self._recorder)
+        self._resume_sha256: tuple[bytes, ...] = ()
+        self._follows_moves = True
+        self._save = False
+        held = config.restore is not None and config.restore.hand_over is not None
+        self._held: list[Publish] | None = [] if held else None
+        """Records of a session that another worker still writes: until the caller is here."""
+        self.ledger.epoch = first_epoch(config.key)
+        self._limits = Deadlines(config.limits, bounds)
 
     # What others read
 
@@ -128,6 +128,8 @@ class Session:
             journal_last=last,
             origin=replace(self.config.origin, generation=self._changes.judged),
             update_refused=self._changes.refused,
+            recovery_degraded=self._comeback.degraded,
+            migratable=self._may_move,
         )
 
     @property
@@ -148,7 +150,8 @@ class Session:
 
     def start(self, now: float) -> list[Effect]:
         """The first effects of every session."""
-        return [self._recorder.event("admitted", now, shard=self._shard), StateChanged(self.state)]
+        admitted = self._recorder.event("admitted", now, shard=self._shard)
+        return self._withheld([admitted, StateChanged(self.state)])
 
     def check_attach(self, request: ev.AttachRequest, now: float) -> ev.LegRefusal | None:
         """Why this caller may not attach now, or None."""
@@ -164,10 +167,21 @@ class Session:
         """
         effects = self._handle(event, now)
         if self.state is not S.ENDED:
-            effects += self._acts.follow(event, effects, self.state, self._expires, now)
+            effects += self._acts.follow(event, effects, self.state, self._last_moment, now)
             if self._acts.ending is not None:
                 effects += self._end(*self._acts.ending, now)
-        return effects
+        if self._save:
+            self._save = False
+            state = to_json(self._saved(now).write())
+            effects += self._recorder.journal("checkpoint", now, state_json=state)
+        return effects if self._held is None else self._withheld(effects)
+
+    def _withheld(self, effects: list[Effect]) -> list[Effect]:
+        """The effects without records, which wait."""
+        if self._held is None:
+            return effects
+        self._held += [effect for effect in effects if isinstance(effect, Publish)]
+        return [effect for effect in effects if not isinstance(effect, Publish)]
 
     def _handle(self, event: ev.Event, now: float) -> list[Effect]:
         if isinstance(event, ev.UnitEvent):
@@ -218,6 +232,16 @@ class Session:
                 return self._on_config_changed(wanted, now)
             case ev.UpdateUnsendable(event_id, message):
                 return self._run_with(self._changes.failed(event_id, f"session: {message}", self.config), now)
+            case ev.ConversationRestored(restored):
+                return self._on_restored(restored, now)
+            case ev.Doubted():
+                self._save = True
+                return []
+            case ev.Departed(cause):
+                return self._depart(cause, now)
+            case ev.MovedAway():
+                moved = Moved(event.endpoint, event.tls_server_name, event.attempt, event.resend_from)
+                return [SendLeg(moved)] if self.state is S.ACTIVE else []
             case ev.DrainAnnounced(deadline_unix):
                 return self._on_drain(deadline_unix, now)
             case ev.DeadlineReached():
@@ -239,16 +263,19 @@ class Session:
 
     def _on_opened(self, event: ev.ProviderOpened) -> list[Effect]:
         self._report = replace(self._report, client_id=event.client_id, web_socket_id=event.web_socket_id)
-        session = dict(self._acts.with_tools(self.config.session))
-        update = {"type": "session.update", "event_id": UPDATE_EVENT_ID, "session": session}
+        session = dict(self._acts.with_tools(self._comeback.session(self.config.session)))
+        update = {"type": "session.update", "event_id": FIRST_UPDATE_ID, "session": session}
+        self._talk.update_sent(update)
         return [SendProvider(update), StateChanged(self.state)]
 
     def _on_provider(self, payload: Mapping[str, Any], now: float) -> list[Effect]:
         kind = payload.get("type")
         secret = self.config.provider.api_key.reveal() if kind == "error" else ""
         message = self._replay.add(payload, secret)
+        self._recorder.event_sequence = message.sequence
         effects: list[Effect] = [SendLeg(message)] if self.state is S.ACTIVE else []
         effects += self._talk.on_message(payload, now, self.state is S.ACTIVE)
+        self._save = self._save or kind == "response.done"
         if kind == "rate_limits.updated":
             effects += self._health.on_rate_limits(payload, now)
         elif quota := self._health.quota_used_up(payload):
@@ -275,6 +302,8 @@ class Session:
         session = self._configured.get("session")
         model = session.get("model") if isinstance(session, Mapping) else None
         self._expires = now + self.config.limits.max_duration
+        if self._comeback.state.expires_unix is not None:
+            self._expires = min(self._expires, self._comeback.state.expires_unix - self._recorder.unix(0.0))
         self._report = replace(self._report, ready_at=self._recorder.unix(now))
         self._refused = None
         return [
@@ -287,6 +316,7 @@ class Session:
                 model=str(model or self.config.provider.model),
             ),
             Observe(Measure.PROVIDER_CONNECTED, took),
+            *self._desk.give_up_lost(now),
         ]
 
     def _on_reconnecting(self, event: ev.ProviderReconnecting, now: float) -> list[Effect]:
@@ -332,15 +362,7 @@ class Session:
         self._marks.forget()
         self._talk.last_activity = now
         key = self.config.key
-        started = Started(
-            key.uid,
-            key.attempt,
-            event.resume_token,
-            request.input_carried,
-            request.output_carried,
-            request.mode,
-            delay_ms(self.provider_format, request.output_format) + request.output_codec_delay_ms,
-        )
+        started = started_of(key, event, self.provider_format)
         effects += [
             SendLeg(started),
             self._recorder.event(
@@ -351,11 +373,16 @@ class Session:
                 resumed=resumed,
             ),
         ]
-        effects += [SendLeg(missed) for missed in self._replay.since(request.last_event_sequence)]
+        attempt, sequence = self._comeback.since(request, key.attempt)
+        back = self._comeback.attached(request, self._desk, self._replay) if first else []
+        effects += [SendLeg(missed) for missed in self._replay.since(sequence, attempt)]
         if self._drain_unix is not None:
             effects.append(SendLeg(Draining(self._drain_unix)))
-        effects.append(AttachMedia(request))
-        return effects
+        effects += [AttachMedia(request), *back, *self._talk.ask_if_due(now)]
+        self._resume_sha256, self._follows_moves = event.resume_sha256, request.follows_moves
+        self._save = True
+        held, self._held = self._held or [], None
+        return [*held, *effects]
 
     def _detach(self, cause: str, now: float) -> list[Effect]:
         effects = self._talk.finish_interruption(now)
@@ -425,7 +452,52 @@ class Session:
     def _tell(self, payload: Mapping[str, Any]) -> list[Effect]:
         """A conversation event of our own for the caller's program."""
         event = self._replay.add(payload)
+        self._recorder.event_sequence = event.sequence
         return [SendLeg(event)] if self.state is S.ACTIVE else []
+
+    # Coming from and going to other workers
+
+    def _on_restored(self, restored: Restored, now: float) -> list[Effect]:
+        usage = restored.state.usage
+        self._talk.usage = replace(usage, input_audio_seconds=0.0, output_audio_seconds=0.0)
+        self._resume_sha256 = restored.state.resume_sha256
+        self._talk.updates = dict(restored.session)
+        if restored.state.greeted:
+            self._acts.resume(bool(restored.items))
+        return self._comeback.begin(restored, self._desk, self._replay, self.counters, now)
+
+    @property
+    def _may_move(self) -> bool:
+        return movable(self.config) and self._follows_moves
+
+    def settled(self, now: float) -> bool:
+        """Whether this is a moment at which the session can be moved unheard."""
+        calm = self._talk.settled(now) and self._acts.settled and self.quiet(now)
+        return calm and self._may_move and self.state in (S.READY, S.ACTIVE, S.DETACHED)
+
+    def hand_over(self, items: tuple[Mapping[str, Any], ...] | None, now: float) -> HandOver:
+        """The session for another worker; without `items` they are to be read from the journal."""
+        late, changes = late_events(self._replay), self._talk.updates
+        whole = items is not None
+        return HandOver(
+            self.config.key.attempt, self._saved(now), items or (), changes, late, self._replay.last, whole
+        )
+
+    def _saved(self, now: float) -> SavedState:
+        expires = None if self._expires is None else self._recorder.unix(self._expires)
+        return SavedState(self._usage(), expires, self._acts.greeted, self._resume_sha256)
+
+    def _depart(self, cause: str, now: float) -> list[Effect]:
+        """End without a word: it is no end of the session."""
+        attached = self.state is S.ACTIVE
+        effects: list[Effect] = [DetachMedia()] if attached else []
+        effects += self._desk.abandon()
+        effects.append(self._recorder.event("session_moved", now, cause=cause))
+        self._report = replace(self._report, departed=True, ended_at=self._recorder.unix(now))
+        effects.append(self._become(S.ENDED, now))
+        if attached:
+            effects.append(DropLeg(None if cause == "moved" else MOVED, "replaced"))
+        return effects
 
     # Others
 
@@ -452,10 +524,17 @@ class Session:
             return []
         before, self.config = self.config, config
         self._desk.routes.reroute(config.tools)
-        self._limit_words = _limit_words(config.limits)
+        self._limits = self._limits.changed(config.limits)
         if self._expires is not None:
             self._expires += config.limits.max_duration - before.limits.max_duration
         return [StateChanged(self.state)]
+
+    @property
+    def _last_moment(self) -> float | None:
+        """When the session must be over, by its own limit or by that of its worker."""
+        if self._drain_unix is None or self._expires is None:
+            return self._expires
+        return min(self._expires, self._drain_unix - self._recorder.unix(0.0))
 
     def _on_drain(self, deadline_unix: float, now: float) -> list[Effect]:
         self._drain_unix = deadline_unix
@@ -469,47 +548,30 @@ class Session:
         """When `handle(DeadlineReached())` is due; None for never."""
         return min((due for due, _, _ in self._deadlines()), default=None)
 
-    def _deadlines(self) -> list[tuple[float, EndReason | None, str]]:
-        limits = self.config.limits
-        dues: list[tuple[float, EndReason | None, str]] = []
-        match self.state:
-            case S.ENDED:
-                return []
-            case S.CONNECTING:
-                dues.append(self._connect_deadline())
-                if self._refused is not None:
-                    grace = self._refused_at + REFUSED_GRACE_SECONDS
-                    dues.append((grace, EndReason.INVALID_SPEC, self._refused))
-            case S.READY:
-                dues.append(self._limit(self._since + limits.attach_timeout, EndReason.ATTACH_TIMEOUT))
-            case S.DETACHED:
-                dues.append(self._limit(self._since + limits.reattach_timeout, EndReason.REATTACH_TIMEOUT))
-            case S.ACTIVE:
-                due = self._talk.quiet_since() + limits.idle_timeout
-                dues.append(self._limit(due, EndReason.IDLE_TIMEOUT))
+    def _deadlines(self) -> list[Due]:
+        dues: list[Due] = []
+        limits = self._limits
+        if self.state is S.ENDED:
+            return []
+        if self.state is S.CONNECTING:
+            dues.append(limits.connecting(self._made_at, self._connect_since))
+            if self._refused is not None:
+                grace = self._refused_at + REFUSED_GRACE_SECONDS
+                dues.append((grace, EndReason.INVALID_SPEC, self._refused))
+        elif self.state is S.ACTIVE:
+            dues.append(limits.idle(self._talk.quiet_since()))
+        elif alone := limits.alone(self.state, self._since, self._comeback.returning):
+            dues.append(alone)
         if self._expires is not None:
-            due = self._expires + self._acts.extra_seconds()
-            dues.append(self._limit(due, EndReason.MAX_DURATION))
+            dues.append(limits.at_last(self._expires + self._acts.extra_seconds()))
         if (given_up := self._talk.given_up_at()) is not None:
             text = "the provider neither finished nor cancelled a response of which nothing came any more"
             dues.append((given_up, EndReason.PROVIDER_UNAVAILABLE, text))
         talk = self._talk.next_deadline()
-        acts = self._acts.next_deadline(self.state, self._expires)
+        acts = self._acts.next_deadline(self.state, self._last_moment)
         changes = self._changes.next_deadline()
         dues += [(due, None, "") for due in (talk, acts, changes) if due is not None]
         return dues
-
-    def _limit(self, due: float, reason: EndReason) -> tuple[float, EndReason, str]:
-        return due, reason, self._limit_words[reason]
-
-    def _connect_deadline(self) -> tuple[float, EndReason, str]:
-        """Waiting for a turn is not the provider's fault, and has a bound of its own."""
-        bounds = self._bounds
-        if self._connect_since is None:
-            text = f"the worker set up others for {bounds.setup_wait:g} s: start sessions more slowly"
-            return self._made_at + bounds.setup_wait, EndReason.NO_CAPACITY, text
-        text = f"the provider did not configure the session within {bounds.connect_timeout:g} s"
-        return self._connect_since + bounds.connect_timeout, EndReason.PROVIDER_UNAVAILABLE, text
 
     def _on_deadline(self, now: float) -> list[Effect]:
         due = sorted((d for d in self._deadlines() if d[0] <= now and d[1] is not None), key=lambda d: d[0])
@@ -521,7 +583,7 @@ class Session:
         return self._talk.on_deadline(now)
 
     def _end(self, reason: EndReason, message: str, now: float, note: str = "") -> list[Effect]:
-        message = self._redacted(message)
+        message = redacted(message, self.config.provider.api_key)
         effects: list[Effect] = []
         attached = self.state is S.ACTIVE
         if attached:
@@ -533,34 +595,7 @@ class Session:
         self._report = replace(
             self._report, end_reason=reason, end_message=message, ended_at=self._recorder.unix(now)
         )
-        effects += self._recorder.journal("session_ended", now, reason=str(reason), note=note)
-        effects.append(
-            self._recorder.event(
-                "ended",
-                now,
-                reason=str(reason),
-                message="" if self.config.privacy else message,
-                input_tokens=usage.input_tokens,
-                output_tokens=usage.output_tokens,
-                input_audio_seconds=usage.input_audio_seconds,
-                output_audio_seconds=usage.output_audio_seconds,
-            )
-        )
+        effects += end_records(self._recorder, self._report, usage, note, self.config.privacy, now)
         if attached:
             effects += [SendLeg(Ended(reason, message)), DropLeg(None, "ended")]
         return effects
-
-    def _redacted(self, message: str) -> str:
-        secret = self.config.provider.api_key.reveal()
-        text = message.replace(secret, "***") if secret else message
-        return str(well_formed(text[:MAX_ERROR_CHARACTERS]))
-
-
-def _limit_words(limits: LimitsConfig) -> Mapping[EndReason, str]:
-    """What is said of a session that ends by one of its limits."""
-    return {
-        EndReason.ATTACH_TIMEOUT: f"nobody attached within {limits.attach_timeout:g} s",
-        EndReason.REATTACH_TIMEOUT: f"the caller did not come back within {limits.reattach_timeout:g} s",
-        EndReason.IDLE_TIMEOUT: f"nobody spoke for {limits.idle_timeout:g} s",
-        EndReason.MAX_DURATION: f"the session reached its limit of {limits.max_duration:g} s",
-    }

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from parley_realtime.protocol.alignment import Alignment
 
+from parley_worker.core.fields import MAX_INTEGER
 from parley_worker.core.playout import MAX_PARTS, PartKey
 
 MAX_CHARACTERS = 100_000
@@ -28,6 +29,8 @@ class Said:
     text: str
     heard_text: str = ""
     truncated: bool = False
+    audio_ms: int = field(default=0, compare=False)
+    """How much audio of the part has come."""
 
 
 class SpokenWords:
@@ -67,9 +70,11 @@ class SpokenWords:
         return part
 
     def _said(self, key: PartKey, part: _Words, text: str) -> Said | None:
-        said = Said(key[0], key[1], text)
+        audio_ms = min(int(part.alignment.audio_ms), MAX_INTEGER)
+        said = Said(key[0], key[1], text, audio_ms=audio_ms)
         if part.heard_ms is not None:
-            said = Said(key[0], key[1], text, part.alignment.heard(part.heard_ms), truncated=True)
+            heard = part.alignment.heard(part.heard_ms)
+            said = Said(key[0], key[1], text, heard, truncated=True, audio_ms=audio_ms)
         if said == part.told:
             return None
         part.told = said

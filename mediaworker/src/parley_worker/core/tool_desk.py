@@ -6,13 +6,14 @@ error that the model can speak about. Nothing is run twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from parley_worker.core.agent import ToolRoute, ToolRouteKind
 from parley_worker.core.effects import CallTool, CancelTool, Effect, ObserveTool, SendProvider
 from parley_worker.core.fields import object_of, text_of
 from parley_worker.core.recorder import Recorder, well_formed
+from parley_worker.core.restored import KnownCall
 from parley_worker.core.tool_routing import (
     ToolCode,
     ToolProblem,
@@ -90,6 +91,26 @@ class ToolDesk:
                 self._mcp.setdefault(text_of(payload, "item_id"), now)
                 while len(self._mcp) > MAX_MCP_CALLS:
                     del self._mcp[next(iter(self._mcp))]
+
+    def restore(self, calls: Iterable[KnownCall], now: float) -> None:
+        """Calls of an earlier attempt: none is run twice, and those of the caller may still be answered."""
+        for known in calls:
+            route = self.routes.find(known.name) or ToolRoute(known.name)
+            call = ToolCall(known.call_id, known.name, "", route, now, echoed=known.answered)
+            if self.ledger.called(call) and known.answered:
+                self.ledger.returned(call)
+
+    def give_up_lost(self, now: float) -> list[Effect]:
+        """The provider is there: calls that a lost worker had given to a service have no result any more."""
+        effects: list[Effect] = []
+        for call in self.ledger.open_calls():
+            if call.route.kind in _SERVICES:
+                text = (
+                    f"the connection was lost while {call.name!r} ran: whether it took effect is not known, "
+                    "find out before calling it again"
+                )
+                effects += self._fail(call, ToolProblem(ToolCode.UNAVAILABLE, text), now)
+        return effects
 
     # What comes back
 
@@ -202,6 +223,11 @@ class ToolDesk:
                 effects.append(CancelTool(call.call_id))
             effects += self._record(call, problem.output(), problem, now, ENDED)
         return effects
+
+    def abandon(self) -> list[Effect]:
+        """The session goes on elsewhere: nobody here waits for a result any more."""
+        calls = self.ledger.open_calls()
+        return [CancelTool(call.call_id) for call in calls if call.route.kind in _SERVICES]
 
     def _give_up(self, call: ToolCall, reason: str) -> list[Effect]:
         """Stop whoever works on the call."""

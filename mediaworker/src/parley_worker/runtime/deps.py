@@ -13,6 +13,7 @@ from parley_worker.core.model import SessionReport
 from parley_worker.core.records import EventSink
 from parley_worker.core.session_budget import BudgetLimits
 from parley_worker.runtime.pacer import Pacer
+from parley_worker.runtime.restoring import Restorer
 from parley_worker.runtime.scenario import Scenarios
 from parley_worker.runtime.setting_up import SettingUp
 from parley_worker.runtime.tool_calls import ToolServices
@@ -84,3 +85,4 @@ class RunnerDeps:
     setting_up: SettingUp = field(default_factory=SettingUp)
     tools: ToolServices = field(default_factory=ToolServices)
     scenarios: Scenarios = field(default_factory=Scenarios)
+    restorer: Restorer = field(default_factory=Restorer)

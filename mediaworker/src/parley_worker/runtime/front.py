@@ -222,6 +222,8 @@ class Front:
             self._shards[index].beat = Beat.decode(body)
         elif kind is Kind.REPORT:
             self._on_report(index, control_pb.read_session_report(body))
+        elif kind is Kind.DEPARTED:
+            self._on_departed(index, control_pb.read_session_report(body))
 
     def shard_quiet(self, index: int, seconds: float) -> None:
         """For how long nothing was heard of the shard."""
@@ -265,6 +267,16 @@ class Front:
             self._watchers.tell(report)
             if before is None:
                 self._watchers.tell(None)
+
+    def _on_departed(self, index: int, report: SessionReport) -> None:
+        """It lives elsewhere: that is no end, and nobody is told but of the place that is free."""
+        held = self._held.get((report.key.uid, report.key.attempt))
+        if held is None or held.shard != index:
+            return
+        self._settled(held)
+        self._free(held)
+        self.admission.ended(report.key.uid, report.key.attempt, self._clock.monotonic())
+        self._watchers.tell(None)
 
     def _finish(self, held: _Held, report: SessionReport) -> None:
         uid, attempt = held.key.uid, held.key.attempt

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 
 from parley_worker.core.underruns import Lateness
+from parley_worker.telemetry.lag import SLEPT_SECONDS
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ class Pacer:
         self._calls: dict[int, list[Callable[[], None]]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0
+        self.on_sleep: Callable[[], None] = lambda: None
+        """Called before anything else when the process did nothing for longer than others wait for it."""
         self.lateness = Lateness()
         """When the loop was late for a playout clock."""
 
@@ -119,7 +122,10 @@ class Pacer:
     def _wake(self) -> None:
         self._timer = None
         now = asyncio.get_running_loop().time()
-        self.lateness.note(now - self._timer_at * SLOT_SECONDS, now)
+        late = now - self._timer_at * SLOT_SECONDS
+        if late >= SLEPT_SECONDS:
+            self.on_sleep()
+        self.lateness.note(late, now)
         latest = math.floor(now / SLOT_SECONDS + 0.25)
         while self._order and self._order[0] <= latest:
             slot = heapq.heappop(self._order)

@@ -13,8 +13,9 @@ from parley_realtime.client.lifeline import Lifeline
 from parley_realtime.client.trace import TraceEntry
 from parley_realtime.events import AUDIO_DELTA_TYPES, MediaChunk, MediaSource
 from parley_realtime.formats import AudioFormat
+from parley_realtime.protocol.restore import Refusal
 from parley_realtime.protocol.urls import ProviderFlavour
-from parley_realtime.recovery import RecoveryParameters, RecoveryRecord
+from parley_realtime.recovery import Fillable, RecoveryParameters, RecoveryRecord
 from parley_realtime.transport import TransportName
 
 from parley_worker.core.addresses import may_be_reached
@@ -107,6 +108,17 @@ class Provider:
         """Takes caller audio in the provider's format."""
         return self._client.media_inlet
 
+    def handing_over(self) -> tuple[Mapping[str, Any], ...] | str | None:
+        """The items that another worker's provider has to be given, or why they cannot be; None while
+        something is under way."""
+        connection = self._client._connection
+        if not isinstance(connection, Lifeline):
+            return "a lost WebSocket ends the session: nothing of the conversation is kept"
+        plan = connection.handing_over()
+        if isinstance(plan, Refusal):
+            return plan.reason
+        return None if plan is None else tuple(create["item"] for create in plan.creates)
+
     def close(self) -> None:
         """Close the connection or the attempt."""
         self._client.close()
@@ -136,8 +148,12 @@ def open_provider(
     pace: Callable[[], float] | None = None,
     frame_bytes: int = 4 * 1024 * 1024,
     gather: Callable[[Callable[[], None]], Any] | None = None,
+    carry: Callable[[Fillable], None] | None = None,
 ) -> Provider:
-    """A client for this session, not connected yet. ValueError names the field that cannot work."""
+    """A client for this session, not connected yet. ValueError names the field that cannot work.
+
+    `carry` fills in a conversation that it goes on with.
+    """
     provider = config.provider
     audio = AudioFormat.named(REALTIME_FORMATS[config.provider_audio or DEFAULT_PROVIDER_AUDIO])
     parameters = RealtimeAPIClientParameters(
@@ -158,7 +174,7 @@ def open_provider(
         close_timeout=close_timeout,
         ping_interval=PING_SECONDS,
         ping_timeout=PING_SECONDS,
-        recovery=_recovery(config.recovery, on_recovery, quiet, pace),
+        recovery=_recovery(config.recovery, on_recovery, quiet, pace, carry),
         max_frame_bytes=frame_bytes,
         input_format=audio,
         output_format=audio,
@@ -183,10 +199,13 @@ def _recovery(
     on_recovery: OnRecovery,
     quiet: Callable[[], bool],
     pace: Callable[[], float] | None,
+    carry: Callable[[Fillable], None] | None,
 ) -> RecoveryParameters | None:
-    if not config.restore:
+    if not config.restore and carry is None:
         return None
     return RecoveryParameters(
+        carry=carry,
+        replaces=config.restore,
         keep_private=config.keep_private,
         rotate_after=config.rotate_after,
         quiet=quiet,

@@ -13,7 +13,9 @@ from parley_worker.clock import Clock
 from parley_worker.codec.control_pb import Endpoint
 from parley_worker.core import events as ev
 from parley_worker.core.admission import Admission, EndedMemory, Fence, Place, Refusal, WorkerState
+from parley_worker.core.events import MovedAway
 from parley_worker.core.model import EndReason, SessionConfig, SessionKey, SessionReport, SessionState
+from parley_worker.core.saved import HandOver
 from parley_worker.runtime.supervisor import Supervisor
 from parley_worker.runtime.watching import Listener, Watcher, Watchers
 from parley_worker.telemetry.metrics import Metrics
@@ -41,6 +43,18 @@ class Runner(SessionPort, Protocol):
     def command(self, instruction: ev.CommandReceived | ev.ConfigChanged) -> None: ...
 
     def announce_drain(self, deadline_unix: float) -> None: ...
+
+    async def migrate(self, patience: float) -> HandOver | str:
+        """Hold still and give the conversation away, or say why not."""
+
+    def moved(self, to: MovedAway) -> bool:
+        """Send the caller there; false where the session does not hold still any more."""
+
+    def depart(self, cause: str) -> None:
+        """End without a word: the session lives elsewhere."""
+
+    def doubt(self) -> None:
+        """The process slept: say nothing until it is known that the session was not placed elsewhere."""
 
 
 class ShardDirectory(Protocol):
@@ -176,7 +190,11 @@ class SessionRegistry:
             self._index_resume(place, runner.resume_sha256)
         if before is None or before.state is not report.state:
             self._count(before, report)
-        if report != before:
+        if report.departed:
+            # No end of the session: whoever watches learns that its place is free.
+            self._watchers.tell(report)
+            self._watchers.tell(None)
+        elif report != before:
             self._watchers.tell(report)
             if before is None or report.state is SessionState.ENDED:
                 self._watchers.tell(None)
@@ -199,14 +217,16 @@ class SessionRegistry:
         uid, attempt = place
         now = self._clock.monotonic()
         self.admission.ended(uid, attempt, now)
-        self._metrics.session_ended(report.end_reason or EndReason.INTERNAL)
+        if not report.departed:
+            self._metrics.session_ended(report.end_reason or EndReason.INTERNAL)
         self._index_resume(place, ())
         ticket = self._configs.pop(place).access.ticket_sha256
         if self._by_ticket.get(ticket) == place:
             del self._by_ticket[ticket]
         if self._by_uid.get(uid) == place:
             del self._by_uid[uid]
-            self._ended.put(uid, report, now)
+            if not report.departed:
+                self._ended.put(uid, report, now)
 
     def _index_resume(self, place: Placement, tokens: tuple[bytes, ...]) -> None:
         for old in self._resume_of.pop(place, ()):
@@ -250,6 +270,28 @@ class SessionRegistry:
         if runner:
             runner.command(instruction)
         return runner is not None
+
+    async def migrate(self, key: SessionKey, patience: float) -> HandOver | str | None:
+        """Ask that placement to hold still and give its conversation away; why not, or None when it is not
+        here."""
+        runner = self._live(key)
+        return await runner.migrate(patience) if runner else None
+
+    def moved(self, key: SessionKey, to: MovedAway) -> bool:
+        """Send that placement's caller there; false when it is not here, or has gone on."""
+        runner = self._live(key)
+        return runner is not None and runner.moved(to)
+
+    def fenced(self, key: SessionKey) -> None:
+        """A newer attempt writes that placement's journal."""
+        runner = self._runners.get((key.uid, key.attempt))
+        if runner is not None:
+            runner.depart("stale")
+
+    def doubt(self) -> None:
+        """The process slept: any session may have been placed elsewhere."""
+        for place in list(self._by_uid.values()):
+            self._runners[place].doubt()
 
     def _live(self, key: SessionKey) -> Runner | None:
         place = (key.uid, key.attempt)

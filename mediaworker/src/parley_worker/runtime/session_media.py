@@ -77,11 +77,13 @@ class SessionMedia:
             deps.settings.output_bytes,
             UnderrunWatch(deps.metrics.underrun, deps.pacer.lateness),
         )
+        self._output.epoch = session.ledger.epoch
         self._input: InputPath | None = None
         self._mode = PlayoutMode.REALTIME
         self._gaps = 0
         self._heard_responses: deque[str] = deque(maxlen=MUTED_RESPONSES)
         self._last_heard = ""
+        self._still = False
         self.leg: LegPort | None = None
         self.to_provider: Callable[[bytes], None] | None = None
         self.units = SessionUnits(
@@ -131,6 +133,21 @@ class SessionMedia:
     def hold(self) -> None:
         """Stop the playout clock."""
         self._deps.pacer.cancel(self)
+
+    def hold_still(self) -> None:
+        """Send the caller nothing until `go_on`."""
+        self._still = True
+        self.hold()
+
+    def go_on(self) -> None:
+        """Send what has waited."""
+        self._still = False
+        self.pump()
+
+    @property
+    def last_frame(self) -> int:
+        """Sequence of the caller's last frame; 0 for none."""
+        return self._input.last if self._input is not None else 0
 
     def watch(self) -> None:
         """Once a second: let what is late be seen though nothing comes."""
@@ -225,7 +242,7 @@ class SessionMedia:
     def _tick(self, now: float) -> float | None:
         """Send what is due; gives when there is more."""
         leg = self.leg
-        if leg is None:
+        if leg is None or self._still:
             return None
         try:
             output = self._output

@@ -6,18 +6,22 @@ import asyncio
 import hashlib
 import logging
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from time import thread_time
 from typing import Any
 
 from parley_realtime import InvalidEventError, OutgoingQueueFull, RealtimeError
 from parley_realtime.protocol.history import WORDS_DELTA
+from parley_realtime.recovery import Fillable
 
 from parley_worker.core import effects as fx
 from parley_worker.core import events as ev
 from parley_worker.core.budget import Budget
+from parley_worker.core.comeback import MOVED
 from parley_worker.core.model import EndReason, SessionConfig, SessionReport, SessionState
 from parley_worker.core.reconfigure import EVENT_ID_PREFIX as RECONFIGURE
+from parley_worker.core.saved import HandOver
 from parley_worker.core.session import Session, SessionBounds
 from parley_worker.runtime.deps import RunnerDeps
 from parley_worker.runtime.observing import observe
@@ -27,6 +31,7 @@ from parley_worker.runtime.scenario import SessionScenario
 from parley_worker.runtime.session_guard import SessionGuard
 from parley_worker.runtime.session_media import SessionMedia
 from parley_worker.runtime.setting_up import group_of
+from parley_worker.runtime.standing_still import MAX_GIVEN_BYTES, STILL_SECONDS, Standstill
 from parley_worker.runtime.tool_calls import ToolCalls
 from parley_worker.runtime.unravel import unravel
 from parley_worker.transport.ports import HearFrame, LegPort
@@ -35,6 +40,12 @@ log = logging.getLogger(__name__)
 
 LOOK_SLOTS = 5
 """Of the pacer: up to 10 ms later than its time a deadline may be met. None is shorter than 200 ms."""
+QUIET_LOOK_SECONDS = 0.05
+FLUSH_SECONDS = 2.0
+"""For the records of a session that moves to be stored."""
+UNMOVED = frozenset({"rate_limits.updated"})
+"""What a provider may say without the conversation going on."""
+PLAYED = (ev.Progress, ev.MarkPlayed, ev.Cleared)
 MESSAGES_A_SECOND = 200
 MESSAGES_BURST = 2000
 WATCH_SECONDS = 1.0
@@ -63,6 +74,7 @@ class SessionRunner:
         self._incoming: LegPort | None = None
         self._provider: Provider | None = None
         self._resume_sha256: tuple[bytes, ...] = ()
+        self._carry: Callable[[Fillable], None] | None = None
         self._events: deque[ev.Event] = deque()
         self._handling = False
         self._timer: asyncio.TimerHandle | None = None
@@ -71,6 +83,8 @@ class SessionRunner:
         self._watching: asyncio.TimerHandle | None = None
         self._left_connecting = asyncio.Event()
         self._ended = asyncio.Event()
+        self._still: Standstill | None = None
+        self._checking: asyncio.Task[None] | None = None
         self._tools = ToolCalls(config.key, deps.tools, clock, self._feed, deps.metrics.task_crashed)
         self._scenario: SessionScenario | None = None
         if config.scenario is not None:
@@ -103,6 +117,92 @@ class SessionRunner:
     def announce_drain(self, deadline_unix: float) -> None:
         """Tell the caller that the worker goes away."""
         self._feed(ev.DrainAnnounced(deadline_unix))
+
+    async def migrate(self, patience: float) -> HandOver | str:
+        """Hold still at the first quiet moment within `patience` seconds, and give the conversation away; or
+        why not. It goes on by itself unless `moved` follows soon."""
+        if self._still is not None and self._still.given is not None:
+            return self._still.given
+        clock = self._deps.clock
+        deadline = clock.monotonic() + patience
+        while isinstance(given := self._give_away(), str):
+            if clock.monotonic() >= deadline or self._ended.is_set():
+                return given
+            await asyncio.sleep(QUIET_LOOK_SECONDS)
+        still = self._still = self._stand_still(STILL_SECONDS)
+        if not await self._deps.restorer.flushed(self._config.key, FLUSH_SECONDS):
+            self._go_on()
+            return "its journal could not be stored in time: NATS is late"
+        if self._still is not still:
+            return "the conversation went on"
+        still.given = given
+        return given
+
+    def _give_away(self) -> HandOver | str:
+        now = self._deps.clock.monotonic()
+        if self._still is not None or self._provider is None:
+            return "the session is being set up or moved"
+        if not self._session.report.migratable:
+            return "the session cannot be moved: see `migratable`"
+        items = self._provider.handing_over() if self._session.settled(now) else None
+        if items is None:
+            return "no quiet moment came"
+        if isinstance(items, str):
+            return items
+        given = self._session.hand_over(items, now)
+        if len(given.write()) > MAX_GIVEN_BYTES and not self._config.privacy:
+            given = self._session.hand_over(None, now)
+        return given
+
+    def moved(self, to: ev.MovedAway) -> bool:
+        """Send the caller there and end without a word; false where the session does not hold still any
+        more."""
+        still = self._still
+        if still is None or still.given is None:
+            return False
+        if not still.left:
+            resend_from = still.resend_from
+            still.leave(lambda: self.depart("moved"))
+            self._feed(replace(to, resend_from=resend_from))
+            if self._media.leg is None:
+                self.depart("moved")
+        return True
+
+    def depart(self, cause: str) -> None:
+        """The session lives elsewhere: end here, and tell nobody. `cause` is `moved` or `stale`."""
+        self._feed(ev.Departed(cause))
+
+    def doubt(self) -> None:
+        """This process slept, and the session may have been placed elsewhere meanwhile: say nothing until the
+        journal has told, or is silent for too long."""
+        if self._still is not None or self._ended.is_set() or not self._deps.restorer.journals:
+            return
+        if self._config.privacy:
+            return
+        self._still = self._stand_still(2 * FLUSH_SECONDS)
+        self._feed(ev.Doubted())
+        self._checking = asyncio.get_running_loop().create_task(self._check_journal(), name="doubt")
+
+    async def _check_journal(self) -> None:
+        await self._deps.restorer.flushed(self._config.key, FLUSH_SECONDS)
+        if self._still is not None and self._still.given is None:
+            self._go_on()
+
+    def _stand_still(self, seconds: float) -> Standstill:
+        return Standstill(self._media, self._session.provider_format.bytes_per_ms, seconds, self._go_on)
+
+    def _go_on(self) -> None:
+        still, self._still = self._still, None
+        if still is not None and not self._ended.is_set():
+            still.go_on()
+            self._arm()
+
+    def _stirred(self) -> bool:
+        """Something happens: a session that was to move does not any more. False: it has left already."""
+        if self._still is not None and self._still.left:
+            return False
+        self._go_on()
+        return True
 
     async def run(self) -> SessionReport:
         """Connect, converse, end; returns after the provider's socket and all tasks are gone."""
@@ -138,6 +238,13 @@ class SessionRunner:
             self._let_go()
         return self.report
 
+    def _stand_no_more(self) -> None:
+        if self._still is not None:
+            self._still.stop()
+        if self._checking is not None:
+            self._checking.cancel()
+        self._still = self._checking = None
+
     def _let_go(self) -> None:
         """What is over is freed without a collection; see `unravel`."""
         provider, self._provider, self._scenario = self._provider, None, None
@@ -160,6 +267,7 @@ class SessionRunner:
             if timer is not None:
                 timer.cancel()
         self._media.hold()
+        self._stand_no_more()
         self._tools.stop()
         if self._provider is not None:
             self._provider.close()
@@ -175,6 +283,8 @@ class SessionRunner:
             return
         setting_up = self._deps.setting_up
         self._feed(ev.ConnectHeld())
+        if self._config.restore is not None and not await self._restore():
+            return
         async with setting_up.connects.turn(group_of(self._config)):
             self._feed(ev.ConnectBegan())
             if not await self._connect():
@@ -186,6 +296,18 @@ class SessionRunner:
         outcome = await self._provider.wait_closed()
         if outcome is not None:
             self._provider_lost(outcome)
+
+    async def _restore(self) -> bool:
+        """Bring back what was before; false when the session has ended for it."""
+        restored = await self._deps.restorer.restore(self._config)
+        if restored is None:
+            self.depart("stale")
+            return False
+        self._resume_sha256 = restored.state.resume_sha256
+        self._carry = restored.carry if restored.items else None
+        self._feed(ev.ConversationRestored(restored))
+        self._deps.on_report(self.report)
+        return not self._ended.is_set()
 
     async def _connect(self) -> bool:
         """False when the session has ended for it."""
@@ -206,6 +328,7 @@ class SessionRunner:
                 pace=self._deps.setting_up.reconnect_wait,
                 frame_bytes=self._deps.settings.frame_bytes,
                 gather=self._deps.pacer.soon,
+                carry=self._carry,
             )
         except ValueError as exc:
             self._feed(ev.TerminateRequested(EndReason.INVALID_SPEC, f"provider: {exc}"))
@@ -224,6 +347,8 @@ class SessionRunner:
 
     def _on_provider_event(self, payload: Mapping[str, Any]) -> None:
         if not self._guard.provider_event(self._deps.clock.monotonic()):
+            return
+        if self._still is not None and payload.get("type") not in UNMOVED and not self._stirred():
             return
         # Words of an answer only move deadlines away: the timer that is set finds out when it fires.
         self._feed(ev.ProviderMessage(payload), look=payload.get("type") not in WORDS_DELTA)
@@ -254,6 +379,8 @@ class SessionRunner:
     def attach(self, request: ev.AttachRequest, leg: LegPort) -> ev.LegRefusal | None:
         """See SessionPort."""
         refusal = self._session.check_attach(request, self._deps.clock.monotonic())
+        if refusal is None and not self._stirred():
+            refusal = MOVED
         if refusal is not None:
             return refusal
         resumes = request.credential is ev.CredentialKind.RESUME
@@ -266,7 +393,7 @@ class SessionRunner:
         used = (request.credential_sha256,) if resumes else ()
         self._resume_sha256 = (hashlib.sha256(token.encode()).digest(), *used)
         self._incoming = leg
-        self._feed(ev.LegAttached(request, token))
+        self._feed(ev.LegAttached(request, token, self._resume_sha256))
         self._guard.attached(self._deps.clock.monotonic())
         self._deps.on_report(self.report)
         return None
@@ -285,6 +412,8 @@ class SessionRunner:
             return None
         if not self._messages.take(now):
             return TOO_MANY_MESSAGES
+        if self._still is not None and not isinstance(message, PLAYED) and not self._stirred():
+            return None
         self._feed(ev.LegSaid(message))
         return None
 
@@ -297,6 +426,8 @@ class SessionRunner:
         """See SessionPort."""
         if leg is self._media.leg:
             self._feed(ev.LegLost(cause))
+            if self._still is not None and self._still.left:
+                self.depart("moved")
 
     # Core
 
@@ -370,7 +501,8 @@ class SessionRunner:
 
     def _on_timer(self) -> None:
         self._timer = None
-        self._feed(ev.DeadlineReached())
+        if self._still is None:
+            self._feed(ev.DeadlineReached())
 
     def _do(self, effects: list[fx.Effect]) -> None:
         """Do all of them; the first error is raised after the last one."""

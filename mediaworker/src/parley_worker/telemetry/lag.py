@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from statistics import median
 
 from parley_worker.telemetry.process_metrics import ProcessMetrics
 
 INTERVAL = 0.1
 KEPT = 30
+SLEPT_SECONDS = 2.0
 
 
 class LagProbe:
@@ -18,6 +20,8 @@ class LagProbe:
     def __init__(self, metrics: ProcessMetrics) -> None:
         self._metrics = metrics
         self._last: deque[float] = deque(maxlen=KEPT)
+        self.on_sleep: Callable[[], None] = lambda: None
+        """Called when the process did nothing at all for longer than others wait for it."""
 
     @property
     def seconds(self) -> float:
@@ -31,5 +35,7 @@ class LagProbe:
             self.observe(max(0.0, loop.time() - start - INTERVAL))
 
     def observe(self, lag: float) -> None:
+        if lag >= SLEPT_SECONDS:
+            self.on_sleep()
         self._last.append(lag)
         self._metrics.loop_lag(lag)

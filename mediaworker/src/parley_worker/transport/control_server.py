@@ -14,12 +14,15 @@ from parley.control.v1 import control_pb2_grpc
 from parley_worker.codec import command_pb, control_pb
 from parley_worker.codec.events_pb import timestamp
 from parley_worker.core.admission import Admission, Fence, Place, Refusal, RefusalReason
-from parley_worker.core.events import CommandReceived, ConfigChanged
+from parley_worker.core.events import CommandReceived, ConfigChanged, MovedAway
 from parley_worker.core.model import EndReason, LimitsConfig, SessionConfig, SessionKey, SessionReport
+from parley_worker.core.saved import HandOver
 from parley_worker.telemetry.process_metrics import ProcessMetrics
 
 Change = SessionReport | None
 """A session's new report, or None for the worker's own state."""
+
+MAX_PATIENCE = 300.0
 
 SERVICE = pb.DESCRIPTOR.services_by_name["WorkerControlService"].full_name
 
@@ -67,6 +70,12 @@ class RegistryPort(WatchedPort, Protocol):
     def terminate(self, key: SessionKey, reason: EndReason, message: str) -> bool: ...
 
     def command(self, key: SessionKey, instruction: CommandReceived | ConfigChanged) -> bool: ...
+
+    async def migrate(self, key: SessionKey, patience: float) -> HandOver | str | None: ...
+
+    def moved(self, key: SessionKey, to: MovedAway) -> bool: ...
+
+    def reports(self) -> list[SessionReport]: ...
 
 
 class DrainPort(Protocol):
@@ -208,6 +217,8 @@ class ControlBase(control_pb2_grpc.WorkerControlServiceServicer):
             sequence = 1
             while not watcher.overflowed:
                 change = await watcher.next(self._heartbeat)
+                if change is not None and change.departed:
+                    continue
                 sequence += 1
                 if change is None:
                     yield self._message(sequence, worker=self._worker())
@@ -230,7 +241,8 @@ class ControlBase(control_pb2_grpc.WorkerControlServiceServicer):
         )
 
     def _session(self, report: SessionReport) -> pb.SessionReport:
-        return control_pb.session_report(report, self._watched.shards.endpoint(report.shard))
+        endpoint = self._watched.shards.endpoint(report.shard)
+        return control_pb.session_report(report, endpoint, self._sink.degraded)
 
     def _worker(self) -> pb.WorkerReport:
         admission = self._watched.admission
@@ -260,6 +272,24 @@ class ControlBase(control_pb2_grpc.WorkerControlServiceServicer):
         key = await self._key(request, context)
         try:
             return key, command_pb.instruction(request, self._limits)
+        except control_pb.InvalidRequest as error:
+            await abort(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
+
+    async def _moving(self, request: pb.MigrateRequest, context: Any) -> tuple[SessionKey, float]:
+        """Which session is to hold still and for how many seconds a moment is waited for, after every
+        check."""
+        key = await self._key(request, context)
+        patience = control_pb.seconds(request.patience)
+        if not 0 <= patience <= MAX_PATIENCE:
+            text = f"patience is {patience:g} s: give 0 to {MAX_PATIENCE:g} seconds"
+            await abort(context, grpc.StatusCode.INVALID_ARGUMENT, text)
+        return key, patience
+
+    async def _moved(self, request: pb.MovedRequest, context: Any) -> tuple[SessionKey, MovedAway]:
+        """Which session has moved and where to, after every check."""
+        key = await self._key(request, context)
+        try:
+            return key, control_pb.moved(request)
         except control_pb.InvalidRequest as error:
             await abort(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
 
@@ -311,6 +341,24 @@ class ControlService(ControlBase):
         key, instruction = await self._instruction(request, context)
         found = self._registry.command(key, instruction)
         return pb.CommandResponse(worker_instance_id=self._identity.instance, found=found)
+
+    async def Migrate(self, request: pb.MigrateRequest, context: Any) -> pb.MigrateResponse:
+        key, patience = await self._moving(request, context)
+        given = await self._registry.migrate(key, patience)
+        answer = pb.MigrateResponse(worker_instance_id=self._identity.instance, found=given is not None)
+        if isinstance(given, HandOver):
+            report = next(r for r in self._registry.reports() if r.key == key)
+            answer.ready = True
+            answer.hand_over.state_json = given.write()
+            answer.journal.CopyFrom(control_pb.journal_position(report.journal_last))
+        elif given is not None:
+            answer.message = given
+        return answer
+
+    async def Moved(self, request: pb.MovedRequest, context: Any) -> pb.MovedResponse:
+        key, to = await self._moved(request, context)
+        found = self._registry.moved(key, to)
+        return pb.MovedResponse(worker_instance_id=self._identity.instance, found=found)
 
 
 async def abort(context: Any, code: grpc.StatusCode, message: str) -> NoReturn:

@@ -128,6 +128,20 @@ class FrontControl(ControlBase):
             return pb.CommandResponse.FromString(reply)
         return pb.CommandResponse(worker_instance_id=self._identity.instance, found=False)
 
+    async def Migrate(self, request: pb.MigrateRequest, context: Any) -> pb.MigrateResponse:
+        key, _ = await self._moving(request, context)
+        reply = await self._pass(key, Kind.MIGRATE, request, context)
+        if reply is not None:
+            return pb.MigrateResponse.FromString(reply)
+        return pb.MigrateResponse(worker_instance_id=self._identity.instance, found=False)
+
+    async def Moved(self, request: pb.MovedRequest, context: Any) -> pb.MovedResponse:
+        key, _ = await self._moved(request, context)
+        reply = await self._pass(key, Kind.MOVED, request, context)
+        if reply is not None:
+            return pb.MovedResponse.FromString(reply)
+        return pb.MovedResponse(worker_instance_id=self._identity.instance, found=False)
+
     async def _pass(self, key: SessionKey, kind: Kind, request: Any, context: Any) -> bytes | None:
         """The answer of the shard that runs this placement; None when there is none, or no more."""
         link = self._front.link_of(key)

@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 LATE_SECONDS = 5.0
 GATHER_SECONDS = 0.01
 """So long records are gathered to be sent together: it costs a third of sending each for itself."""
+FLUSH_LOOK_SECONDS = 0.01
 AT_ONCE = 16
 """Records that are written in one turn of the event loop: what waited for NATS goes out beside the audio."""
 _WRONG_LAST_SEQUENCE = (10071, 10164)
@@ -73,6 +74,13 @@ class NullBus:
     async def close(self, timeout: float) -> int:
         """Nothing is ever lost here."""
         return 0
+
+    def chain(self, key: SessionKey, position: int) -> None:
+        """There is no journal."""
+
+    async def flushed(self, key: SessionKey, timeout: float) -> bool:
+        """Nothing is ever on its way."""
+        return True
 
 
 class NatsBus:
@@ -117,6 +125,21 @@ class NatsBus:
         """True while records are late, and from a loss until all that waits is delivered."""
         late = self._outbox.oldest_age(self._clock.monotonic()) > LATE_SECONDS
         return self._outbox.lossy or late
+
+    def chain(self, key: SessionKey, position: int) -> None:
+        """Write this journal only behind that sequence of its stream: where somebody else wrote, look
+        again."""
+        self._outbox.expect(("journal", key.uid, key.attempt), position)
+
+    async def flushed(self, key: SessionKey, timeout: float) -> bool:
+        """Wait until this journal is stored; false where it is not within `timeout` seconds, or never can
+        be."""
+        deadline = self._clock.monotonic() + timeout
+        while (empty := self._outbox.empty(("journal", key.uid, key.attempt))) is False:
+            if self._clock.monotonic() >= deadline:
+                return False
+            await asyncio.sleep(FLUSH_LOOK_SECONDS)
+        return bool(empty)
 
     @property
     def connected(self) -> bool:

@@ -47,7 +47,8 @@ class AbortingContext:
 
 
 class ShardLink:
-    """One end. `run()` reads until the other side is gone; requests are served one after the other, in order.
+    """One end. `run()` reads until the other side is gone; requests are served one after the other, in order,
+    but for those that wait for a moment to come (MIGRATE): they are served beside the others.
 
     `hear` is called with every frame that is no request and no answer, in order with the answers.
     """
@@ -59,6 +60,7 @@ class ShardLink:
         self._writer: asyncio.StreamWriter | None = None
         self._numbers = count(1)
         self._calls: dict[int, asyncio.Future[bytes]] = {}
+        self._answers: set[asyncio.Task[None]] = set()
         self.lost = False
 
     async def open(self) -> None:
@@ -118,11 +120,18 @@ class ShardLink:
                 answer.set_exception(Aborted(grpc.StatusCode[name], message))
         elif number == 0:
             self._hear(kind, body)
+        elif self._serve is not None and kind is Kind.MIGRATE:
+            task = asyncio.create_task(self._answer(self._serve, kind, number, body), name="link's answer")
+            self._answers.add(task)
+            task.add_done_callback(self._answers.discard)
         elif self._serve is not None:
-            try:
-                self.send(Kind.ANSWER, await self._serve(kind, body), number)
-            except Aborted as error:
-                self.send(Kind.ABORT, f"{error.code.name}\n{error.message}".encode(), number)
+            await self._answer(self._serve, kind, number, body)
+
+    async def _answer(self, serve: Serve, kind: Kind, number: int, body: bytes) -> None:
+        try:
+            self.send(Kind.ANSWER, await serve(kind, body), number)
+        except Aborted as error:
+            self.send(Kind.ABORT, f"{error.code.name}\n{error.message}".encode(), number)
 
     async def flush(self, timeout: float = 1.0) -> None:
         """Wait until what was sent has left, `timeout` seconds at most, and close."""
@@ -137,6 +146,8 @@ class ShardLink:
         for answer in self._calls.values():
             if not answer.done():
                 answer.set_exception(LinkLost())
+        for task in self._answers:
+            task.cancel()
         self.close()
 
     def close(self) -> None:

@@ -253,6 +253,7 @@ class SessionConfig(_message.Message):
     RECOVERY_FIELD_NUMBER: _builtins.int
     MEDIA_ACCESS_FIELD_NUMBER: _builtins.int
     TRACE_FIELD_NUMBER: _builtins.int
+    RESTORE_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
     session_json: _builtins.str
     """The Realtime session object (JSON, of the provider's protocol shape). Audio formats in it are ignored."""
@@ -303,6 +304,10 @@ class SessionConfig(_message.Message):
         """What scenarios may open. Missing: nothing."""
 
     @_builtins.property
+    def restore(self) -> Global___Restore:
+        """What came before, where this is not the session's first placement. Only with an attempt above 1."""
+
+    @_builtins.property
     def origin(self) -> Global___Origin:
         """What the configuration was made from. Missing: the sender does not say."""
 
@@ -323,15 +328,101 @@ class SessionConfig(_message.Message):
         recovery: Global___Recovery | None = ...,
         media_access: Global___MediaAccess | None = ...,
         trace: _builtins.bool = ...,
+        restore: Global___Restore | None = ...,
         origin: Global___Origin | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "behaviour", b"behaviour", "limits", b"limits", "media_access", b"media_access", "origin", b"origin", "provider", b"provider", "recording", b"recording", "recovery", b"recovery", "scenario", b"scenario"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "behaviour", b"behaviour", "limits", b"limits", "media_access", b"media_access", "origin", b"origin", "provider", b"provider", "recording", b"recording", "recovery", b"recovery", "restore", b"restore", "scenario", b"scenario"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "behaviour", b"behaviour", "greet", b"greet", "limits", b"limits", "media_access", b"media_access", "origin", b"origin", "privacy", b"privacy", "provider", b"provider", "provider_audio", b"provider_audio", "recording", b"recording", "recovery", b"recovery", "scenario", b"scenario", "session_json", b"session_json", "tools", b"tools", "trace", b"trace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "behaviour", b"behaviour", "greet", b"greet", "limits", b"limits", "media_access", b"media_access", "origin", b"origin", "privacy", b"privacy", "provider", b"provider", "provider_audio", b"provider_audio", "recording", b"recording", "recovery", b"recovery", "restore", b"restore", "scenario", b"scenario", "session_json", b"session_json", "tools", b"tools", "trace", b"trace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SessionConfig: _TypeAlias = SessionConfig  # noqa: Y015
+
+@_typing.final
+class Restore(_message.Message):
+    """Restore says how a session goes on that was placed before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Mode:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Restore._Mode.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        MODE_UNSPECIFIED: Restore._Mode.ValueType  # 0
+        """Not given: refused."""
+        MODE_RESUME: Restore._Mode.ValueType  # 1
+        """It goes on: it is read from the journal, or is in `hand_over`."""
+        MODE_RESTART: Restore._Mode.ValueType  # 2
+        """It begins anew; a caller that was attached may come back."""
+
+    class Mode(_Mode, metaclass=_ModeEnumTypeWrapper):
+        """What becomes of the conversation."""
+
+    MODE_UNSPECIFIED: Restore.Mode.ValueType  # 0
+    """Not given: refused."""
+    MODE_RESUME: Restore.Mode.ValueType  # 1
+    """It goes on: it is read from the journal, or is in `hand_over`."""
+    MODE_RESTART: Restore.Mode.ValueType  # 2
+    """It begins anew; a caller that was attached may come back."""
+
+    MODE_FIELD_NUMBER: _builtins.int
+    JOURNAL_STREAM_FIELD_NUMBER: _builtins.int
+    JOURNAL_FIRST_FIELD_NUMBER: _builtins.int
+    JOURNAL_LAST_FIELD_NUMBER: _builtins.int
+    HAND_OVER_FIELD_NUMBER: _builtins.int
+    mode: Global___Restore.Mode.ValueType
+    """What becomes of the conversation."""
+    journal_stream: _builtins.str
+    """Stream of the journal; empty for the usual one."""
+    journal_first: _builtins.int
+    """First record of the earlier attempt, as last reported; 0 for unknown."""
+    journal_last: _builtins.int
+    """Last record of the earlier attempt, as last reported; 0 for unknown."""
+    @_builtins.property
+    def hand_over(self) -> Global___HandOver:
+        """What the earlier placement gave, where it was moved and not lost."""
+
+    def __init__(
+        self,
+        *,
+        mode: Global___Restore.Mode.ValueType = ...,
+        journal_stream: _builtins.str = ...,
+        journal_first: _builtins.int = ...,
+        journal_last: _builtins.int = ...,
+        hand_over: Global___HandOver | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hand_over", b"hand_over"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hand_over", b"hand_over", "journal_first", b"journal_first", "journal_last", b"journal_last", "journal_stream", b"journal_stream", "mode", b"mode"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Restore: _TypeAlias = Restore  # noqa: Y015
+
+@_typing.final
+class HandOver(_message.Message):
+    """HandOver is a conversation on its way from one worker to another. Opaque to all but them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_JSON_FIELD_NUMBER: _builtins.int
+    state_json: _builtins.str
+    """A JSON object. Holds content."""
+    def __init__(
+        self,
+        *,
+        state_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["state_json", b"state_json"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HandOver: _TypeAlias = HandOver  # noqa: Y015
 
 @_typing.final
 class Origin(_message.Message):
@@ -1239,6 +1330,160 @@ class CommandResponse(_message.Message):
 Global___CommandResponse: _TypeAlias = CommandResponse  # noqa: Y015
 
 @_typing.final
+class MigrateRequest(_message.Message):
+    """MigrateRequest asks a session to hold still."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
+    PATIENCE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def session(self) -> Global___SessionRef:
+        """The session and its placement."""
+
+    @_builtins.property
+    def fence(self) -> Global___Fence:
+        """Who asks whom."""
+
+    @_builtins.property
+    def patience(self) -> _duration_pb2.Duration:
+        """How long a quiet moment may be waited for; at most 5 minutes. Zero: only now."""
+
+    def __init__(
+        self,
+        *,
+        session: Global___SessionRef | None = ...,
+        fence: Global___Fence | None = ...,
+        patience: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence", "patience", b"patience", "session", b"session"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence", "patience", b"patience", "session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MigrateRequest: _TypeAlias = MigrateRequest  # noqa: Y015
+
+@_typing.final
+class MigrateResponse(_message.Message):
+    """MigrateResponse is the conversation, or why it stays."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKER_INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    FOUND_FIELD_NUMBER: _builtins.int
+    READY_FIELD_NUMBER: _builtins.int
+    HAND_OVER_FIELD_NUMBER: _builtins.int
+    JOURNAL_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    worker_instance_id: _builtins.str
+    """Instance that answers."""
+    found: _builtins.bool
+    """False when the worker does not know the session."""
+    ready: _builtins.bool
+    """True: the session holds still, and all of its journal is stored."""
+    message: _builtins.str
+    """Why it is not ready, for people."""
+    @_builtins.property
+    def hand_over(self) -> Global___HandOver:
+        """For the Admit of the next attempt."""
+
+    @_builtins.property
+    def journal(self) -> Global___JournalPosition:
+        """Where its journal stands."""
+
+    def __init__(
+        self,
+        *,
+        worker_instance_id: _builtins.str = ...,
+        found: _builtins.bool = ...,
+        ready: _builtins.bool = ...,
+        hand_over: Global___HandOver | None = ...,
+        journal: Global___JournalPosition | None = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hand_over", b"hand_over", "journal", b"journal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["found", b"found", "hand_over", b"hand_over", "journal", b"journal", "message", b"message", "ready", b"ready", "worker_instance_id", b"worker_instance_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MigrateResponse: _TypeAlias = MigrateResponse  # noqa: Y015
+
+@_typing.final
+class MovedRequest(_message.Message):
+    """MovedRequest says where a session lives now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    TLS_SERVER_NAME_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    TELEPHONY_ENDPOINT_FIELD_NUMBER: _builtins.int
+    endpoint: _builtins.str
+    """host:port of the new worker for callers."""
+    tls_server_name: _builtins.str
+    """Name to verify in its certificate; empty without TLS."""
+    attempt: _builtins.int
+    """The new placement: above that of `session`."""
+    telephony_endpoint: _builtins.str
+    """URL of the new worker's endpoint for telephony streams; empty where it has none."""
+    @_builtins.property
+    def session(self) -> Global___SessionRef:
+        """The session and its placement here."""
+
+    @_builtins.property
+    def fence(self) -> Global___Fence:
+        """Who asks whom."""
+
+    def __init__(
+        self,
+        *,
+        session: Global___SessionRef | None = ...,
+        fence: Global___Fence | None = ...,
+        endpoint: _builtins.str = ...,
+        tls_server_name: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        telephony_endpoint: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence", "session", b"session"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "endpoint", b"endpoint", "fence", b"fence", "session", b"session", "telephony_endpoint", b"telephony_endpoint", "tls_server_name", b"tls_server_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MovedRequest: _TypeAlias = MovedRequest  # noqa: Y015
+
+@_typing.final
+class MovedResponse(_message.Message):
+    """MovedResponse tells whether the session still held still."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKER_INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    FOUND_FIELD_NUMBER: _builtins.int
+    worker_instance_id: _builtins.str
+    """Instance that answers."""
+    found: _builtins.bool
+    """False: the worker does not know the session, or it has gone on; the new placement must end then."""
+    def __init__(
+        self,
+        *,
+        worker_instance_id: _builtins.str = ...,
+        found: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["found", b"found", "worker_instance_id", b"worker_instance_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MovedResponse: _TypeAlias = MovedResponse  # noqa: Y015
+
+@_typing.final
 class DrainRequest(_message.Message):
     """DrainRequest stops admission."""
 
@@ -1471,6 +1716,8 @@ class SessionReport(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     JOURNAL_FIELD_NUMBER: _builtins.int
     TELEPHONY_ENDPOINT_FIELD_NUMBER: _builtins.int
+    RECOVERY_DEGRADED_FIELD_NUMBER: _builtins.int
+    MIGRATABLE_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
     UPDATE_REFUSED_FIELD_NUMBER: _builtins.int
     state: Global___SessionState.ValueType
@@ -1491,6 +1738,10 @@ class SessionReport(_message.Message):
     """Name to verify; empty without TLS."""
     telephony_endpoint: _builtins.str
     """URL of the worker's endpoint for telephony streams; empty where it has none."""
+    recovery_degraded: _builtins.bool
+    """True while a loss of the worker would lose part of the conversation, and from then on where one did."""
+    migratable: _builtins.bool
+    """True where Migrate can succeed once there is a quiet moment."""
     update_refused: _builtins.str
     """Why the last Reconfigure is not run, in the provider's words where it refused; empty when it is."""
     @_builtins.property
@@ -1539,12 +1790,14 @@ class SessionReport(_message.Message):
         usage: Global___Usage | None = ...,
         journal: Global___JournalPosition | None = ...,
         telephony_endpoint: _builtins.str = ...,
+        recovery_degraded: _builtins.bool = ...,
+        migratable: _builtins.bool = ...,
         origin: Global___Origin | None = ...,
         update_refused: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "journal", b"journal", "origin", b"origin", "ready_time", b"ready_time", "session", b"session", "start_time", b"start_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "end_message", b"end_message", "end_reason", b"end_reason", "end_time", b"end_time", "endpoint", b"endpoint", "journal", b"journal", "origin", b"origin", "ready_time", b"ready_time", "session", b"session", "shard", b"shard", "start_time", b"start_time", "state", b"state", "telephony_endpoint", b"telephony_endpoint", "tls_server_name", b"tls_server_name", "update_refused", b"update_refused", "usage", b"usage", "web_socket_id", b"web_socket_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "end_message", b"end_message", "end_reason", b"end_reason", "end_time", b"end_time", "endpoint", b"endpoint", "journal", b"journal", "migratable", b"migratable", "origin", b"origin", "ready_time", b"ready_time", "recovery_degraded", b"recovery_degraded", "session", b"session", "shard", b"shard", "start_time", b"start_time", "state", b"state", "telephony_endpoint", b"telephony_endpoint", "tls_server_name", b"tls_server_name", "update_refused", b"update_refused", "usage", b"usage", "web_socket_id", b"web_socket_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

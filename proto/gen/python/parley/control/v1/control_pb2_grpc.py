@@ -55,6 +55,16 @@ class WorkerControlServiceStub:
                 request_serializer=parley_dot_control_dot_v1_dot_control__pb2.DrainRequest.SerializeToString,
                 response_deserializer=parley_dot_control_dot_v1_dot_control__pb2.DrainResponse.FromString,
                 _registered_method=True)
+        self.Migrate = channel.unary_unary(
+                '/parley.control.v1.WorkerControlService/Migrate',
+                request_serializer=parley_dot_control_dot_v1_dot_control__pb2.MigrateRequest.SerializeToString,
+                response_deserializer=parley_dot_control_dot_v1_dot_control__pb2.MigrateResponse.FromString,
+                _registered_method=True)
+        self.Moved = channel.unary_unary(
+                '/parley.control.v1.WorkerControlService/Moved',
+                request_serializer=parley_dot_control_dot_v1_dot_control__pb2.MovedRequest.SerializeToString,
+                response_deserializer=parley_dot_control_dot_v1_dot_control__pb2.MovedResponse.FromString,
+                _registered_method=True)
         self.Watch = channel.unary_stream(
                 '/parley.control.v1.WorkerControlService/Watch',
                 request_serializer=parley_dot_control_dot_v1_dot_control__pb2.WatchRequest.SerializeToString,
@@ -95,6 +105,21 @@ class WorkerControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Migrate(self, request, context):
+        """Migrate asks a live session to hold still at a quiet moment and to hand its conversation over. Idempotent: asked
+        again, a session that holds still answers the same. It goes on by itself 10 s later unless Moved comes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Moved(self, request, context):
+        """Moved tells a session that holds still where it lives now: its callers are told, and it ends here without a word.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Watch(self, request, context):
         """Watch sends a complete snapshot, then every change, then a heartbeat every 2 seconds while nothing changes.
         """
@@ -124,6 +149,16 @@ def add_WorkerControlServiceServicer_to_server(servicer, server):
                     servicer.Drain,
                     request_deserializer=parley_dot_control_dot_v1_dot_control__pb2.DrainRequest.FromString,
                     response_serializer=parley_dot_control_dot_v1_dot_control__pb2.DrainResponse.SerializeToString,
+            ),
+            'Migrate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Migrate,
+                    request_deserializer=parley_dot_control_dot_v1_dot_control__pb2.MigrateRequest.FromString,
+                    response_serializer=parley_dot_control_dot_v1_dot_control__pb2.MigrateResponse.SerializeToString,
+            ),
+            'Moved': grpc.unary_unary_rpc_method_handler(
+                    servicer.Moved,
+                    request_deserializer=parley_dot_control_dot_v1_dot_control__pb2.MovedRequest.FromString,
+                    response_serializer=parley_dot_control_dot_v1_dot_control__pb2.MovedResponse.SerializeToString,
             ),
             'Watch': grpc.unary_stream_rpc_method_handler(
                     servicer.Watch,
@@ -240,6 +275,60 @@ class WorkerControlService:
             '/parley.control.v1.WorkerControlService/Drain',
             parley_dot_control_dot_v1_dot_control__pb2.DrainRequest.SerializeToString,
             parley_dot_control_dot_v1_dot_control__pb2.DrainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Migrate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/parley.control.v1.WorkerControlService/Migrate',
+            parley_dot_control_dot_v1_dot_control__pb2.MigrateRequest.SerializeToString,
+            parley_dot_control_dot_v1_dot_control__pb2.MigrateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Moved(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/parley.control.v1.WorkerControlService/Moved',
+            parley_dot_control_dot_v1_dot_control__pb2.MovedRequest.SerializeToString,
+            parley_dot_control_dot_v1_dot_control__pb2.MovedResponse.FromString,
             options,
             channel_credentials,
             insecure,

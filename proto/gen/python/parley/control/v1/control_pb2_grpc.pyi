@@ -43,6 +43,12 @@ class WorkerControlServiceStub:
     """Command passes one instruction to a live session."""
     Drain: _grpc.UnaryUnaryMultiCallable[_control_pb2.DrainRequest, _control_pb2.DrainResponse]
     """Drain stops admission; sessions go on until they end or the deadline passes. Idempotent; a later deadline wins."""
+    Migrate: _grpc.UnaryUnaryMultiCallable[_control_pb2.MigrateRequest, _control_pb2.MigrateResponse]
+    """Migrate asks a live session to hold still at a quiet moment and to hand its conversation over. Idempotent: asked
+    again, a session that holds still answers the same. It goes on by itself 10 s later unless Moved comes.
+    """
+    Moved: _grpc.UnaryUnaryMultiCallable[_control_pb2.MovedRequest, _control_pb2.MovedResponse]
+    """Moved tells a session that holds still where it lives now: its callers are told, and it ends here without a word."""
     Watch: _grpc.UnaryStreamMultiCallable[_control_pb2.WatchRequest, _control_pb2.WatchResponse]
     """Watch sends a complete snapshot, then every change, then a heartbeat every 2 seconds while nothing changes."""
 
@@ -61,6 +67,12 @@ class WorkerControlServiceAsyncStub(WorkerControlServiceStub):
     """Command passes one instruction to a live session."""
     Drain: _aio.UnaryUnaryMultiCallable[_control_pb2.DrainRequest, _control_pb2.DrainResponse]  # type: ignore[assignment]
     """Drain stops admission; sessions go on until they end or the deadline passes. Idempotent; a later deadline wins."""
+    Migrate: _aio.UnaryUnaryMultiCallable[_control_pb2.MigrateRequest, _control_pb2.MigrateResponse]  # type: ignore[assignment]
+    """Migrate asks a live session to hold still at a quiet moment and to hand its conversation over. Idempotent: asked
+    again, a session that holds still answers the same. It goes on by itself 10 s later unless Moved comes.
+    """
+    Moved: _aio.UnaryUnaryMultiCallable[_control_pb2.MovedRequest, _control_pb2.MovedResponse]  # type: ignore[assignment]
+    """Moved tells a session that holds still where it lives now: its callers are told, and it ends here without a word."""
     Watch: _aio.UnaryStreamMultiCallable[_control_pb2.WatchRequest, _control_pb2.WatchResponse]  # type: ignore[assignment]
     """Watch sends a complete snapshot, then every change, then a heartbeat every 2 seconds while nothing changes."""
 
@@ -100,6 +112,24 @@ class WorkerControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.DrainResponse, _abc.Awaitable[_control_pb2.DrainResponse]]:
         """Drain stops admission; sessions go on until they end or the deadline passes. Idempotent; a later deadline wins."""
+
+    @_abc_1.abstractmethod
+    def Migrate(
+        self,
+        request: _control_pb2.MigrateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.MigrateResponse, _abc.Awaitable[_control_pb2.MigrateResponse]]:
+        """Migrate asks a live session to hold still at a quiet moment and to hand its conversation over. Idempotent: asked
+        again, a session that holds still answers the same. It goes on by itself 10 s later unless Moved comes.
+        """
+
+    @_abc_1.abstractmethod
+    def Moved(
+        self,
+        request: _control_pb2.MovedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.MovedResponse, _abc.Awaitable[_control_pb2.MovedResponse]]:
+        """Moved tells a session that holds still where it lives now: its callers are told, and it ends here without a word."""
 
     @_abc_1.abstractmethod
     def Watch(

@@ -67,6 +67,9 @@ class SessionEvent(_message.Message):
     MEDIA_ENDED_FIELD_NUMBER: _builtins.int
     LINE_SAID_FIELD_NUMBER: _builtins.int
     TRANSFERRED_FIELD_NUMBER: _builtins.int
+    SESSION_RESTORED_FIELD_NUMBER: _builtins.int
+    RECOVERY_DEGRADED_FIELD_NUMBER: _builtins.int
+    SESSION_MOVED_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Namespace of the VoiceSession."""
     name: _builtins.str
@@ -213,6 +216,18 @@ class SessionEvent(_message.Message):
     def transferred(self) -> Global___Transferred:
         """The call is moved to somebody else."""
 
+    @_builtins.property
+    def session_restored(self) -> Global___SessionRestored:
+        """The conversation of an earlier attempt goes on."""
+
+    @_builtins.property
+    def recovery_degraded(self) -> Global___RecoveryDegraded:
+        """Not all of the conversation of an earlier attempt could be had."""
+
+    @_builtins.property
+    def session_moved(self) -> Global___SessionMoved:
+        """The session lives on another worker now. The last event of its attempt."""
+
     def __init__(
         self,
         *,
@@ -256,12 +271,15 @@ class SessionEvent(_message.Message):
         media_ended: Global___MediaEnded | None = ...,
         line_said: Global___LineSaid | None = ...,
         transferred: Global___Transferred | None = ...,
+        session_restored: Global___SessionRestored | None = ...,
+        recovery_degraded: Global___RecoveryDegraded | None = ...,
+        session_moved: Global___SessionMoved | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "barge_in", b"barge_in", "drain_announced", b"drain_announced", "dtmf_received", b"dtmf_received", "ended", b"ended", "fact", b"fact", "first_audio", b"first_audio", "leg_attached", b"leg_attached", "leg_detached", b"leg_detached", "line_said", b"line_said", "media_ended", b"media_ended", "media_started", b"media_started", "occur_time", b"occur_time", "provider_connected", b"provider_connected", "provider_disconnected", b"provider_disconnected", "provider_error", b"provider_error", "provider_reconnected", b"provider_reconnected", "provider_reconnecting", b"provider_reconnecting", "rate_limited", b"rate_limited", "recording_failed", b"recording_failed", "recording_finished", b"recording_finished", "response_done", b"response_done", "response_started", b"response_started", "restore_refused", b"restore_refused", "scenario_failed", b"scenario_failed", "scenario_logged", b"scenario_logged", "scenario_started", b"scenario_started", "speech_started", b"speech_started", "speech_stopped", b"speech_stopped", "tool_called", b"tool_called", "tool_cancelled", b"tool_cancelled", "tool_failed", b"tool_failed", "tool_returned", b"tool_returned", "transferred", b"transferred"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "barge_in", b"barge_in", "drain_announced", b"drain_announced", "dtmf_received", b"dtmf_received", "ended", b"ended", "fact", b"fact", "first_audio", b"first_audio", "leg_attached", b"leg_attached", "leg_detached", b"leg_detached", "line_said", b"line_said", "media_ended", b"media_ended", "media_started", b"media_started", "occur_time", b"occur_time", "provider_connected", b"provider_connected", "provider_disconnected", b"provider_disconnected", "provider_error", b"provider_error", "provider_reconnected", b"provider_reconnected", "provider_reconnecting", b"provider_reconnecting", "rate_limited", b"rate_limited", "recording_failed", b"recording_failed", "recording_finished", b"recording_finished", "recovery_degraded", b"recovery_degraded", "response_done", b"response_done", "response_started", b"response_started", "restore_refused", b"restore_refused", "scenario_failed", b"scenario_failed", "scenario_logged", b"scenario_logged", "scenario_started", b"scenario_started", "session_moved", b"session_moved", "session_restored", b"session_restored", "speech_started", b"speech_started", "speech_stopped", b"speech_stopped", "tool_called", b"tool_called", "tool_cancelled", b"tool_cancelled", "tool_failed", b"tool_failed", "tool_returned", b"tool_returned", "transferred", b"transferred"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "attempt", b"attempt", "barge_in", b"barge_in", "drain_announced", b"drain_announced", "dtmf_received", b"dtmf_received", "ended", b"ended", "fact", b"fact", "first_audio", b"first_audio", "leg_attached", b"leg_attached", "leg_detached", b"leg_detached", "line_said", b"line_said", "media_ended", b"media_ended", "media_started", b"media_started", "name", b"name", "namespace", b"namespace", "occur_time", b"occur_time", "provider_connected", b"provider_connected", "provider_disconnected", b"provider_disconnected", "provider_error", b"provider_error", "provider_reconnected", b"provider_reconnected", "provider_reconnecting", b"provider_reconnecting", "rate_limited", b"rate_limited", "recording_failed", b"recording_failed", "recording_finished", b"recording_finished", "response_done", b"response_done", "response_started", b"response_started", "restore_refused", b"restore_refused", "scenario_failed", b"scenario_failed", "scenario_logged", b"scenario_logged", "scenario_started", b"scenario_started", "sequence", b"sequence", "session_uid", b"session_uid", "speech_started", b"speech_started", "speech_stopped", b"speech_stopped", "tool_called", b"tool_called", "tool_cancelled", b"tool_cancelled", "tool_failed", b"tool_failed", "tool_returned", b"tool_returned", "transferred", b"transferred", "worker", b"worker", "worker_instance_id", b"worker_instance_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "attempt", b"attempt", "barge_in", b"barge_in", "drain_announced", b"drain_announced", "dtmf_received", b"dtmf_received", "ended", b"ended", "fact", b"fact", "first_audio", b"first_audio", "leg_attached", b"leg_attached", "leg_detached", b"leg_detached", "line_said", b"line_said", "media_ended", b"media_ended", "media_started", b"media_started", "name", b"name", "namespace", b"namespace", "occur_time", b"occur_time", "provider_connected", b"provider_connected", "provider_disconnected", b"provider_disconnected", "provider_error", b"provider_error", "provider_reconnected", b"provider_reconnected", "provider_reconnecting", b"provider_reconnecting", "rate_limited", b"rate_limited", "recording_failed", b"recording_failed", "recording_finished", b"recording_finished", "recovery_degraded", b"recovery_degraded", "response_done", b"response_done", "response_started", b"response_started", "restore_refused", b"restore_refused", "scenario_failed", b"scenario_failed", "scenario_logged", b"scenario_logged", "scenario_started", b"scenario_started", "sequence", b"sequence", "session_moved", b"session_moved", "session_restored", b"session_restored", "session_uid", b"session_uid", "speech_started", b"speech_started", "speech_stopped", b"speech_stopped", "tool_called", b"tool_called", "tool_cancelled", b"tool_cancelled", "tool_failed", b"tool_failed", "tool_returned", b"tool_returned", "transferred", b"transferred", "worker", b"worker", "worker_instance_id", b"worker_instance_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_fact: _TypeAlias = _typing.Literal["admitted", "provider_connected", "provider_disconnected", "provider_error", "leg_attached", "leg_detached", "speech_started", "speech_stopped", "response_started", "first_audio", "response_done", "barge_in", "tool_called", "tool_returned", "dtmf_received", "drain_announced", "ended", "provider_reconnecting", "provider_reconnected", "restore_refused", "rate_limited", "tool_failed", "tool_cancelled", "scenario_started", "scenario_failed", "scenario_logged", "recording_finished", "recording_failed", "media_started", "media_ended", "line_said", "transferred"]  # noqa: Y015
+    _WhichOneofReturnType_fact: _TypeAlias = _typing.Literal["admitted", "provider_connected", "provider_disconnected", "provider_error", "leg_attached", "leg_detached", "speech_started", "speech_stopped", "response_started", "first_audio", "response_done", "barge_in", "tool_called", "tool_returned", "dtmf_received", "drain_announced", "ended", "provider_reconnecting", "provider_reconnected", "restore_refused", "rate_limited", "tool_failed", "tool_cancelled", "scenario_started", "scenario_failed", "scenario_logged", "recording_finished", "recording_failed", "media_started", "media_ended", "line_said", "transferred", "session_restored", "recovery_degraded", "session_moved"]  # noqa: Y015
     _WhichOneofArgType_fact: _TypeAlias = _typing.Literal["fact", b"fact"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_fact) -> _WhichOneofReturnType_fact | None: ...
 
@@ -1139,6 +1157,80 @@ class Transferred(_message.Message):
 Global___Transferred: _TypeAlias = Transferred  # noqa: Y015
 
 @_typing.final
+class SessionRestored(_message.Message):
+    """SessionRestored: the conversation of an earlier attempt goes on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FROM_ATTEMPT_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    from_attempt: _builtins.int
+    """The latest of the earlier attempts."""
+    source: _builtins.str
+    """`journal`, or `hand-over` where the session was moved and not lost."""
+    items: _builtins.int
+    """Conversation items that are carried over."""
+    def __init__(
+        self,
+        *,
+        from_attempt: _builtins.int = ...,
+        source: _builtins.str = ...,
+        items: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_attempt", b"from_attempt", "items", b"items", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionRestored: _TypeAlias = SessionRestored  # noqa: Y015
+
+@_typing.final
+class RecoveryDegraded(_message.Message):
+    """RecoveryDegraded: not all of the conversation could be had."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """What is missing and why. Never holds content."""
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecoveryDegraded: _TypeAlias = RecoveryDegraded  # noqa: Y015
+
+@_typing.final
+class SessionMoved(_message.Message):
+    """SessionMoved: the session lives on another worker."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAUSE_FIELD_NUMBER: _builtins.int
+    cause: _builtins.str
+    """`moved`: by order. `stale`: this worker found that a newer attempt runs."""
+    def __init__(
+        self,
+        *,
+        cause: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionMoved: _TypeAlias = SessionMoved  # noqa: Y015
+
+@_typing.final
 class JournalEntry(_message.Message):
     """JournalEntry is one piece of a session's content, in order."""
 
@@ -1149,6 +1241,7 @@ class JournalEntry(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
     OCCUR_TIME_FIELD_NUMBER: _builtins.int
+    EVENT_SEQUENCE_FIELD_NUMBER: _builtins.int
     SESSION_CONFIGURED_FIELD_NUMBER: _builtins.int
     ITEM_DONE_FIELD_NUMBER: _builtins.int
     TRANSCRIPT_FIELD_NUMBER: _builtins.int
@@ -1160,6 +1253,9 @@ class JournalEntry(_message.Message):
     SESSION_ENDED_FIELD_NUMBER: _builtins.int
     SCENARIO_LOG_FIELD_NUMBER: _builtins.int
     TRACE_FIELD_NUMBER: _builtins.int
+    TAKEOVER_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    SESSION_UPDATED_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Namespace of the VoiceSession."""
     session_uid: _builtins.str
@@ -1168,6 +1264,8 @@ class JournalEntry(_message.Message):
     """Which placement."""
     sequence: _builtins.int
     """Number within uid and attempt, from 1, without gaps."""
+    event_sequence: _builtins.int
+    """Number of the last ConversationEvent for callers when it was written."""
     @_builtins.property
     def occur_time(self) -> _timestamp_pb2.Timestamp:
         """When it happened."""
@@ -1216,6 +1314,18 @@ class JournalEntry(_message.Message):
     def trace(self) -> Global___Trace:
         """A frame between the worker and the provider, where the session is traced."""
 
+    @_builtins.property
+    def takeover(self) -> Global___Takeover:
+        """A worker took the session over: first record of every attempt above 1."""
+
+    @_builtins.property
+    def checkpoint(self) -> Global___Checkpoint:
+        """What else a worker needs that takes over."""
+
+    @_builtins.property
+    def session_updated(self) -> Global___SessionUpdated:
+        """The client asked the session to be changed."""
+
     def __init__(
         self,
         *,
@@ -1224,6 +1334,7 @@ class JournalEntry(_message.Message):
         attempt: _builtins.int = ...,
         sequence: _builtins.int = ...,
         occur_time: _timestamp_pb2.Timestamp | None = ...,
+        event_sequence: _builtins.int = ...,
         session_configured: Global___SessionConfigured | None = ...,
         item_done: Global___ItemDone | None = ...,
         transcript: Global___Transcript | None = ...,
@@ -1235,12 +1346,15 @@ class JournalEntry(_message.Message):
         session_ended: Global___SessionEnded | None = ...,
         scenario_log: Global___ScenarioLog | None = ...,
         trace: Global___Trace | None = ...,
+        takeover: Global___Takeover | None = ...,
+        checkpoint: Global___Checkpoint | None = ...,
+        session_updated: Global___SessionUpdated | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "dtmf", b"dtmf", "item_deleted", b"item_deleted", "item_done", b"item_done", "item_truncated", b"item_truncated", "occur_time", b"occur_time", "scenario_log", b"scenario_log", "session_configured", b"session_configured", "session_ended", b"session_ended", "tool_call", b"tool_call", "tool_result", b"tool_result", "trace", b"trace", "transcript", b"transcript"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "content", b"content", "dtmf", b"dtmf", "item_deleted", b"item_deleted", "item_done", b"item_done", "item_truncated", b"item_truncated", "occur_time", b"occur_time", "scenario_log", b"scenario_log", "session_configured", b"session_configured", "session_ended", b"session_ended", "session_updated", b"session_updated", "takeover", b"takeover", "tool_call", b"tool_call", "tool_result", b"tool_result", "trace", b"trace", "transcript", b"transcript"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "content", b"content", "dtmf", b"dtmf", "item_deleted", b"item_deleted", "item_done", b"item_done", "item_truncated", b"item_truncated", "namespace", b"namespace", "occur_time", b"occur_time", "scenario_log", b"scenario_log", "sequence", b"sequence", "session_configured", b"session_configured", "session_ended", b"session_ended", "session_uid", b"session_uid", "tool_call", b"tool_call", "tool_result", b"tool_result", "trace", b"trace", "transcript", b"transcript"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "checkpoint", b"checkpoint", "content", b"content", "dtmf", b"dtmf", "event_sequence", b"event_sequence", "item_deleted", b"item_deleted", "item_done", b"item_done", "item_truncated", b"item_truncated", "namespace", b"namespace", "occur_time", b"occur_time", "scenario_log", b"scenario_log", "sequence", b"sequence", "session_configured", b"session_configured", "session_ended", b"session_ended", "session_uid", b"session_uid", "session_updated", b"session_updated", "takeover", b"takeover", "tool_call", b"tool_call", "tool_result", b"tool_result", "trace", b"trace", "transcript", b"transcript"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["session_configured", "item_done", "transcript", "item_truncated", "item_deleted", "tool_call", "tool_result", "dtmf", "session_ended", "scenario_log", "trace"]  # noqa: Y015
+    _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["session_configured", "item_done", "transcript", "item_truncated", "item_deleted", "tool_call", "tool_result", "dtmf", "session_ended", "scenario_log", "trace", "takeover", "checkpoint", "session_updated"]  # noqa: Y015
     _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_content) -> _WhichOneofReturnType_content | None: ...
 
@@ -1306,6 +1420,7 @@ class Transcript(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     HEARD_TEXT_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
+    AUDIO_MS_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
     """The item."""
     content_index: _builtins.int
@@ -1318,6 +1433,8 @@ class Transcript(_message.Message):
     """Those of the words that the caller heard, where the item was cut."""
     truncated: _builtins.bool
     """True when the item was cut: `text` is what was made, `heard_text` what was heard of it."""
+    audio_ms: _builtins.int
+    """Milliseconds of audio that came for the part; of the agent's words only."""
     def __init__(
         self,
         *,
@@ -1327,10 +1444,11 @@ class Transcript(_message.Message):
         text: _builtins.str = ...,
         heard_text: _builtins.str = ...,
         truncated: _builtins.bool = ...,
+        audio_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_index", b"content_index", "heard_text", b"heard_text", "item_id", b"item_id", "role", b"role", "text", b"text", "truncated", b"truncated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_ms", b"audio_ms", "content_index", b"content_index", "heard_text", b"heard_text", "item_id", b"item_id", "role", b"role", "text", b"text", "truncated", b"truncated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1551,3 +1669,73 @@ class Trace(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Trace: _TypeAlias = Trace  # noqa: Y015
+
+@_typing.final
+class Takeover(_message.Message):
+    """Takeover is the beginning of an attempt above 1: older attempts cannot write from here on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FROM_ATTEMPT_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    from_attempt: _builtins.int
+    """The latest of the earlier attempts; 0 where none has written."""
+    mode: _builtins.str
+    """`resume` or `restart`."""
+    def __init__(
+        self,
+        *,
+        from_attempt: _builtins.int = ...,
+        mode: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_attempt", b"from_attempt", "mode", b"mode"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Takeover: _TypeAlias = Takeover  # noqa: Y015
+
+@_typing.final
+class Checkpoint(_message.Message):
+    """Checkpoint is state of a session, for a worker that takes over."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_JSON_FIELD_NUMBER: _builtins.int
+    state_json: _builtins.str
+    """A JSON object; its form is the workers' own."""
+    def __init__(
+        self,
+        *,
+        state_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["state_json", b"state_json"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Checkpoint: _TypeAlias = Checkpoint  # noqa: Y015
+
+@_typing.final
+class SessionUpdated(_message.Message):
+    """SessionUpdated is a change of the session that the client asked for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_JSON_FIELD_NUMBER: _builtins.int
+    session_json: _builtins.str
+    """The session object of the update as JSON, without credentials."""
+    def __init__(
+        self,
+        *,
+        session_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_json", b"session_json"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionUpdated: _TypeAlias = SessionUpdated  # noqa: Y015

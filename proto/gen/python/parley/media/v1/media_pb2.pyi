@@ -282,6 +282,8 @@ class Start(_message.Message):
     SESSION_UID_FIELD_NUMBER: _builtins.int
     MARK_INTERVAL_MS_FIELD_NUMBER: _builtins.int
     OPUS_FIELD_NUMBER: _builtins.int
+    LAST_EVENT_ATTEMPT_FIELD_NUMBER: _builtins.int
+    HEARD_FIELD_NUMBER: _builtins.int
     ticket: _builtins.str
     """The session's ticket: opaque, good for one first attach until it expires."""
     resume_token: _builtins.str
@@ -304,6 +306,8 @@ class Start(_message.Message):
     """Asks for a Mark after every so many milliseconds of the agent's audio, besides those at the ends of parts; 0 for
     none (else 40 to 5000). For callers that answer marks but no Clear: what they heard is known that exactly.
     """
+    last_event_attempt: _builtins.int
+    """Attempt of the event with `last_event_sequence`; 0 for that of the session as it is."""
     @_builtins.property
     def input_format(self) -> Global___AudioFormat:
         """Format of the caller's audio frames."""
@@ -315,6 +319,12 @@ class Start(_message.Message):
     @_builtins.property
     def opus(self) -> Global___OpusSettings:
         """How the agent's audio is encoded where output_format is OPUS; without it by the defaults."""
+
+    @_builtins.property
+    def heard(self) -> Global___PlaybackProgress:
+        """How far the agent was heard when an earlier leg broke. Where the session's worker was lost, and the rest of the
+        answer with it, the conversation is truncated there and the answer asked for again.
+        """
 
     def __init__(
         self,
@@ -329,10 +339,12 @@ class Start(_message.Message):
         session_uid: _builtins.str = ...,
         mark_interval_ms: _builtins.int = ...,
         opus: Global___OpusSettings | None = ...,
+        last_event_attempt: _builtins.int = ...,
+        heard: Global___PlaybackProgress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential", "input_format", b"input_format", "opus", b"opus", "output_format", b"output_format", "resume_token", b"resume_token", "ticket", b"ticket"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential", "heard", b"heard", "input_format", b"input_format", "opus", b"opus", "output_format", b"output_format", "resume_token", b"resume_token", "ticket", b"ticket"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential", "input_format", b"input_format", "last_event_sequence", b"last_event_sequence", "mark_interval_ms", b"mark_interval_ms", "opus", b"opus", "output_format", b"output_format", "playout_buffer_ms", b"playout_buffer_ms", "playout_mode", b"playout_mode", "resume_token", b"resume_token", "session_uid", b"session_uid", "ticket", b"ticket"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential", "heard", b"heard", "input_format", b"input_format", "last_event_attempt", b"last_event_attempt", "last_event_sequence", b"last_event_sequence", "mark_interval_ms", b"mark_interval_ms", "opus", b"opus", "output_format", b"output_format", "playout_buffer_ms", b"playout_buffer_ms", "playout_mode", b"playout_mode", "resume_token", b"resume_token", "session_uid", b"session_uid", "ticket", b"ticket"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_credential: _TypeAlias = _typing.Literal["ticket", "resume_token"]  # noqa: Y015
     _WhichOneofArgType_credential: _TypeAlias = _typing.Literal["credential", b"credential"]  # noqa: Y015
@@ -664,7 +676,7 @@ class Started(_message.Message):
     attempt: _builtins.int
     """Which placement of the session this is: 1, 2, ..."""
     resume_token: _builtins.str
-    """Re-attaches to this session and attempt. Every attach gives a new one; the one that was used for it stays good
+    """Re-attaches to this session, also to its later attempts. Every attach gives a new one; the one that was used for it stays good
     until the new one is used, should this message be lost.
     """
     playout_mode: Global___PlayoutMode.ValueType
@@ -820,7 +832,9 @@ class ConversationEvent(_message.Message):
     sequence: _builtins.int
     """Number of the event within session and attempt, from 1, without gaps."""
     attempt: _builtins.int
-    """Which placement of the session."""
+    """Which placement of the session. Events are in order by attempt, then sequence; the next worker may give last ones
+    of an earlier attempt that were missed.
+    """
     type: _builtins.str
     """The event's type, such as `response.done`."""
     event_json: _builtins.str
@@ -867,29 +881,35 @@ Global___Draining: _TypeAlias = Draining  # noqa: Y015
 
 @_typing.final
 class Moved(_message.Message):
-    """Moved names the session's new worker."""
+    """Moved names the session's new worker. Attach there first, then leave this stream: nothing more comes on it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ENDPOINT_FIELD_NUMBER: _builtins.int
     TLS_SERVER_NAME_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
+    RESEND_FROM_FIELD_NUMBER: _builtins.int
     endpoint: _builtins.str
     """host:port of the new worker."""
     tls_server_name: _builtins.str
     """Name to verify in its certificate; empty without TLS."""
     attempt: _builtins.int
     """The new placement."""
+    resend_from: _builtins.int
+    """Sequence of the first frame of the caller's audio that is to be sent again to the new worker, as fast as the caller
+    likes: this one did not pass it on, or not surely. 0 for none.
+    """
     def __init__(
         self,
         *,
         endpoint: _builtins.str = ...,
         tls_server_name: _builtins.str = ...,
         attempt: _builtins.int = ...,
+        resend_from: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "endpoint", b"endpoint", "tls_server_name", b"tls_server_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "endpoint", b"endpoint", "resend_from", b"resend_from", "tls_server_name", b"tls_server_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
