@@ -262,7 +262,7 @@ def write(message: fx.ToLeg, worker_instance_id: str) -> pb.ConverseResponse:
             deadline = Timestamp()
             deadline.FromNanoseconds(int(message.deadline_unix * 1e9))
             return pb.ConverseResponse(draining=pb.Draining(deadline_time=deadline))
-        case fx.Moved():
+        case ev.MovedAway():
             moved = pb.Moved(
                 endpoint=message.endpoint,
                 tls_server_name=message.tls_server_name,

@@ -65,3 +65,11 @@ class Deadlines:
             return made_at + bounds.setup_wait, EndReason.NO_CAPACITY, text
         text = f"the provider did not configure the session within {bounds.connect_timeout:g} s"
         return since + bounds.connect_timeout, EndReason.PROVIDER_UNAVAILABLE, text
+
+
+def last_moment(expires: float | None, drain_unix: float | None, offset: float) -> float | None:
+    """When a session must be over, by its own limit or by that of its worker, which is in Unix seconds: `offset` more
+    than monotonic ones. None before it is ready."""
+    if drain_unix is None or expires is None:
+        return expires
+    return min(expires, drain_unix - offset)

@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any
 
 from parley_worker.core.agent import ToolRoute
-from parley_worker.core.events import AttachRequest, LegRefusal
+from parley_worker.core.events import AttachRequest, LegRefusal, MovedAway
 from parley_worker.core.leg_codec import LegFormat
 from parley_worker.core.media_path import PlayoutMode
 from parley_worker.core.model import EndReason, SessionState
@@ -95,17 +95,7 @@ class Ended:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Moved:
-    """The session lives elsewhere: attach there, and send audio again from that frame on (0 for none)."""
-
-    endpoint: str
-    tls_server_name: str
-    attempt: int
-    resend_from: int
-
-
-ToLeg = Started | Clear | Mark | ConversationEvent | Draining | Moved | Transfer | Ended
+ToLeg = Started | Clear | Mark | ConversationEvent | Draining | MovedAway | Transfer | Ended
 
 # Effects
 

@@ -17,7 +17,7 @@ from parley_worker.core.audio import PROVIDER_FORMATS, AudioFormat
 from parley_worker.core.behaviour import HANG_UP
 from parley_worker.core.comeback import MOVED, Comeback, first_epoch, late_events, movable
 from parley_worker.core.conversation import FIRST_UPDATE_ID, Conversation
-from parley_worker.core.deadlines import Deadlines, Due
+from parley_worker.core.deadlines import Deadlines, Due, last_moment
 from parley_worker.core.deadlines import SessionBounds as SessionBounds
 from parley_worker.core.effects import (
     AttachMedia,
@@ -28,7 +28,6 @@ from parley_worker.core.effects import (
     Effect,
     Ended,
     Measure,
-    Moved,
     Observe,
     Publish,
     SendLeg,
@@ -170,7 +169,7 @@ class Session:
             effects += self._acts.follow(event, effects, self.state, self._last_moment, now)
             if self._acts.ending is not None:
                 effects += self._end(*self._acts.ending, now)
-        if self._save:
+        if self._save or (isinstance(event, ev.Doubted) and self.state is not S.ENDED):
             self._save = False
             state = to_json(self._saved(now).write())
             effects += self._recorder.journal("checkpoint", now, state_json=state)
@@ -234,14 +233,10 @@ class Session:
                 return self._run_with(self._changes.failed(event_id, f"session: {message}", self.config), now)
             case ev.ConversationRestored(restored):
                 return self._on_restored(restored, now)
-            case ev.Doubted():
-                self._save = True
-                return []
             case ev.Departed(cause):
                 return self._depart(cause, now)
             case ev.MovedAway():
-                moved = Moved(event.endpoint, event.tls_server_name, event.attempt, event.resend_from)
-                return [SendLeg(moved)] if self.state is S.ACTIVE else []
+                return [SendLeg(event)] if self.state is S.ACTIVE else []
             case ev.DrainAnnounced(deadline_unix):
                 return self._on_drain(deadline_unix, now)
             case ev.DeadlineReached():
@@ -249,7 +244,7 @@ class Session:
             case ev.ScenarioReady():
                 self._acts.scenario_ready = True
                 return self._on_ready(now)
-            case ev.ScenarioSaid() | ev.ScenarioFailed():
+            case ev.ScenarioSaid() | ev.ScenarioFailed() | ev.Doubted():
                 return []
 
     def _become(self, state: SessionState, now: float) -> StateChanged:
@@ -531,10 +526,7 @@ class Session:
 
     @property
     def _last_moment(self) -> float | None:
-        """When the session must be over, by its own limit or by that of its worker."""
-        if self._drain_unix is None or self._expires is None:
-            return self._expires
-        return min(self._expires, self._drain_unix - self._recorder.unix(0.0))
+        return last_moment(self._expires, self._drain_unix, self._recorder.unix(0.0))
 
     def _on_drain(self, deadline_unix: float, now: float) -> list[Effect]:
         self._drain_unix = deadline_unix
