@@ -68,8 +68,10 @@ class Deadlines:
 
 
 def last_moment(expires: float | None, drain_unix: float | None, offset: float) -> float | None:
-    """When a session must be over, by its own limit or by that of its worker, which is in Unix seconds: `offset` more
-    than monotonic ones. None before it is ready."""
+    """When a session must be over, by its own limit or by that of its worker; None before it is ready.
+
+    The worker's is in Unix seconds, which are `offset` more than monotonic ones.
+    """
     if drain_unix is None or expires is None:
         return expires
     return min(expires, drain_unix - offset)
