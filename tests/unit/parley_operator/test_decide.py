@@ -65,7 +65,7 @@ def test_a_place_that_is_kept_is_taken() -> None:
 
 
 def test_waiting_is_noted_with_the_position_and_the_reason() -> None:
-    decision = decide(seen(standing=standing(), refusals="refused 1 times: w said Full"))
+    decision = decide(seen(standing=standing(), refusals="refused once: w said Full"))
     assert decision.status["queue"] == {
         "position": 5, "length": 9, "reason": "Full", "deadline": "1970-01-12T13:47:05Z",
         "time": "1970-01-12T13:46:40Z",
@@ -73,7 +73,7 @@ def test_waiting_is_noted_with_the_position_and_the_reason() -> None:
     assert conditions(decision.status)["Placed"] == ("False", "Full")
     [placed] = [c for c in decision.status["conditions"] if c["type"] == "Placed"]
     assert placed["message"] == (
-        "waits for a free place; number 5 of 9 in the queue; refused 1 times: w said Full"
+        "waits for a free place; number 5 of 9 in the queue; refused once: w said Full"
     )
     assert decision.again == EVERY
     noted = replace(SUBJECT, status=decision.status)
@@ -114,7 +114,7 @@ def test_the_queue_ends(reason: WaitReason, end: str) -> None:
     before = decide(seen(now=NOW + 24, standing=standing(reason)))
     assert before.again == 1.0
     decision = decide(
-        seen(now=NOW + 25, standing=standing(reason), refusals="refused 1 times: w said Overloaded")
+        seen(now=NOW + 25, standing=standing(reason), refusals="refused once: w said Overloaded")
     )
     assert decision.status["endReason"] == end
     assert decision.status["phase"] == "Failed"
@@ -132,8 +132,8 @@ def test_refusals_before_the_place_stay_in_its_condition() -> None:
         return next(str(c["message"]) for c in status["conditions"] if c["type"] == "Placed")
 
     ready = report(SessionState.READY)
-    told = "on worker w; refused 1 times: x said Full"
-    first = decide(seen(plan=None, placement=PLACED, report=ready, refusals="refused 1 times: x said Full"))
+    told = "on worker w; refused once: x said Full"
+    first = decide(seen(plan=None, placement=PLACED, report=ready, refusals="refused once: x said Full"))
     assert placed(first.status) == told
     # A new process does not know of them, and another session's worker is another matter.
     known = replace(SUBJECT, status=first.status)

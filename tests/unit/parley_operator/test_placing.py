@@ -139,7 +139,7 @@ async def test_a_refusal_is_answered_by_another_worker_and_kept(plane: Plane, ve
     assert first.attempt == second.attempt == 1
     plane.links.report("b", second, SessionState.READY)
     await plane.look()
-    assert message(plane) == f"on worker b; refused 1 times: a said {verdict.value} (loop lag 300 ms)"
+    assert message(plane) == f"on worker b; refused once: a said {verdict.value} (loop lag 300 ms)"
     metric = f'parley_operator_worker_refusals_total{{reason="{verdict.value}"}} 1.0'
     assert metric.encode() in plane.context.metrics.render()
 

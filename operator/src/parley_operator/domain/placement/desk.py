@@ -155,8 +155,9 @@ class Desk:
         self.ledger.expire(now)
         served: list[Request] = []
         while self.ledger.dirty:
-            line = self._lines.get(self.ledger.dirty.pop())
-            if line is not None:
+            pool = self.ledger.dirty.pop()
+            line = self._lines.get(pool)
+            if line and self.ledger.has_room(pool):
                 served += _Round(self, now).serve(line)
         return served
 

@@ -200,6 +200,10 @@ class Ledger:
             if instance != row.instance_id or now >= until:
                 yield row
 
+    def has_room(self, pool: PoolName) -> bool:
+        """Whether any worker has room, trusted or not."""
+        return bool(self._roomy.get(pool))
+
     def free(self, pool: PoolName, now: float) -> int:
         return sum(row.free for row in self.roomy(pool, now))
 

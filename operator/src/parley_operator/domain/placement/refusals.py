@@ -38,4 +38,5 @@ class Refusals:
         """For people, at most `MOST` of them; empty for none."""
         if not self.count:
             return ""
-        return f"refused {self.count} times: " + ", ".join(map(str, self.latest))
+        times = "once" if self.count == 1 else f"{self.count} times"
+        return f"refused {times}: " + ", ".join(map(str, self.latest))
