@@ -104,6 +104,8 @@ def properties(schema: Any, prefix: str) -> Iterator[str]:
     for name, field in schema.get("properties", {}).items():
         where = f"{prefix}{name}"
         kind = field.get("type", "any")
+        if field.get("x-kubernetes-int-or-string"):
+            kind = "integer or string"
         if "enum" in field:
             kind = " or ".join(map(str, field["enum"]))
         default = f" Default: `{json.dumps(field['default'])}`." if "default" in field else ""

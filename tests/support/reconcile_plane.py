@@ -111,6 +111,7 @@ class Links:
     admits: list[tuple[str, AdmitRequest]] = field(default_factory=list)
     terminates: list[tuple[str, str]] = field(default_factory=list)
     drains: list[str] = field(default_factory=list)
+    deadlines: list[tuple[str, float, bool]] = field(default_factory=list)
     answer: Callable[[str, AdmitRequest], AdmitOutcome] = lambda worker, request: AdmitOutcome(
         AdmitVerdict.ADMITTED, endpoint="1.2.3.4:5"
     )
@@ -142,8 +143,9 @@ class Links:
         self.terminates.append((worker, uid))
         return True
 
-    async def drain(self, worker: str, timeout: float) -> bool:
+    async def drain(self, worker: str, timeout: float, *, exactly: bool = False) -> bool:
         self.drains.append(worker)
+        self.deadlines.append((worker, timeout, exactly))
         return True
 
     def add(self, name: str, **changes: Any) -> WorkerView:

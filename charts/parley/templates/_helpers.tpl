@@ -130,6 +130,9 @@ topologySpreadConstraints: {{- toYaml . | nindent 2 }}
 {{- if gt $needed (int .terminationGracePeriodSeconds) -}}
 {{- fail (printf "defaultPool.terminationGracePeriodSeconds is %d: it must be at least drainTimeout plus drainMarginSeconds, %d, or Kubernetes kills workers before their sessions have drained" (int .terminationGracePeriodSeconds) $needed) -}}
 {{- end -}}
+{{- if gt (int .autoscaling.min) (int .autoscaling.max) -}}
+{{- fail (printf "defaultPool.autoscaling.min is %d: it must not be greater than max, %d" (int .autoscaling.min) (int .autoscaling.max)) -}}
+{{- end -}}
 {{- if gt (int .hostPortRange.min) (int .hostPortRange.max) -}}
 {{- fail (printf "defaultPool.hostPortRange.min is %d: it must not be greater than max, %d" (int .hostPortRange.min) (int .hostPortRange.max)) -}}
 {{- end -}}
@@ -148,7 +151,7 @@ topologySpreadConstraints: {{- toYaml . | nindent 2 }}
 {{- end -}}
 {{- end -}}
 {{- range .Values.operator.extraEnv -}}
-{{- if has .name (list "PARLEY_OPERATOR_NAMESPACE" "PARLEY_OPERATOR_WORKER_IMAGE" "PARLEY_OPERATOR_WORKER_IMAGE_PULL_POLICY" "PARLEY_OPERATOR_LOG_LEVEL" "PARLEY_OPERATOR_NATS_URL" "PARLEY_OPERATOR_DEFAULT_POOL_FILE" "PARLEY_OPERATOR_DEFAULT_POOL_OWNER" "PARLEY_OPERATOR_WORKER_ENV" "PARLEY_OPERATOR_HTTP_HOST" "PARLEY_OPERATOR_HTTP_PORT" "PARLEY_OPERATOR_POD_NAME" "PARLEY_OPERATOR_POD_IP" "PARLEY_OPERATOR_LEASE_DURATION" "PARLEY_OPERATOR_LEASE_RENEW_DEADLINE" "PARLEY_OPERATOR_LEASE_RETRY" "PARLEY_OPERATOR_SESSIONS_ADDRESS" "PARLEY_OPERATOR_SESSIONS_NAMES" "PARLEY_OPERATOR_SESSIONS_TLS_DIR" "PARLEY_OPERATOR_SESSIONS_AUDIENCES" "PARLEY_OPERATOR_SESSIONS_CONFIG_MAP") -}}
+{{- if has .name (list "PARLEY_OPERATOR_NAMESPACE" "PARLEY_OPERATOR_WORKER_IMAGE" "PARLEY_OPERATOR_WORKER_IMAGE_PULL_POLICY" "PARLEY_OPERATOR_LOG_LEVEL" "PARLEY_OPERATOR_NATS_URL" "PARLEY_OPERATOR_DEFAULT_POOL_FILE" "PARLEY_OPERATOR_DEFAULT_POOL_OWNER" "PARLEY_OPERATOR_WORKER_ENV" "PARLEY_OPERATOR_WATCH_NODES" "PARLEY_OPERATOR_HTTP_HOST" "PARLEY_OPERATOR_HTTP_PORT" "PARLEY_OPERATOR_POD_NAME" "PARLEY_OPERATOR_POD_IP" "PARLEY_OPERATOR_LEASE_DURATION" "PARLEY_OPERATOR_LEASE_RENEW_DEADLINE" "PARLEY_OPERATOR_LEASE_RETRY" "PARLEY_OPERATOR_SESSIONS_ADDRESS" "PARLEY_OPERATOR_SESSIONS_NAMES" "PARLEY_OPERATOR_SESSIONS_TLS_DIR" "PARLEY_OPERATOR_SESSIONS_AUDIENCES" "PARLEY_OPERATOR_SESSIONS_CONFIG_MAP") -}}
 {{- fail (printf "operator.extraEnv: %s is set by the chart itself: use its value instead" .name) -}}
 {{- end -}}
 {{- end -}}
@@ -217,7 +220,21 @@ metadata:
   labels: {{- include "parley.labels" (dict "root" . "component" "worker") | nindent 4 }}
 spec:
   {{- with .Values.defaultPool }}
+  {{- if .autoscaling.enabled }}
+  autoscaling:
+    min: {{ .autoscaling.min }}
+    max: {{ .autoscaling.max }}
+    bufferSessions: {{ .autoscaling.bufferSessions }}
+    stabilization: {{ .autoscaling.stabilization }}
+    {{- with .autoscaling.maxScaleUpRate }}
+    maxScaleUpRate: {{ . }}
+    {{- end }}
+  {{- else if not (kindIs "invalid" .replicas) }}
   replicas: {{ .replicas }}
+  {{- end }}
+  {{- with .recycle }}
+  recycle: {{- toYaml . | nindent 4 }}
+  {{- end }}
   sessionsPerWorker: {{ .sessionsPerWorker }}
   {{- with .shards }}
   shards: {{ . }}
@@ -237,6 +254,7 @@ spec:
     hostPortRange: {min: {{ .hostPortRange.min }}, max: {{ .hostPortRange.max }}}
     {{- end }}
   updateStrategy:
+    maxSurge: {{ .maxSurge }}
     drainTimeout: {{ .drainTimeout }}
   podTemplate:
     {{- if or .podLabels .podAnnotations }}

@@ -32,6 +32,7 @@ from parley_worker.runtime.supervisor import Supervisor
 from parley_worker.runtime.tool_calls import ToolServices
 from parley_worker.telemetry import logging as log_setup
 from parley_worker.telemetry.lag import LagProbe
+from parley_worker.telemetry.memory import own_memory
 from parley_worker.telemetry.metrics import Metrics
 from parley_worker.transport import control_server, grpc_base, media_server
 from parley_worker.transport.media_websocket import TelephonyServer, TelephonySettings
@@ -132,6 +133,7 @@ class MediaApp:
             metrics=metrics,
             limits=default_limits(settings),
             heartbeat=settings.watch_heartbeat,
+            memory=own_memory,
         )
         self._media_server = grpc_base.new_server()
         self._telephony = TelephonyServer(

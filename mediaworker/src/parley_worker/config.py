@@ -157,6 +157,7 @@ class Settings(SessionSettings):
     namespace: str = _var(_text, "namespace of the pod; empty outside Kubernetes", "")
     node: str = _var(_text, "name of the node; empty outside Kubernetes", "")
     pool: str = _var(_text, "name of the VoiceWorkerPool; empty outside Kubernetes", "")
+    revision: str = _var(_text, "revision of the pool that the pod was made after", "")
     capacity: int = _var(_integer(1, 10_000), "sessions that this worker runs at most", 50)
     shards: int = _var(
         _shards,
@@ -237,6 +238,9 @@ class Settings(SessionSettings):
         _integer(1, 100_000), "function calls that services answer at once at most; more are refused", 256
     )
     drain_timeout: float = _var(_seconds(0, 86400), "seconds that sessions may go on after SIGTERM", 60.0)
+    termination_grace: float = _var(
+        _seconds(0, 90_000), "seconds between SIGTERM and SIGKILL: a drain ends before; 0: not known", 0.0
+    )
     flush_timeout: float = _var(_seconds(0, 600), "seconds to deliver waiting records at the end", 5.0)
     max_duration: float = _var(_seconds(1, 86400), "default limit of a session's life", 3600.0)
     idle_timeout: float = _var(_seconds(1, 86400), "default limit without speech of either side", 300.0)

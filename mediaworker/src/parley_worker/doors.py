@@ -9,6 +9,7 @@ import grpc
 from parley.control.v1 import control_pb2_grpc
 
 from parley_worker import __version__
+from parley_worker.clock import SystemClock
 from parley_worker.config import Settings
 from parley_worker.core.model import LimitsConfig
 from parley_worker.telemetry.process_metrics import CONTENT_TYPE
@@ -62,7 +63,9 @@ class Doors:
 
 def identity(settings: Settings, instance: str) -> control_server.Identity:
     """Who the worker is towards the operator."""
-    return control_server.Identity(settings.name, settings.pod_uid, __version__, instance)
+    return control_server.Identity(
+        settings.name, settings.pod_uid, __version__, instance, settings.revision, SystemClock().wall()
+    )
 
 
 def default_limits(settings: Settings) -> LimitsConfig:

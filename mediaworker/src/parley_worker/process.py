@@ -17,7 +17,7 @@ from parley_scenario.sandbox import hide_memory
 
 from parley_worker.config import Settings
 from parley_worker.runtime import orphans
-from parley_worker.runtime.drain import Drain
+from parley_worker.runtime.drain import Drain, within_grace
 from parley_worker.runtime.garbage import settle
 from parley_worker.runtime.supervisor import Supervisor
 from parley_worker.telemetry import logging as log_setup
@@ -44,7 +44,7 @@ class App(Protocol):
 
 
 async def serve(settings: Settings, worker: AbstractAsyncContextManager[App]) -> int:
-    """Serve until told to end by SIGTERM or SIGINT, then drain; returns the exit code.
+    """Serve until told to end by SIGTERM or SIGINT, then drain within the grace given; returns the exit code.
 
     A second signal ends the sessions that are left at once.
     """
@@ -64,7 +64,8 @@ async def serve(settings: Settings, worker: AbstractAsyncContextManager[App]) ->
             first.cancel()
             log.critical("a vital task crashed: ending")
             return 1
-        app.drain.begin(settings.drain_timeout)
+        grace, flush = settings.termination_grace, settings.flush_timeout
+        app.drain.begin(within_grace(settings.drain_timeout, grace, flush))
         second = app.supervisor.spawn("signal", signals.get())
         over = app.supervisor.spawn("drained", app.drain.done.wait())
         await asyncio.wait({second, over}, return_when=asyncio.FIRST_COMPLETED)

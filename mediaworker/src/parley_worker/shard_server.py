@@ -46,7 +46,7 @@ class ShardServer:
 
     def _hear(self, kind: Kind, body: bytes) -> None:
         if kind is Kind.DRAIN:
-            self._app.drain.begin(float(body))
+            self._app.drain.begin(float(body), exactly=True)
         elif kind is Kind.HURRY:
             self._app.drain.begin(0)
             self._app.drain.hurry()

@@ -16,18 +16,16 @@ from parley_worker.config import Settings
 from parley_worker.core.admission import Admission, WorkerState
 from parley_worker.core.lost import LostSession
 from parley_worker.doors import Doors, default_limits, identity, nats_settings
-from parley_worker.runtime.drain import END_SECONDS, Drain, end_at_once
+from parley_worker.runtime.drain import CLOSING_SECONDS, END_SECONDS, Drain, end_at_once
 from parley_worker.runtime.front import Front
 from parley_worker.runtime.shard_fleet import ShardFleet
 from parley_worker.runtime.supervisor import Supervisor
 from parley_worker.sharding import core_of, resolved, settings_of
 from parley_worker.telemetry.lag import LagProbe
+from parley_worker.telemetry.memory import own_memory
 from parley_worker.telemetry.process_metrics import WORKER_WIDE, SupervisorMetrics
 from parley_worker.transport.front_server import FrontControl
 from parley_worker.transport.nats_ends import LostEnds
-
-CLOSING_SECONDS = 3.0
-"""Beyond the delivery of records, for a shard to end when the worker does."""
 
 ENDS_SECONDS = 2.0
 """For the ends of sessions that were lost at the very end."""
@@ -88,6 +86,7 @@ class ShardedApp:
             metrics=metrics,
             limits=default_limits(settings),
             heartbeat=settings.watch_heartbeat,
+            memory=self._memory,
         )
         self._doors = Doors(settings, control, self._render, self._not_ready)
         self.fleet = ShardFleet(
@@ -119,6 +118,9 @@ class ShardedApp:
 
     def _on_drain(self) -> None:
         self.supervisor.spawn("health", self._doors.serving(False))
+
+    def _memory(self) -> int:
+        return own_memory(*self.fleet.pids())
 
     async def _render(self) -> bytes:
         pages = await self.fleet.metrics_pages()

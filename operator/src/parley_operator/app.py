@@ -228,6 +228,7 @@ class Operator:
                 worker_lost_after=settings.worker_lost_after,
                 concurrency=settings.concurrency,
                 snapshot_wait=SNAPSHOT_WAIT,
+                nodes=settings.watch_nodes,
             ),
             new_ticket=lambda: secrets.token_urlsafe(32),
             control_ca=lambda: authority.ca.certificate,
@@ -303,7 +304,15 @@ class Operator:
         kopf_ready = asyncio.Event()
         marking = asyncio.create_task(self._mark_ready(kopf_ready), name="ready")
         try:
-            await run_kopf(observe, self._login, over, kopf_ready, known=known, heard=context.watches.heard)
+            await run_kopf(
+                observe,
+                self._login,
+                over,
+                kopf_ready,
+                known=known,
+                heard=context.watches.heard,
+                nodes=self._settings.watch_nodes,
+            )
         finally:
             marking.cancel()
             await asyncio.gather(marking, return_exceptions=True)

@@ -34,6 +34,7 @@ _HELP = {
     ),
     "SESSIONS_AUDIENCES": ("", "audiences that callers' tokens may be for [those of the API server]"),
     "SESSIONS_CONFIG_MAP": ("", "ConfigMap in NAMESPACE that tells clients address, name and CA"),
+    "WATCH_NODES": ("true", "true or false: whether nodes are watched, so that pods leave those that go"),
     "CONCURRENCY": ("32", "objects worked on at a time"),
     "POD_NAME": ("", "this pod: while it leads it carries the label parley.dev/leader=true"),
     "POD_IP": ("", "its address, which the Lease tells of the leader"),
@@ -71,6 +72,7 @@ class Settings:
     pod_ip: str
     lease: LeaseTimes
     watch_stale_after: float
+    watch_nodes: bool
     log_level: str
     log_format: str
     sessions: SessionsSettings
@@ -111,7 +113,8 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
     file = Path(values["DEFAULT_POOL_FILE"]) if values["DEFAULT_POOL_FILE"] else None
     if file is not None and not file.is_file():
         problems.append(f"{PREFIX}DEFAULT_POOL_FILE: {file} is not there")
-    for name, allowed in (("LOG_LEVEL", _LEVELS), ("LOG_FORMAT", ("json", "text"))):
+    choices = (("LOG_LEVEL", _LEVELS), ("LOG_FORMAT", ("json", "text")), ("WATCH_NODES", ("true", "false")))
+    for name, allowed in choices:
         if values[name] not in allowed:
             problems.append(f"{PREFIX}{name}: {values[name]!r}; use one of {', '.join(allowed)}")
     port = _number(values, "HTTP_PORT", 0, 65535, problems)
@@ -140,6 +143,7 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
         pod_ip=values["POD_IP"],
         lease=lease,
         watch_stale_after=float(stale),
+        watch_nodes=values["WATCH_NODES"] == "true",
         log_level=values["LOG_LEVEL"],
         log_format=values["LOG_FORMAT"],
         sessions=sessions,

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import yaml
 
-from .api.constants import AGENT, API_VERSION, CONFIG_MAP, POOL, RESOURCES, SECRET, SESSION, Body
+from .api.constants import AGENT, CONFIG_MAP, POOL, RESOURCES, SECRET, SESSION, Body
 from .api.fields import FieldError, Fields
 from .api.v1alpha1 import map_at, parse_agent_spec, parse_pool_spec, parse_session_spec, spec_of, text_at
 from .clock import Clock, SystemClock
@@ -222,7 +222,7 @@ class FileStore:
     def _validated(self, body: Body, kind: str) -> Body:
         if text_at(body, "kind") != kind or kind not in RESOURCES:
             raise InvalidObject(f"kind: {body.get('kind')!r} is not one of {', '.join(sorted(RESOURCES))}")
-        wanted = "v1" if kind not in _PARSERS else API_VERSION
+        wanted = RESOURCES[kind][0].partition("/")[2]
         if body.get("apiVersion") != wanted:
             raise InvalidObject(f"apiVersion: {body.get('apiVersion')!r} does not fit {kind}; write {wanted}")
         metadata = map_at(body, "metadata")

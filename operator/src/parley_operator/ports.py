@@ -170,4 +170,9 @@ class WorkerLinks(Protocol):
         """True: found and told; False: not there; None: no answer."""
         ...
 
-    async def drain(self, worker: str, timeout: float) -> bool: ...
+    async def drain(self, worker: str, timeout: float, *, exactly: bool = False) -> bool:
+        """Have the worker end its sessions after `timeout` seconds; false when it did not answer.
+
+        A later deadline than this one holds, unless this one is to hold `exactly`.
+        """
+        ...

@@ -116,6 +116,38 @@ def test_the_examples_are_accepted(call: Call, examples: Path) -> None:
             "spec.exposure.hostPortRange.min",
             "min must not be greater than max",
         ),
+        (
+            "VoiceWorkerPool",
+            {"autoscaling": {"min": 3, "max": 2}},
+            "spec.autoscaling.min",
+            "min must not be greater than max",
+        ),
+        (
+            "VoiceWorkerPool",
+            {"autoscaling": {"max": 0}},
+            "spec.autoscaling.max",
+            "greater than or equal to 1",
+        ),
+        ("VoiceWorkerPool", {"autoscaling": {"min": 1}}, "spec.autoscaling.max", "Required value"),
+        (
+            "VoiceWorkerPool",
+            {"autoscaling": {"max": 2, "bufferSessions": "half"}},
+            "spec.autoscaling.bufferSessions",
+            "should match",
+        ),
+        (
+            "VoiceWorkerPool",
+            {"updateStrategy": {"maxSurge": 0}},
+            "spec.updateStrategy.maxSurge",
+            "greater than or equal to 1",
+        ),
+        (
+            "VoiceWorkerPool",
+            {"recycle": {"maxAge": "30s"}},
+            "spec.recycle.maxAge",
+            "maxAge must be at least 1m",
+        ),
+        ("VoiceWorkerPool", {"recycle": {"maxMemory": "2 GB"}}, "spec.recycle.maxMemory", "should match"),
         ("VoiceWorkerPool", {"shards": 0}, "spec.shards", "greater than or equal to 1"),
         ("VoiceWorkerPool", {"shards": 65}, "spec.shards", "less than or equal to 64"),
         (
@@ -200,6 +232,22 @@ def test_defaults_are_filled_in(call: Call) -> None:
     assert code == 201
     assert pool["spec"]["replicas"] == 1
     assert pool["spec"]["provider"] == {"allowedHosts": ["api.openai.com"]}
+
+
+def test_a_fleet_may_be_said_in_numbers_or_shares(call: Call) -> None:
+    spec = {
+        "autoscaling": {"min": 0, "max": 4, "bufferSessions": 3},
+        "updateStrategy": {"maxSurge": "50%", "machineGrace": "25s"},
+        "recycle": {"maxAge": "1h30m", "maxMemory": "2Gi", "maxSessions": 5},
+    }
+    code, pool = create(call, thing("VoiceWorkerPool", "fleet", spec))
+    assert code == 201, pool
+    assert pool["spec"]["autoscaling"]["stabilization"] == "5m"
+    code, pool = create(call, thing("VoiceWorkerPool", "shares", {"autoscaling": {"max": 4}}))
+    assert code == 201, pool
+    assert pool["spec"]["autoscaling"] == {
+        "min": 1, "max": 4, "bufferSessions": "20%", "stabilization": "5m",
+    }  # fmt: skip
 
 
 def test_pools_scale(call: Call) -> None:

@@ -29,6 +29,11 @@ async def pods(plane: Plane) -> list[Any]:
     return [b for b in await plane.store.list(POD) if b["metadata"]["namespace"] == "media"]  # type: ignore[index]
 
 
+def condition(plane: Plane, kind: str) -> Any:
+    body: Any = plane.store.peek(POOL, "media", "p")
+    return next(c for c in body["status"]["conditions"] if c["type"] == kind)
+
+
 async def set_phase(plane: Plane, pod: Any, phase: str, ready: bool = False) -> None:
     status = {"phase": phase, "podIP": "10.0.0.1", "conditions": [{"type": "Ready", "status": str(ready)}]}
     plane.reconciler.observe(POD, await plane.store.patch_status(POD, pod, status))
@@ -74,10 +79,9 @@ async def test_a_refused_pod_is_told_once_and_tried_slowly(plane: Plane) -> None
         assert again is not None
         plane.clock.at += 1
     assert tried == 3
-    body: Any = plane.store.peek(POOL, "media", "p")
-    [available] = body["status"]["conditions"]
-    assert available["reason"] == "PodsRefused"
-    assert "exceeded quota" in available["message"]
+    degraded = condition(plane, "Degraded")
+    assert degraded["reason"] == "PodsRefused"
+    assert "exceeded quota" in degraded["message"]
     assert len(plane.store.status_writes) == 1
     plane.store.before = lambda verb, kind: None
     plane.clock.at += 10
@@ -102,8 +106,7 @@ async def test_a_tls_secret_of_somebody_else_is_left_alone(plane: Plane) -> None
     await look_at_pool(plane)
     assert plane.store.peek(SECRET, "media", "parley-pool-p-tls") == theirs
     assert await pods(plane) == []
-    body: Any = plane.store.peek(POOL, "media", "p")
-    assert "parley-pool-p-tls" in body["status"]["conditions"][0]["message"]
+    assert "parley-pool-p-tls" in condition(plane, "Degraded")["message"]
 
 
 def look_alike(namespace: str, name: str, **metadata: Any) -> dict[str, Any]:
@@ -148,7 +151,8 @@ async def test_the_status_says_why_pods_wait(plane: Plane) -> None:
     await pool(plane, replicas=2)
     await look_at_pool(plane)
     first, second = await pods(plane)
-    waiting = {"name": "worker", "state": {"waiting": {"reason": "ImagePullBackOff"}}, "restartCount": 0}
+    reason = {"waiting": {"reason": "ImagePullBackOff", "message": "no such tag"}}
+    waiting = {"name": "worker", "image": "i:1", "state": reason, "restartCount": 0}
     unscheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
     for body, status in ((first, {"containerStatuses": [waiting]}), (second, {"conditions": [unscheduled]})):
         plane.reconciler.observe(
@@ -156,6 +160,8 @@ async def test_the_status_says_why_pods_wait(plane: Plane) -> None:
         )
     await look_at_pool(plane)
     assert len(await pods(plane)) == 2
-    body = plane.store.peek(POOL, "media", "p")
-    [available] = body["status"]["conditions"]  # type: ignore[index]
-    assert available["message"] == ("0 of 2 workers are ready; pods wait: ImagePullBackOff, Unschedulable")
+    degraded = condition(plane, "Degraded")
+    assert degraded["status"] == "True"
+    assert degraded["message"] == (
+        "ImagePull: image i:1: ImagePullBackOff: no such tag; Unschedulable: no node takes the pod"
+    )

@@ -1,80 +1,23 @@
-"""Pods of pools: how many, which go, what they look like."""
+"""Pods of pools: what they look like."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from parley_operator import pki
+from parley_operator.api.fleet import AutoscalingSpec, Portion, RecycleSpec, StrategySpec
 from parley_operator.api.v1alpha1 import Exposure, PoolSpec
 from parley_operator.domain.manifests import WorkerDefaults, build_pod, spec_hash
-from parley_operator.domain.pools import WorkerPod, decide_pool, pool_status
 from parley_operator.domain.shards import free_ports, shard_count
 from parley_operator.domain.subjects import PoolView
 from parley_worker.config import PREFIX, Settings
+from parley_worker.runtime.drain import within_grace
 
 POOL = PoolView("media", "default", PoolSpec(replicas=2, drain_timeout=60.0))
 DEFAULTS = WorkerDefaults(
     "parley-worker:1", "Never", "nats://n:4222", (("PARLEY_WORKER_LOG_LEVEL", "debug"),)
 )
-
-
-def pod(name: str, spec: str = "new", **changes: Any) -> WorkerPod:
-    return WorkerPod(name, name, spec, **{"ready": True, **changes})
-
-
-def test_missing_pods_are_made() -> None:
-    assert decide_pool(2, "new", []).create == 2
-    assert decide_pool(2, "new", [pod("a", ready=False)]).create == 1
-    assert decide_pool(2, "new", [pod("a"), pod("b", terminating=True)]).create == 1
-
-
-def test_pods_that_are_over_are_removed_and_replaced() -> None:
-    decision = decide_pool(1, "new", [pod("a", over=True, ready=False)])
-    assert (decision.create, decision.remove) == (1, ("a",))
-
-
-def test_scaling_down_takes_the_emptiest() -> None:
-    pods = [pod("a", sessions=3), pod("b", sessions=0), pod("c", sessions=1)]
-    assert decide_pool(1, "new", pods).retire == ("b", "c")
-    assert decide_pool(0, "new", pods).retire == ("b", "c", "a")
-
-
-def test_a_change_makes_the_new_pod_first() -> None:
-    old = [pod("a", "old"), pod("b", "old")]
-    first = decide_pool(2, "new", old)
-    assert (first.create, first.retire) == (1, ())
-    waiting = decide_pool(2, "new", [*old, pod("c", ready=False)])
-    assert (waiting.create, waiting.retire) == (0, ())
-    ready = decide_pool(2, "new", [*old, pod("c")])
-    assert ready.retire == ("a",)
-
-
-@settings(deadline=None)
-@given(
-    st.integers(0, 4),
-    st.lists(st.tuples(st.sampled_from(["old", "new"]), st.booleans(), st.integers(0, 3)), max_size=7),
-)
-def test_replacement_never_goes_below_the_wanted_number(
-    replicas: int, given_pods: list[tuple[str, bool, int]]
-) -> None:
-    pods = [pod(f"p{n}", spec, ready=ready, sessions=s) for n, (spec, ready, s) in enumerate(given_pods)]
-    decision = decide_pool(replicas, "new", pods)
-    left = [p for p in pods if p.name not in decision.retire]
-    assert len(left) + decision.create <= max(replicas + 1, len(pods))
-    ready_before, ready_after = sum(p.ready for p in pods), sum(p.ready for p in left)
-    assert ready_after >= min(ready_before, replicas)
-
-
-def test_the_surge_makes_a_pool_of_old_pods_converge() -> None:
-    pods = [pod(f"o{n}", "old") for n in range(3)]
-    for step in range(20):
-        decision = decide_pool(3, "new", pods)
-        pods = [p for p in pods if p.name not in decision.retire]
-        pods += [pod(f"n{step}-{n}") for n in range(decision.create)]
-    assert [p.hash for p in pods] == ["new"] * 3
 
 
 def test_host_ports_are_not_shared() -> None:
@@ -121,19 +64,6 @@ def test_every_shard_has_ports_of_its_own() -> None:
     assert spec_hash(pool, DEFAULTS) != spec_hash(POOL, DEFAULTS)
 
 
-def test_the_status_counts() -> None:
-    pods = [pod("a", sessions=2, capacity=5), pod("b", ready=False)]
-    status: Any = pool_status(POOL, 3, {}, pods, 0.0)
-    assert (status["replicas"], status["readyReplicas"], status["sessions"], status["capacity"]) == (
-        2,
-        1,
-        2,
-        5,
-    )
-    assert status["conditions"][0]["status"] == "False"
-    assert pool_status(POOL, 3, status, pods, 9.0) == {}
-
-
 def env_of(manifest: Any) -> dict[str, Any]:
     return {item["name"]: item for item in manifest["spec"]["containers"][0]["env"]}
 
@@ -154,6 +84,10 @@ def test_workers_know_every_variable_they_are_given(host_port: int | None) -> No
         "PARLEY_WORKER_CONTROL_ADDRESS": "127.0.0.1:50052",
     }
     settings = Settings.from_environ({**plain, **here})
+    assert settings.revision == spec_hash(POOL, DEFAULTS)
+    # SIGTERM leaves sessions their whole time, and room for the last work after it.
+    grace = within_grace(settings.drain_timeout, settings.termination_grace, settings.flush_timeout)
+    assert grace == settings.drain_timeout
     assert settings.advertised_port == (host_port or 50100)
     assert settings.telephony_address is not None
     assert settings.drain_timeout == 60.0
@@ -166,6 +100,10 @@ def test_pods_are_restricted_and_outlive_their_drain() -> None:
     assert manifest["metadata"]["name"] == "default-abc"
     assert manifest["metadata"]["ownerReferences"][0]["uid"] == "uid"
     assert spec["terminationGracePeriodSeconds"] > 60
+    assert manifest["metadata"]["labels"]["parley.dev/revision"] == spec_hash(POOL, DEFAULTS)
+    assert manifest["metadata"]["labels"]["parley.dev/busy"] == "false"
+    safe = "cluster-autoscaler.kubernetes.io/safe-to-evict"
+    assert manifest["metadata"]["annotations"][safe] == "true"
     assert spec["automountServiceAccountToken"] is False
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -207,7 +145,18 @@ def test_the_template_is_merged_over() -> None:
 
 
 def test_scaling_changes_no_pod() -> None:
-    more = PoolView("media", "default", PoolSpec(replicas=9, drain_timeout=60.0, allowed_hosts=("x",)))
+    more = PoolView(
+        "media",
+        "default",
+        PoolSpec(
+            replicas=9,
+            drain_timeout=60.0,
+            allowed_hosts=("x",),
+            autoscaling=AutoscalingSpec(1, 5),
+            strategy=StrategySpec(Portion(7)),
+            recycle=RecycleSpec(max_age=600.0),
+        ),
+    )
     assert spec_hash(more, DEFAULTS) == spec_hash(POOL, DEFAULTS)
     ported = PoolView("media", "default", PoolSpec(drain_timeout=60.0, exposure=Exposure(True, 1, 2)))
     assert spec_hash(ported, DEFAULTS) != spec_hash(POOL, DEFAULTS)

@@ -54,6 +54,17 @@ def test_draining_refuses_newcomers_and_confirms_those_here() -> None:
     assert admission.admit("a", 1, FENCE, 0) == Place(new=False)
 
 
+def test_places_given_are_counted() -> None:
+    admission = ready()
+    admission.admit("a", 1, FENCE, 0)
+    admission.admit("a", 1, FENCE, 0)
+    admission.admit("b", 1, FENCE, 0)
+    admission.withdraw("b", 1)
+    admission.ended("a", 1, 1)
+    admission.admit("c", 1, FENCE, 2)
+    assert admission.total == 2
+
+
 def test_starting_and_overloaded_workers_refuse() -> None:
     assert reason(Admission(1, "me").admit("a", 1, FENCE, 0)) is RefusalReason.OVERLOADED
     verdict = ready().admit("a", 1, FENCE, 0, overloaded="the event loop lags 900 ms")

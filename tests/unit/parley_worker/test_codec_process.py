@@ -22,6 +22,7 @@ from parley_worker.core.model import (
     Usage,
 )
 from parley_worker.core.records import EventRecord, RecordKind
+from parley_worker.telemetry.memory import own_memory
 
 KEY = SessionKey("ns", "call", "uid-1", 2)
 DEFAULTS = LimitsConfig(3600, 300, 60, 30)
@@ -213,6 +214,23 @@ def test_every_word_of_the_core_has_its_number() -> None:
         for s in WorkerState
     }
     assert workers == set(control_pb2.WorkerState.values()) - {0}
+
+
+def test_a_worker_says_how_it_is() -> None:
+    report = control_pb.worker_report(
+        name="w", pod_uid="u", version="1", state=WorkerState.DRAINING, capacity=4, sessions=1,
+        journal_degraded=False, revision="r1", started=1.5, sessions_total=9, memory=1 << 20,
+        drain_deadline=3.0,
+    )  # fmt: skip
+    assert (report.revision, report.sessions_total, report.memory_bytes) == ("r1", 9, 1 << 20)
+    assert report.start_time.ToMilliseconds() == 1500
+    assert report.drain_deadline_time.ToMilliseconds() == 3000
+
+
+def test_memory_is_that_of_the_processes_that_live() -> None:
+    mine = own_memory()
+    assert mine > 1 << 20
+    assert own_memory(0, 1 << 30) <= mine * 2
 
 
 def test_end_reasons_are_a_closed_list() -> None:

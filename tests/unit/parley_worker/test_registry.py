@@ -21,7 +21,7 @@ from parley_worker.core.model import (
     SessionReport,
     SessionState,
 )
-from parley_worker.runtime.drain import Drain
+from parley_worker.runtime.drain import Drain, within_grace
 from parley_worker.runtime.registry import OneShard, SessionRegistry
 from parley_worker.runtime.supervisor import Supervisor
 from parley_worker.telemetry.lag import LagProbe
@@ -253,6 +253,29 @@ async def test_a_later_drain_deadline_wins_and_hurrying_ends_at_once() -> None:
         await drain.done.wait()
     assert host.runners["a", 1].report.end_reason is EndReason.DRAIN_DEADLINE
     await host.supervisor.stop()
+
+
+async def test_an_earlier_deadline_holds_when_it_is_to_hold_exactly() -> None:
+    host = Registry()
+    host.admit("a")
+    drain = Drain(host.registry, host.supervisor, host.clock)
+    first = drain.begin(60)
+    assert drain.begin(10, exactly=True) == first - 50
+    assert drain.deadline_unix == first - 50
+    assert host.runners["a", 1].announced == [first, first - 50]
+    await settle()
+    assert drain.begin(0, exactly=True) == first - 60
+    async with asyncio.timeout(2):
+        await drain.done.wait()
+    assert host.runners["a", 1].report.end_reason is EndReason.DRAIN_DEADLINE
+    await host.supervisor.stop()
+
+
+@pytest.mark.parametrize(
+    ("grace", "seconds"), [(0.0, 60.0), (90.0, 60.0), (73.0, 60.0), (30.0, 17.0), (10.0, 0.0)]
+)
+def test_a_drain_ends_within_the_grace_given(grace: float, seconds: float) -> None:
+    assert within_grace(60.0, grace, 5.0) == seconds
 
 
 async def test_a_vital_task_that_crashes_is_told() -> None:

@@ -229,6 +229,11 @@ def worker_report(
     sessions: int,
     journal_degraded: bool,
     telephony: str = "",
+    revision: str = "",
+    started: float | None = None,
+    sessions_total: int = 0,
+    memory: int = 0,
+    drain_deadline: float | None = None,
 ) -> pb.WorkerReport:
     return pb.WorkerReport(
         worker=name,
@@ -239,6 +244,11 @@ def worker_report(
         sessions=sessions,
         journal_degraded=journal_degraded,
         telephony_endpoint=telephony,
+        memory_bytes=memory,
+        start_time=_time(started),
+        sessions_total=sessions_total,
+        revision=revision,
+        drain_deadline_time=_time(drain_deadline),
     )
 
 

@@ -115,6 +115,8 @@ class Admission:
         self._live: dict[str, int] = {}
         self._leaving: set[tuple[str, int]] = set()
         self._ended: EndedMemory[int] = EndedMemory()
+        self.total = 0
+        """Places given so far."""
 
     @property
     def state(self) -> WorkerState:
@@ -183,6 +185,7 @@ class Admission:
         if held is not None:
             self._leaving.add((uid, held))
         self._live[uid] = attempt
+        self.total += 1
         return Place(new=True, replaces=held is not None)
 
     def ended(self, uid: str, attempt: int, now: float) -> None:
@@ -199,6 +202,7 @@ class Admission:
         if self._live.get(uid) != attempt:
             return
         del self._live[uid]
+        self.total -= 1
         older = max((held for known, held in self._leaving if known == uid), default=None)
         if older is not None:
             self._leaving.discard((uid, older))

@@ -17,6 +17,20 @@ END_SECONDS = 5.0
 """How long sessions that were ended at the deadline have for their last work."""
 
 
+CLOSING_SECONDS = 3.0
+"""Beyond the delivery of records, for a shard to end when the worker does."""
+
+
+def within_grace(drain_timeout: float, grace: float, flush_timeout: float) -> float:
+    """Seconds that sessions may go on after SIGTERM, when SIGKILL follows after `grace` seconds (0: unknown).
+
+    What is done after the last session is done before that.
+    """
+    if not grace:
+        return drain_timeout
+    return min(drain_timeout, max(0.0, grace - END_SECONDS - flush_timeout - CLOSING_SECONDS))
+
+
 class Sessions(Protocol):
     """What is drained."""
 
@@ -51,11 +65,11 @@ class Drain:
             return None
         return self._clock.wall() + self._deadline - self._clock.monotonic()
 
-    def begin(self, timeout: float) -> float:
-        """Drain; returns the deadline that holds, in Unix seconds."""
+    def begin(self, timeout: float, *, exactly: bool = False) -> float:
+        """Drain; returns the deadline that holds, in Unix seconds. `exactly`: also an earlier one."""
         asked = self._clock.monotonic() + max(timeout, 0.0)
         first = self._deadline is None
-        if self._deadline is None or asked > self._deadline:
+        if self._deadline is None or asked > self._deadline or (exactly and asked < self._deadline):
             self._deadline = asked
             self._registry.drain(self._clock.wall() + max(timeout, 0.0))
             self._moved.set()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
@@ -79,7 +79,10 @@ class RegistryPort(WatchedPort, Protocol):
 
 
 class DrainPort(Protocol):
-    def begin(self, timeout: float) -> float: ...
+    @property
+    def deadline_unix(self) -> float | None: ...
+
+    def begin(self, timeout: float, *, exactly: bool = False) -> float: ...
 
 
 class SinkPort(Protocol):
@@ -89,12 +92,14 @@ class SinkPort(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who this worker is."""
+    """Who this worker is; `started` in Unix seconds."""
 
     name: str
     pod_uid: str
     version: str
     instance: str
+    revision: str = ""
+    started: float | None = None
 
 
 class OnlyOperator(aio.ServerInterceptor):
@@ -163,11 +168,13 @@ class ControlBase(control_pb2_grpc.WorkerControlServiceServicer):
         metrics: ProcessMetrics,
         limits: LimitsConfig,
         heartbeat: float = 2.0,
+        memory: Callable[[], int] = lambda: 0,
     ) -> None:
         self._identity = identity
         self._watched, self._drain, self._sink = registry, drain, sink
         self._metrics, self._limits = metrics, limits
         self._heartbeat = heartbeat
+        self._memory = memory
 
     async def _place(
         self, request: pb.AdmitRequest, config: SessionConfig, fence: Fence
@@ -202,7 +209,7 @@ class ControlBase(control_pb2_grpc.WorkerControlServiceServicer):
                 grpc.StatusCode.INVALID_ARGUMENT,
                 f"timeout is {timeout:g} s: give 0 to {control_pb.MAX_SECONDS:g} seconds",
             )
-        deadline = self._drain.begin(timeout)
+        deadline = self._drain.begin(timeout, exactly=request.exactly)
         return pb.DrainResponse(
             worker_instance_id=self._identity.instance,
             sessions=self._watched.admission.sessions,
@@ -255,6 +262,11 @@ class ControlBase(control_pb2_grpc.WorkerControlServiceServicer):
             sessions=admission.sessions,
             journal_degraded=self._sink.degraded,
             telephony=self._watched.shards.endpoint(0).telephony,
+            revision=self._identity.revision,
+            started=self._identity.started,
+            sessions_total=admission.total,
+            memory=self._memory(),
+            drain_deadline=self._drain.deadline_unix,
         )
 
     async def _ending(self, request: pb.TerminateRequest, context: Any) -> tuple[SessionKey, EndReason]:

@@ -15,6 +15,8 @@ SECRET: Final = "Secret"  # noqa: S105 - the name of a kind
 POD: Final = "Pod"
 CONFIG_MAP: Final = "ConfigMap"
 LEASE: Final = "Lease"
+NODE: Final = "Node"
+BUDGET: Final = "PodDisruptionBudget"
 
 # kind -> (API prefix, plural)
 RESOURCES: Final = {
@@ -25,6 +27,8 @@ RESOURCES: Final = {
     POD: ("api/v1", "pods"),
     CONFIG_MAP: ("api/v1", "configmaps"),
     LEASE: ("apis/coordination.k8s.io/v1", "leases"),
+    NODE: ("api/v1", "nodes"),
+    BUDGET: ("apis/policy/v1", "poddisruptionbudgets"),
 }
 
 LABEL_CREDENTIALS: Final = f"{GROUP}/provider-credentials"
@@ -34,9 +38,17 @@ ANNOTATION_TOOL_HOSTS: Final = f"{GROUP}/tool-hosts"
 LABEL_RECORDING_CREDENTIALS: Final = f"{GROUP}/recording-credentials"
 ANNOTATION_RECORDING_HOSTS: Final = f"{GROUP}/recording-hosts"
 LABEL_POOL: Final = f"{GROUP}/pool"
+LABEL_REVISION: Final = f"{GROUP}/revision"
+LABEL_BUSY: Final = f"{GROUP}/busy"
+LABEL_DRAINING: Final = f"{GROUP}/draining"
 LABEL_SESSION: Final = f"{GROUP}/session"
 ANNOTATION_SPEC_HASH: Final = f"{GROUP}/spec-hash"
 ANNOTATION_MEDIA_PORT: Final = f"{GROUP}/media-port"
+# On a pod that is to go: when its sessions must be over, and why it goes.
+ANNOTATION_DRAIN_DEADLINE: Final = f"{GROUP}/drain-deadline"
+ANNOTATION_DRAIN_REASON: Final = f"{GROUP}/drain-reason"
+# Of the cluster autoscaler.
+ANNOTATION_SAFE_TO_EVICT: Final = "cluster-autoscaler.kubernetes.io/safe-to-evict"
 # On the ticket Secret: which worker instance was asked, so that a restarted operator asks the same one again.
 ANNOTATION_PLACED_ON: Final = f"{GROUP}/placed-on"
 # On the pod of the operator that leads, for Services that are to reach it.

@@ -24,6 +24,15 @@ from .conduct import (
 )
 from .constants import MAX_SHARDS, Body
 from .fields import FieldError, Fields
+from .fleet import (
+    DEFAULT_DRAIN_TIMEOUT,
+    AutoscalingSpec,
+    RecycleSpec,
+    StrategySpec,
+    parse_autoscaling,
+    parse_recycle,
+    parse_strategy,
+)
 from .placement import (
     PlacementSpec,
     QuotaSpec,
@@ -42,7 +51,6 @@ API_VERSIONS = ("ga", "beta")
 PROVIDER_FORMATS = ("pcm16", "g711_ulaw", "g711_alaw")
 DEFAULT_QUEUE_TIMEOUT = 30.0
 DEFAULT_ALLOWED_HOSTS = ("api.openai.com",)
-DEFAULT_DRAIN_TIMEOUT = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +157,9 @@ class PoolSpec:
     quotas: tuple[QuotaSpec, ...] = ()
     pod_template: Mapping[str, object] = field(default_factory=dict)
     drain_timeout: float = DEFAULT_DRAIN_TIMEOUT
+    strategy: StrategySpec = field(default_factory=StrategySpec)
+    autoscaling: AutoscalingSpec | None = None
+    recycle: RecycleSpec = field(default_factory=RecycleSpec)
 
 
 def parse_provider(fields: Fields, *, partial: bool) -> ProviderSpec:
@@ -284,6 +295,9 @@ def parse_pool_spec(value: object) -> PoolSpec:
         quotas=parse_quotas(fields),
         pod_template=fields.mapping("podTemplate"),
         drain_timeout=strategy.duration("drainTimeout", DEFAULT_DRAIN_TIMEOUT),
+        strategy=parse_strategy(strategy),
+        autoscaling=parse_autoscaling(fields),
+        recycle=parse_recycle(fields.child("recycle")),
     )
     for part in (provider, ports, exposure, strategy, fields):
         part.finish()

@@ -6,15 +6,19 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
+from math import ceil
 from typing import cast
 
 from parley_operator.api.constants import (
     ADMIN_PORT,
     ANNOTATION_MEDIA_PORT,
+    ANNOTATION_SAFE_TO_EVICT,
     ANNOTATION_SPEC_HASH,
     API_VERSION,
     CONTROL_PORT,
+    LABEL_BUSY,
     LABEL_POOL,
+    LABEL_REVISION,
     MEDIA_PORT,
     POOL,
     TELEPHONY_PORT,
@@ -57,10 +61,18 @@ def spec_hash(pool: PoolView, defaults: WorkerDefaults) -> str:
         shard_count(pool.spec),
         pool.spec.exposure.host_port,
         pool.spec.drain_timeout,
+        pool.spec.strategy.machine_grace,
         pool.spec.pod_template,
         [defaults.image, defaults.image_pull_policy, defaults.nats_url, list(defaults.env)],
     ]
     return sha256(json.dumps(wanted, sort_keys=True, default=dict).encode()).hexdigest()[:16]
+
+
+def grace_period(pool: PoolView) -> int:
+    """Seconds between a pod's SIGTERM and its end, whoever deletes it: never less than its sessions need."""
+    given = _map(pool.spec.pod_template.get("spec")).get("terminationGracePeriodSeconds")
+    needed = ceil(pool.spec.drain_timeout) + DRAIN_MARGIN
+    return max(needed, given if isinstance(given, int) else 0)
 
 
 def build_pod(
@@ -77,19 +89,25 @@ def build_pod(
     spec = deep_merge(_pod_spec(pool, defaults), user_spec)
     volumes = user_spec.get("volumes")
     spec["volumes"] = [*_volumes(pool.name), *(volumes if isinstance(volumes, list) else [])]
-    spec["containers"] = [_container(pool, defaults, mine, host_port), *others]
-    needed = int(pool.spec.drain_timeout) + DRAIN_MARGIN
-    given = user_spec.get("terminationGracePeriodSeconds")
-    spec["terminationGracePeriodSeconds"] = max(needed, given if isinstance(given, int) else 0)
+    grace = grace_period(pool)
+    spec["containers"] = [_container(pool, defaults, mine, host_port, grace), *others]
+    spec["terminationGracePeriodSeconds"] = grace
     metadata = _map(template.get("metadata"))
+    revision = spec_hash(pool, defaults)
     labels = {
         **_map(metadata.get("labels")),
         LABEL_POOL: pool.name,
+        LABEL_REVISION: revision,
+        LABEL_BUSY: "false",
         "app.kubernetes.io/part-of": "parley",
         "app.kubernetes.io/component": "worker",
         "app.kubernetes.io/managed-by": "parley-operator",
     }
-    annotations = {**_map(metadata.get("annotations")), ANNOTATION_SPEC_HASH: spec_hash(pool, defaults)}
+    annotations = {
+        **_map(metadata.get("annotations")),
+        ANNOTATION_SPEC_HASH: revision,
+        ANNOTATION_SAFE_TO_EVICT: "true",
+    }
     if host_port is not None:
         annotations[ANNOTATION_MEDIA_PORT] = str(host_port)
     return {
@@ -141,9 +159,9 @@ def _volumes(pool: str) -> list[Body]:
 
 
 def _container(
-    pool: PoolView, defaults: WorkerDefaults, mine: Mapping[str, object], host_port: int | None
+    pool: PoolView, defaults: WorkerDefaults, mine: Mapping[str, object], host_port: int | None, grace: int
 ) -> Body:
-    own = _env(pool, defaults, host_port)
+    own = _env(pool, defaults, host_port, grace)
     names = {str(item["name"]) for item in own}
     given = mine.get("env")
     extra = [item for item in given if _map(item).get("name") not in names] if isinstance(given, list) else []
@@ -191,7 +209,7 @@ def _probe(path: str, period: int, failures: int) -> Body:
     return {"httpGet": get, "periodSeconds": period, "timeoutSeconds": 5, "failureThreshold": failures}
 
 
-def _env(pool: PoolView, defaults: WorkerDefaults, host_port: int | None) -> list[Body]:
+def _env(pool: PoolView, defaults: WorkerDefaults, host_port: int | None, grace: int) -> list[Body]:
     host = "status.hostIP" if host_port is not None else "status.podIP"
     plain = {
         "POOL": pool.name,
@@ -206,6 +224,8 @@ def _env(pool: PoolView, defaults: WorkerDefaults, host_port: int | None) -> lis
         "CONTROL_TLS_DIR": TLS_DIRECTORY,
         "MEDIA_TLS_DIR": TLS_DIRECTORY,
         "DRAIN_TIMEOUT": f"{pool.spec.drain_timeout:g}",
+        "TERMINATION_GRACE": f"{pool.spec.strategy.machine_grace or grace:g}",
+        "REVISION": spec_hash(pool, defaults),
     }
     if defaults.nats_url:
         plain["NATS_URL"] = defaults.nats_url

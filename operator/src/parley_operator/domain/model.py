@@ -85,7 +85,8 @@ class WorkerView:
     it was last heard; `dead` that its container is known not to run. `media_endpoint` is where callers will
     reach it, as far as known; `telephony_endpoint` the URL for telephony streams, empty for none. `labels`
     and `revision` are those of its pod, `zone` that of its node; `draining` says that pod or node are to
-    go, until `drain_deadline` (unix seconds, 0 while unknown).
+    go, until `drain_deadline` (unix seconds, 0 while unknown). `occupied` counts its sessions, also
+    those not reported yet; `sessions_total` all since it `started` (unix seconds, 0 while unknown).
     """
 
     name: str
@@ -108,6 +109,10 @@ class WorkerView:
     labels: Mapping[str, str] = field(default_factory=dict)
     draining: bool = False
     drain_deadline: float = 0.0
+    occupied: int = 0
+    started: float = 0.0
+    sessions_total: int = 0
+    memory_bytes: int = 0
 
     @property
     def answers(self) -> bool:

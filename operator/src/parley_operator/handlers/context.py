@@ -28,6 +28,8 @@ class ReconcilerSettings:
     worker_lost_after: float = 60.0
     concurrency: int = 32
     snapshot_wait: float = 5.0
+    # Nodes are read, so that pods leave those that are about to go.
+    nodes: bool = False
     sweep_every: float = 5.0
     # Everything is listed again this often, since a watch may lose a deletion when it breaks.
     resync_every: float = 300.0

@@ -16,6 +16,7 @@ from parley_operator.api.constants import (
     AGENT,
     GROUP,
     LABEL_POOL,
+    NODE,
     POD,
     POOL,
     RESOURCES,
@@ -48,7 +49,9 @@ class NoDiffBase(kopf.DiffBaseStorage):
         return None
 
 
-def build_registry(observe: Observe, login: Login, known: Known, heard: Heard) -> kopf.OperatorRegistry:
+def build_registry(
+    observe: Observe, login: Login, known: Known, heard: Heard, *, nodes: bool = False
+) -> kopf.OperatorRegistry:
     """A registry of our own with one event handler a kind."""
     registry = kopf.OperatorRegistry()
 
@@ -71,6 +74,8 @@ def build_registry(observe: Observe, login: Login, known: Known, heard: Heard) -
     for kind in (SESSION, AGENT, POOL):
         kopf.on.event(GROUP, VERSION, RESOURCES[kind][1], registry=registry)(watch(kind))
     kopf.on.event("", "v1", "pods", labels={LABEL_POOL: kopf.PRESENT}, registry=registry)(watch(POD))
+    if nodes:
+        kopf.on.event("", "v1", "nodes", registry=registry)(watch(NODE))
 
     async def connect(**_: Any) -> kopf.ConnectionInfo:
         return connection(login)
@@ -151,8 +156,10 @@ async def run_kopf(
     known: Known,
     heard: Heard,
     patience: float = 15.0,
+    nodes: bool = False,
 ) -> None:
-    """Watch until `stop` is set; `observe` and `heard` are called on the calling loop.
+    """Watch until `stop` is set; `observe` and `heard` are called on the calling loop. `nodes`: watched
+    too.
 
     kopf gets a thread and a loop of its own: on its way out it cancels every task of its loop that began
     after it,
@@ -169,7 +176,7 @@ async def run_kopf(
         loop.call_soon_threadsafe(heard, kind, version)
 
     async def operate() -> None:
-        registry = build_registry(pass_on, login, known, pass_hearing)
+        registry = build_registry(pass_on, login, known, pass_hearing, nodes=nodes)
         flag = _Ready(lambda: loop.call_soon_threadsafe(ready.set))
         await kopf.operator(
             registry=registry,

@@ -11,9 +11,10 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
-from parley_operator.api.constants import AGENT, CONFIG_MAP, POD, POOL, SECRET, SESSION, Body
+from parley_operator.api.constants import AGENT, CONFIG_MAP, NODE, POD, POOL, SECRET, SESSION, Body
 from parley_operator.api.v1alpha1 import metadata_of, text_at
 from parley_operator.domain.model import SessionReport
+from parley_operator.domain.pools.nodes import slim_node
 from parley_operator.ports import StoreError
 
 from .context import Context
@@ -61,6 +62,8 @@ class Reconciler:
         before = cache.get(kind, key.namespace, key.name)
         if not deleted and cache.gone(text_at(body, "metadata", "uid")):
             return
+        if kind == NODE:
+            body = slim_node(body)
         if deleted:
             cache.drop(kind, body)
         else:
@@ -78,6 +81,8 @@ class Reconciler:
             self._wake_pending(key.namespace)
         elif kind == POD and self._pools is not None:
             self._pools.pod_seen(body, deleted)
+        elif kind == NODE and self._pools is not None:
+            self._pools.node_seen(body, deleted)
 
     def _session_seen(self, key: Key, body: Body, before: Body | None, deleted: bool) -> None:
         uid = text_at(body, "metadata", "uid")
@@ -230,13 +235,18 @@ class Reconciler:
             for key, body in before.items():
                 if text_at(body, "metadata", "uid") in present:
                     continue
-                fresh = await context.store.get(kind, key.namespace, key.name)
+                # Nodes may be listed and not asked for.
+                asked = kind != NODE
+                fresh = await context.store.get(kind, key.namespace, key.name) if asked else None
                 if fresh is None or text_at(fresh, "metadata", "uid") != text_at(body, "metadata", "uid"):
                     log.warning("%s %s/%s went unnoticed", *key)
                     self.observe(kind, body, deleted=True)
 
     def _kinds(self) -> tuple[str, ...]:
-        return (SESSION, AGENT, POOL) if self._pools is None else (SESSION, AGENT, POOL, POD)
+        if self._pools is None:
+            return (SESSION, AGENT, POOL)
+        nodes = (NODE,) if self._context.settings.nodes else ()
+        return (*nodes, SESSION, AGENT, POOL, POD)
 
     def _labels(self, kind: str) -> str:
         return self._pools.pod_labels if kind == POD and self._pools is not None else ""

@@ -97,6 +97,18 @@ class Metrics:
         self._reaping = Gauge(p + "finished_to_delete", "Finished sessions whose time is over.", registry=r)
         for event in ("acquired", "lost", "released"):
             self._lease.labels(event)
+        self._pool = Gauge(
+            p + "pool_workers",
+            "Workers of a pool: desired, ready, or draining.",
+            ("namespace", "pool", "state"),
+            registry=r,
+        )
+        self._queued = Gauge(
+            p + "pool_queued_sessions", "Sessions that wait for the pool.", ("namespace", "pool"), registry=r
+        )
+        self._drains = Counter(
+            p + "worker_drains_total", "Workers that were told to drain, by reason.", ("reason",), registry=r
+        )
         for phase in PHASES:
             self._sessions.labels(phase)
 
@@ -150,6 +162,18 @@ class Metrics:
             self._workers.labels(state).set(by_state.get(state, 0))
         self._capacity.set(capacity)
         self._watch_age.set(oldest_silence)
+
+    def pool(self, namespace: str, pool: str, desired: int, ready: int, draining: int, queued: int) -> None:
+        for state, count in (("desired", desired), ("ready", ready), ("draining", draining)):
+            self._pool.labels(namespace, pool, state).set(count)
+        self._queued.labels(namespace, pool).set(queued)
+
+    def pool_gone(self, namespace: str, pool: str) -> None:
+        self._pool.remove_by_labels({"namespace": namespace, "pool": pool})
+        self._queued.remove_by_labels({"namespace": namespace, "pool": pool})
+
+    def drain_begun(self, reason: str) -> None:
+        self._drains.labels(reason).inc()
 
     def reservations(self, count: int) -> None:
         self._reserved.set(count)

@@ -19,7 +19,14 @@ from parley.control.v1 import control_pb2 as pb
 from parley.control.v1 import control_pb2_grpc
 
 from parley_operator.clock import Clock
-from parley_operator.domain.model import AdmitOutcome, AdmitRequest, AdmitVerdict, SessionReport, WorkerView
+from parley_operator.domain.model import (
+    AdmitOutcome,
+    AdmitRequest,
+    AdmitVerdict,
+    SessionReport,
+    WorkerState,
+    WorkerView,
+)
 from parley_operator.ports import WorkerTarget
 
 from . import codec
@@ -126,11 +133,11 @@ class WorkerLink:
             self._state,
             silent_for=silent,
             dead=target.dead or self._lost,
-            revision=target.revision,
+            revision=target.revision or self._state.revision,
             zone=target.zone,
             labels=target.labels,
-            draining=target.draining,
-            drain_deadline=target.drain_deadline,
+            draining=target.draining or self._state.state is WorkerState.DRAINING,
+            drain_deadline=self._state.drain_deadline or target.drain_deadline,
         )
 
     async def run(self) -> None:
@@ -199,9 +206,9 @@ class WorkerLink:
             self._trim()
             self._changed(self.target.name, report)
         elif kind == "worker":
-            before = (self._state.state, self._state.capacity, self._state.journal_degraded)
+            before = _facts(self._state)
             self._state = self._with_worker(message.worker)
-            if before != (self._state.state, self._state.capacity, self._state.journal_degraded):
+            if before != _facts(self._state):
                 self._changed(self.target.name, None)
 
     def _with_worker(self, report: pb.WorkerReport) -> WorkerView:
@@ -211,6 +218,12 @@ class WorkerLink:
             capacity=report.capacity,
             telephony_endpoint=codec.url(report.telephony_endpoint),
             journal_degraded=report.journal_degraded,
+            revision=report.revision[:63],
+            drain_deadline=codec.seconds_of(report.drain_deadline_time),
+            occupied=max(0, report.sessions),
+            started=codec.seconds_of(report.start_time),
+            sessions_total=max(0, report.sessions_total),
+            memory_bytes=max(0, report.memory_bytes),
         )
 
     def _trim(self) -> None:
@@ -256,8 +269,10 @@ class WorkerLink:
             return None
         return bool(response.found)
 
-    async def drain(self, timeout: float) -> bool:
-        request = pb.DrainRequest(fence=self._fence(self._state.instance_id), timeout=codec.duration(timeout))
+    async def drain(self, timeout: float, *, exactly: bool = False) -> bool:
+        request = pb.DrainRequest(
+            fence=self._fence(self._state.instance_id), timeout=codec.duration(timeout), exactly=exactly
+        )
         try:
             await self._stub.Drain(request, timeout=self._settings.call_timeout)
         except grpc.aio.AioRpcError as error:
@@ -355,9 +370,14 @@ class LinkSet:
         link = self._acting(worker)
         return None if link is None else await link.terminate(uid, attempt, reason, message)
 
-    async def drain(self, worker: str, timeout: float) -> bool:
+    async def drain(self, worker: str, timeout: float, *, exactly: bool = False) -> bool:
         link = self._acting(worker)
-        return False if link is None else await link.drain(timeout)
+        return False if link is None else await link.drain(timeout, exactly=exactly)
+
+
+def _facts(view: WorkerView) -> tuple[object, ...]:
+    """What others act on at once; the rest is read when it is needed."""
+    return (view.state, view.capacity, view.journal_degraded, view.occupied > 0, view.drain_deadline > 0)
 
 
 def _standing(view: WorkerView) -> tuple[object, ...]:

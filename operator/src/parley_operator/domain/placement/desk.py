@@ -6,6 +6,7 @@ seconds on one monotonic clock.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -198,6 +199,16 @@ class Desk:
     def waiting(self, pool: PoolName) -> int:
         """How many wait in the line of the pool; who may use several pools waits in all of their lines."""
         return len(self._lines.get(pool, ()))
+
+    def lacking(self, pool: PoolName) -> int:
+        """How many wait for the pool that more workers would help: all that their quotas let in."""
+        counted: Counter[str] = Counter()
+        urgent = 0
+        for waiter in self._waiters.values():
+            if pool in waiter.request.pools:
+                urgent += waiter.request.urgent
+                counted[waiter.request.namespace] += not waiter.request.urgent
+        return urgent + sum(min(count, self._left(pool, space)) for space, count in counted.items())
 
     def waiters(self) -> list[Request]:
         """All who wait."""

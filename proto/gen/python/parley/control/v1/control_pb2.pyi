@@ -1491,6 +1491,9 @@ class DrainRequest(_message.Message):
 
     FENCE_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
+    EXACTLY_FIELD_NUMBER: _builtins.int
+    exactly: _builtins.bool
+    """True: this deadline holds, also where an earlier Drain gave a later one: the machine goes away."""
     @_builtins.property
     def fence(self) -> Global___Fence:
         """Who asks whom."""
@@ -1504,10 +1507,11 @@ class DrainRequest(_message.Message):
         *,
         fence: Global___Fence | None = ...,
         timeout: _duration_pb2.Duration | None = ...,
+        exactly: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exactly", b"exactly", "fence", b"fence", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1659,6 +1663,11 @@ class WorkerReport(_message.Message):
     SESSIONS_FIELD_NUMBER: _builtins.int
     JOURNAL_DEGRADED_FIELD_NUMBER: _builtins.int
     TELEPHONY_ENDPOINT_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    SESSIONS_TOTAL_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    DRAIN_DEADLINE_TIME_FIELD_NUMBER: _builtins.int
     worker: _builtins.str
     """Name of the worker (its pod)."""
     pod_uid: _builtins.str
@@ -1675,6 +1684,20 @@ class WorkerReport(_message.Message):
     """Events lost or late towards NATS: true while the journal's loss window is open."""
     telephony_endpoint: _builtins.str
     """URL of its endpoint for telephony streams; empty where it has none. A session's own report is the last word."""
+    memory_bytes: _builtins.int
+    """Memory of its processes that is theirs alone, in bytes; 0 when not known. Scenarios are not counted."""
+    sessions_total: _builtins.int
+    """Sessions that it admitted since then."""
+    revision: _builtins.str
+    """Revision of the pool that its pod was made after; empty outside Kubernetes."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When the process started."""
+
+    @_builtins.property
+    def drain_deadline_time(self) -> _timestamp_pb2.Timestamp:
+        """When sessions are ended; only while draining."""
+
     def __init__(
         self,
         *,
@@ -1686,10 +1709,15 @@ class WorkerReport(_message.Message):
         sessions: _builtins.int = ...,
         journal_degraded: _builtins.bool = ...,
         telephony_endpoint: _builtins.str = ...,
+        memory_bytes: _builtins.int = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        sessions_total: _builtins.int = ...,
+        revision: _builtins.str = ...,
+        drain_deadline_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["drain_deadline_time", b"drain_deadline_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "journal_degraded", b"journal_degraded", "pod_uid", b"pod_uid", "sessions", b"sessions", "state", b"state", "telephony_endpoint", b"telephony_endpoint", "version", b"version", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "drain_deadline_time", b"drain_deadline_time", "journal_degraded", b"journal_degraded", "memory_bytes", b"memory_bytes", "pod_uid", b"pod_uid", "revision", b"revision", "sessions", b"sessions", "sessions_total", b"sessions_total", "start_time", b"start_time", "state", b"state", "telephony_endpoint", b"telephony_endpoint", "version", b"version", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

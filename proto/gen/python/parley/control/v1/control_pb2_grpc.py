@@ -99,7 +99,8 @@ class WorkerControlServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Drain(self, request, context):
-        """Drain stops admission; sessions go on until they end or the deadline passes. Idempotent; a later deadline wins.
+        """Drain stops admission; sessions go on until they end or the deadline passes. Idempotent; a later deadline wins,
+        unless an earlier one is to hold exactly.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

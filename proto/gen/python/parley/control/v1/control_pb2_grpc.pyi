@@ -42,7 +42,9 @@ class WorkerControlServiceStub:
     Command: _grpc.UnaryUnaryMultiCallable[_control_pb2.CommandRequest, _control_pb2.CommandResponse]
     """Command passes one instruction to a live session."""
     Drain: _grpc.UnaryUnaryMultiCallable[_control_pb2.DrainRequest, _control_pb2.DrainResponse]
-    """Drain stops admission; sessions go on until they end or the deadline passes. Idempotent; a later deadline wins."""
+    """Drain stops admission; sessions go on until they end or the deadline passes. Idempotent; a later deadline wins,
+    unless an earlier one is to hold exactly.
+    """
     Migrate: _grpc.UnaryUnaryMultiCallable[_control_pb2.MigrateRequest, _control_pb2.MigrateResponse]
     """Migrate asks a live session to hold still at a quiet moment and to hand its conversation over. Idempotent: asked
     again, a session that holds still answers the same. It goes on by itself 10 s later unless Moved comes.
@@ -66,7 +68,9 @@ class WorkerControlServiceAsyncStub(WorkerControlServiceStub):
     Command: _aio.UnaryUnaryMultiCallable[_control_pb2.CommandRequest, _control_pb2.CommandResponse]  # type: ignore[assignment]
     """Command passes one instruction to a live session."""
     Drain: _aio.UnaryUnaryMultiCallable[_control_pb2.DrainRequest, _control_pb2.DrainResponse]  # type: ignore[assignment]
-    """Drain stops admission; sessions go on until they end or the deadline passes. Idempotent; a later deadline wins."""
+    """Drain stops admission; sessions go on until they end or the deadline passes. Idempotent; a later deadline wins,
+    unless an earlier one is to hold exactly.
+    """
     Migrate: _aio.UnaryUnaryMultiCallable[_control_pb2.MigrateRequest, _control_pb2.MigrateResponse]  # type: ignore[assignment]
     """Migrate asks a live session to hold still at a quiet moment and to hand its conversation over. Idempotent: asked
     again, a session that holds still answers the same. It goes on by itself 10 s later unless Moved comes.
@@ -111,7 +115,9 @@ class WorkerControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.DrainRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.DrainResponse, _abc.Awaitable[_control_pb2.DrainResponse]]:
-        """Drain stops admission; sessions go on until they end or the deadline passes. Idempotent; a later deadline wins."""
+        """Drain stops admission; sessions go on until they end or the deadline passes. Idempotent; a later deadline wins,
+        unless an earlier one is to hold exactly.
+        """
 
     @_abc_1.abstractmethod
     def Migrate(
