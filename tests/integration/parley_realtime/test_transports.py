@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ssl
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -85,3 +87,53 @@ async def test_a_cut_within_tls(tmp_path: Path) -> None:
         (await provider.accepted()).socket.transport.abort()
         error = await asyncio.wait_for(client.wait_closed(), 10)
     assert getattr(error, "code", None) == "connection_lost"
+
+
+class Ear:
+    """Hears when a socket is over."""
+
+    def __init__(self) -> None:
+        self.over = asyncio.Event()
+
+    def frame(self, data: bytes) -> None: ...
+
+    def drained(self) -> None: ...
+
+    def lost(self, ending: transport.Ending) -> None:
+        self.over.set()
+
+
+@pytest.mark.parametrize("provider_leaves", [False, True])
+async def test_a_connection_that_is_over_is_freed_without_the_collector(
+    tmp_path: Path, provider_leaves: bool
+) -> None:
+    """In a worker the collector of old objects hardly ever runs: a knot of references would be a leak."""
+    async with over_tls(tmp_path) as (provider, parameters):
+        options = transport.SocketOptions(
+            headers={},
+            tls=parameters.ssl,
+            proxy=None,
+            ping_interval=None,
+            ping_timeout=None,
+            close_timeout=5.0,
+            max_frame_bytes=1 << 20,
+            allow_address=None,
+            secrets=(),
+        )
+        ear = Ear()
+        gc.disable()
+        try:
+            url = provider.base_url.replace("https", "wss")
+            socket = await transport.open_socket(url, options, "picows")
+            line = await provider.accepted()
+            socket.start(ear)
+            if provider_leaves:
+                await line.socket.close(1000)
+            await socket.close(1000, "")
+            await asyncio.wait_for(ear.over.wait(), 10)
+            left = weakref.ref(socket)
+            del socket
+            await asyncio.sleep(0.1)
+            assert left() is None
+        finally:
+            gc.enable()

@@ -209,6 +209,9 @@ class _Wire(asyncio.BufferedProtocol):
         if not self.opened.done():
             self.opened.set_exception(self._opening.ended() if self._opening is not None else EOFError())
         self.socket.gone()
+        # picows, the transport and we refer to each other: a connection that is over is freed at once.
+        del self._frames, self._get_buffer, self._buffer_updated
+        self._transport = None
 
 
 class FastSocket(WSListener):
@@ -219,7 +222,7 @@ class FastSocket(WSListener):
     def __init__(self, wire: _Wire, options: SocketOptions, loop: asyncio.AbstractEventLoop) -> None:
         self.writable = True
         self.latency = 0.0
-        self._wire = wire
+        self._wire: _Wire | None = wire
         self._loop = loop
         self._max_bytes = options.max_frame_bytes
         self._close_timeout = options.close_timeout
@@ -248,7 +251,7 @@ class FastSocket(WSListener):
     def start(self, receiver: Receiver) -> None:
         """See Socket."""
         self._receiver, self._frame = receiver, receiver.frame
-        if self._gone.done():
+        if self._wire is None:
             self._loop.call_soon(self._tell)
             return
         self._wire.start()
@@ -308,7 +311,8 @@ class FastSocket(WSListener):
         if transport is not None and transport.is_close_frame_sent and self._sent_code is None:
             sent = transport.close_handshake.sent
             self._sent_code = _number(sent.code) if sent is not None else 1002
-            self._wire.pause_reading()
+            if self._wire is not None:
+                self._wire.pause_reading()
             self._tell()
 
     def resumed(self) -> None:
@@ -375,16 +379,19 @@ class FastSocket(WSListener):
         self._told = True
         if self._timer is not None:
             self._timer.cancel()
-        if self._receiver is not None:
+        receiver, self._receiver, self._frame = self._receiver, None, None
+        if receiver is not None:
             code, reason = self._received or (None, "")
-            self._receiver.lost(Ending(code, reason, self._sent_code, self._received_first))
+            receiver.lost(Ending(code, reason, self._sent_code, self._received_first))
 
     def gone(self) -> None:
-        """Nothing is left of the connection."""
+        """Nothing is left of the connection; what is sent from now on goes nowhere."""
         if not self._gone.done():
             self._gone.set_result(None)
         if self._receiver is not None:
             self._tell()
+        self._wire = self._transport = None
+        self.send = _nowhere
 
     async def close(self, code: int, reason: str) -> None:
         """See Socket."""
@@ -401,7 +408,12 @@ class FastSocket(WSListener):
 
     def abort(self) -> None:
         """See Socket."""
-        self._wire.abort()
+        if self._wire is not None:
+            self._wire.abort()
+
+
+def _nowhere(data: str | bytes) -> None:
+    return None
 
 
 def _number(code: Any) -> int:
