@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
-from parley_operator.domain.model import AdmitOutcome, AdmitRequest, AdmitVerdict, SessionState
+from parley_operator.domain.model import AdmitOutcome, AdmitRequest, AdmitVerdict, SessionReport, SessionState
+from parley_operator.domain.placement.demand import Choice, Request
 from parley_operator.handlers.queue import SERVE, Key
-from reconcile_plane import HOSTS, POOL, SESSION, Links, Plane
+from reconcile_plane import HOSTS, NOW, POOL, SESSION, Links, Plane
 
 OPEN = {**HOSTS, "allowedNamespaces": ["*"]}
 
@@ -326,6 +330,38 @@ async def test_no_place_is_kept_for_a_session_that_is_refused_or_deleted(plane: 
     assert plane.conditions("one")["Accepted"] == ("False", "HostNotAllowed")
 
 
+async def test_who_waits_is_checked_again_when_the_rules_change_not_when_the_pool_grows(plane: Plane) -> None:
+    await plane.session()
+    await plane.look()
+    await worked_off(plane)
+    grown = {
+        **OPEN,
+        "replicas": 9,
+        "placement": {"policy": "Spread"},
+        "quotas": [{"namespace": "x", "weight": 2}],
+    }
+    await plane.apply(POOL, "default", grown)
+    assert [key for key in await worked_off(plane) if key.kind == SESSION] == []
+    await plane.apply(POOL, "default", {**grown, "provider": {"allowedHosts": ["other.example"]}})
+    await worked_off(plane)
+    assert plane.conditions()["Accepted"] == ("False", "HostNotAllowed")
+    assert len(plane.context.desk) == 0
+    await plane.apply(POOL, "default", OPEN)
+    await worked_off(plane)
+    assert len(plane.context.desk) == 1
+
+
+async def test_a_worker_that_went_away_unheard_is_found_missing(plane: Plane) -> None:
+    plane.links.add("a")
+    plane.links.workers.changed = lambda worker: None
+    plane.links.remove("a")
+    plane.links.add("b")
+    plane.reconciler.sessions.line.look_again()
+    await plane.session()
+    await plane.look()
+    assert places(plane) == [("call", "b")]
+
+
 async def test_who_waits_is_on_the_metrics(plane: Plane) -> None:
     for number in range(3):
         await plane.session(f"s{number}")
@@ -340,24 +376,52 @@ async def test_who_waits_is_on_the_metrics(plane: Plane) -> None:
     assert b"parley_operator_waiting_sessions{" not in plane.context.metrics.render()
 
 
-async def test_looking_at_one_who_waits_does_not_look_at_the_others(plane: Plane) -> None:
-    """Five thousand wait: a look at one costs no walk through them."""
-    plane.links.add("w", capacity=0)
-    for number in range(30):
-        await plane.session(f"s{number}")
-        await plane.look(f"s{number}")
-    walked: list[int] = []
-    line = plane.context.desk._lines["default", "default"]
-    original = line.requests
+async def calls_of(work: Callable[[], Awaitable[object]]) -> int:
+    """How many Python functions the work calls: what it costs, whatever the machine."""
+    count = 0
 
-    def requests() -> Any:
-        walked.append(1)
-        return original()
+    def seen(frame: object, event: str, argument: object) -> None:
+        nonlocal count
+        count += event == "call"
 
-    line.requests = requests  # type: ignore[method-assign]
-    views = Counter[str]()
-    see = plane.context.desk.see
-    plane.context.desk.see = lambda view, worker: (views.update([worker]), see(view, worker))[1]  # type: ignore[method-assign]
-    for _ in range(20):
-        await plane.look("s7")
-    assert (walked, views) == ([], Counter())
+    sys.setprofile(seen)
+    try:
+        await work()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+async def test_what_a_place_costs_does_not_grow_with_those_who_wait() -> None:
+    costs: dict[int, dict[str, int]] = {}
+    for waiting in (30, 1500):
+        plane = Plane()
+        await plane.apply(POOL, "default", OPEN)
+        plane.links.add("full", capacity=1)
+        for number in range(waiting):
+            body = await plane.session(f"s{number}")
+            choices = (Choice(("default", "default")),)
+            uid = body["metadata"]["uid"]
+            plane.context.desk.want(Request(uid, "default", f"s{number}", NOW, choices))
+        plane.reconciler.sessions.line.serve()
+        for number in (0, 5):
+            await plane.look(f"s{number}")
+        [(_, request)] = plane.links.admits
+        report = plane.links.report("full", request, SessionState.ENDED, end_reason="CallerHangup")
+        costs[waiting] = {
+            "one who waits is looked at": await calls_of(partial(plane.look, "s5")),
+            "a report comes": await calls_of(partial(heard, plane, report)),
+            "the end is written": await calls_of(partial(plane.look, "s0")),
+            "the place is given": await calls_of(partial(given, plane)),
+        }
+        assert plane.context.desk.grants == 1
+    for what, few in costs[30].items():
+        assert costs[1500][what] <= few + 20, what
+
+
+async def heard(plane: Plane, report: SessionReport) -> None:
+    plane.reconciler.worker_changed("full", report)
+
+
+async def given(plane: Plane) -> None:
+    plane.reconciler.sessions.line.serve()

@@ -34,7 +34,10 @@ class WaitingLine:
 
     def look_again(self) -> None:
         """Every worker anew: whatever was missed is mended."""
-        for view in self._context.links.views():
+        views = self._context.links.views()
+        for worker in self._context.ledger.workers() - {view.name for view in views}:
+            self._context.desk.see(None, worker)
+        for view in views:
             self._context.desk.see(view, view.name)
         self.serve()
 

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from parley_operator.api.constants import AGENT, CONFIG_MAP, NODE, POD, POOL, SECRET, SESSION, Body
-from parley_operator.api.v1alpha1 import metadata_of, text_at
+from parley_operator.api.v1alpha1 import map_at, metadata_of, text_at
 from parley_operator.domain.model import SessionReport
 from parley_operator.domain.pools.nodes import slim_node
 from parley_operator.ports import StoreError
@@ -26,6 +26,8 @@ from .strays import StraySweep
 log = logging.getLogger(__name__)
 
 _REMEMBERED_DELETIONS = 20_000
+# Fields of a pool's spec that say nothing about who may use it and how.
+_NO_RULES = frozenset({"replicas", "autoscaling", "updateStrategy", "recycle", "placement", "quotas"})
 _RETRY_FIRST, _RETRY_MOST = 0.2, 30.0
 
 
@@ -72,7 +74,7 @@ class Reconciler:
         if kind == SESSION:
             self._session_seen(key, body, before, deleted)
         elif kind in (AGENT, POOL):
-            if deleted or before is None or _generation(before) != _generation(body):
+            if deleted or before is None or _rules_changed(kind, before, body):
                 self._wake_pending()
             if kind == POOL:
                 self.sessions.line.pool_seen(key, body, deleted)
@@ -268,6 +270,21 @@ class Reconciler:
 
 def _created(body: Body) -> str:
     return text_at(body, "metadata", "creationTimestamp")
+
+
+def _rules_changed(kind: str, before: Body, body: Body) -> bool:
+    """Whether those who wait must be checked again.
+
+    How large a pool is and who goes first is no such matter: whoever scales a pool up because many wait
+    would have all of them read their Secrets.
+    """
+    if _generation(before) == _generation(body):
+        return False
+    return kind != POOL or _rules(before) != _rules(body)
+
+
+def _rules(pool: Body) -> dict[str, object]:
+    return {key: value for key, value in map_at(pool, "spec").items() if key not in _NO_RULES}
 
 
 def _generation(body: Body) -> object:

@@ -78,6 +78,8 @@ class Desk:
 
     def forget_rules(self, pool: PoolName) -> None:
         self._rules.pop(pool, None)
+        if not self._lines.get(pool, True):
+            del self._lines[pool]
 
     def rules(self, pool: PoolName) -> PoolRules:
         return self._rules.get(pool) or PoolRules()

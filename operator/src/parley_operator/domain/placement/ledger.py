@@ -190,6 +190,9 @@ class Ledger:
     def row(self, worker: str) -> Row | None:
         return self._rows.get(worker)
 
+    def workers(self) -> set[str]:
+        return set(self._rows)
+
     def rows(self, pool: PoolName) -> Iterator[Row]:
         return iter(self._pools.get(pool, {}).values())
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from .demand import Choices, Request
@@ -132,12 +132,6 @@ class Line:
                     _turns_before(lane, self._time, turn, mine.order), len(lane), left(lane.namespace)
                 )
         return found
-
-    def requests(self) -> Iterator[str]:
-        """The uids of all who wait, in no order."""
-        for lane in (self._urgent, *self._lanes.values()):
-            for marks in lane.waiting.values():
-                yield from (mark[2] for mark in marks)
 
 
 def _serve_first(lane: Lane, place: Callable[[str, Choices], bool]) -> bool:
