@@ -6,7 +6,6 @@ seconds on one monotonic clock.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -204,13 +203,10 @@ class Desk:
 
     def lacking(self, pool: PoolName) -> int:
         """How many wait for the pool that more workers would help: all that their quotas let in."""
-        counted: Counter[str] = Counter()
-        urgent = 0
-        for waiter in self._waiters.values():
-            if pool in waiter.request.pools:
-                urgent += waiter.request.urgent
-                counted[waiter.request.namespace] += not waiter.request.urgent
-        return urgent + sum(min(count, self._left(pool, space)) for space, count in counted.items())
+        line = self._lines.get(pool)
+        if line is None:
+            return 0
+        return line.urgent + sum(min(count, self._left(pool, space)) for space, count in line.sizes())
 
     def waiters(self) -> list[Request]:
         """All who wait."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, insort
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from .demand import Choices, Request
@@ -57,6 +57,15 @@ class Line:
 
     def __len__(self) -> int:
         return self._size
+
+    @property
+    def urgent(self) -> int:
+        """How many of those who wait had a place before."""
+        return len(self._urgent)
+
+    def sizes(self) -> Iterator[tuple[str, int]]:
+        """How many others wait, by namespace."""
+        return ((lane.namespace, len(lane)) for lane in self._lanes.values())
 
     def join(self, request: Request, mark: _Mark) -> None:
         lane = self._urgent if request.urgent else self._lane(request.namespace)
