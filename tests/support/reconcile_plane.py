@@ -14,6 +14,7 @@ from parley_operator.domain.model import (
     AdmitVerdict,
     SessionReport,
     SessionState,
+    UpdateRequest,
     WorkerState,
     WorkerView,
 )
@@ -110,6 +111,7 @@ class Links:
     targets: dict[str, WorkerTarget] = field(default_factory=dict)
     admits: list[tuple[str, AdmitRequest]] = field(default_factory=list)
     terminates: list[tuple[str, str]] = field(default_factory=list)
+    updates: list[tuple[str, UpdateRequest]] = field(default_factory=list)
     drains: list[str] = field(default_factory=list)
     deadlines: list[tuple[str, float, bool]] = field(default_factory=list)
     answer: Callable[[str, AdmitRequest], AdmitOutcome] = lambda worker, request: AdmitOutcome(
@@ -143,6 +145,10 @@ class Links:
         self.terminates.append((worker, uid))
         return True
 
+    async def update(self, worker: str, request: UpdateRequest) -> bool:
+        self.updates.append((worker, request))
+        return True
+
     async def drain(self, worker: str, timeout: float, *, exactly: bool = False) -> bool:
         self.drains.append(worker)
         self.deadlines.append((worker, timeout, exactly))
@@ -155,6 +161,7 @@ class Links:
         return view
 
     def report(self, worker: str, request: AdmitRequest, state: SessionState, **facts: Any) -> SessionReport:
+        facts.setdefault("origin", request.origin)
         report = SessionReport(request.uid, request.attempt, request.namespace, request.name, state, **facts)
         view = self.workers[worker]
         self.workers[worker] = replace(view, sessions={**view.sessions, request.uid: report})

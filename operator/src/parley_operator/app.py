@@ -18,6 +18,7 @@ from .domain.manifests import WorkerDefaults
 from .handlers.authority import Authority, StaleEpoch, epoch_floor, load_authority, load_ca
 from .handlers.context import Context, ReconcilerSettings
 from .handlers.default_pool import apply_default_pool
+from .handlers.event_posting import EventLevel
 from .handlers.http import serve_admin
 from .handlers.kopf_app import KopfStuck, run_kopf
 from .handlers.leader_mark import LeaderMark
@@ -232,6 +233,7 @@ class Operator:
             ),
             new_ticket=lambda: secrets.token_urlsafe(32),
             control_ca=lambda: authority.ca.certificate,
+            event_level=EventLevel(settings.events),
         )
         defaults = WorkerDefaults(
             settings.worker_image, settings.worker_image_pull_policy, settings.nats_url, settings.worker_env

@@ -42,9 +42,11 @@ _HELP = {
     "LEASE_RENEW_DEADLINE": ("3", "seconds after which a leader that cannot renew the Lease stops"),
     "LEASE_RETRY": ("1", "seconds between attempts to renew or take the Lease"),
     "WATCH_STALE_AFTER": ("60", "seconds that a watch may owe a change until /healthz says so"),
+    "EVENTS": ("All", "which Kubernetes Events are posted: All, Warnings or None"),
     "LOG_LEVEL": ("info", "debug, info, warning or error"),
     "LOG_FORMAT": ("json", "json or text"),
 }
+_EVENTS = ("All", "Warnings", "None")
 _LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -75,6 +77,7 @@ class Settings:
     watch_nodes: bool
     log_level: str
     log_format: str
+    events: str
     sessions: SessionsSettings
 
 
@@ -113,7 +116,12 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
     file = Path(values["DEFAULT_POOL_FILE"]) if values["DEFAULT_POOL_FILE"] else None
     if file is not None and not file.is_file():
         problems.append(f"{PREFIX}DEFAULT_POOL_FILE: {file} is not there")
-    choices = (("LOG_LEVEL", _LEVELS), ("LOG_FORMAT", ("json", "text")), ("WATCH_NODES", ("true", "false")))
+    choices = (
+        ("LOG_LEVEL", _LEVELS),
+        ("LOG_FORMAT", ("json", "text")),
+        ("WATCH_NODES", ("true", "false")),
+        ("EVENTS", _EVENTS),
+    )
     for name, allowed in choices:
         if values[name] not in allowed:
             problems.append(f"{PREFIX}{name}: {values[name]!r}; use one of {', '.join(allowed)}")
@@ -146,6 +154,7 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
         watch_nodes=values["WATCH_NODES"] == "true",
         log_level=values["LOG_LEVEL"],
         log_format=values["LOG_FORMAT"],
+        events=values["EVENTS"],
         sessions=sessions,
     )
 

@@ -35,6 +35,7 @@ from .domain.phases import TERMINAL
 from .domain.subjects import secret_view
 from .files import Change, FileStore, InvalidObject
 from .handlers.context import Context, ReconcilerSettings
+from .handlers.event_posting import EventLevel
 from .handlers.reconciler import Reconciler
 from .handlers.tickets import secret_name
 from .ports import WorkerTarget, WorkerTls
@@ -129,6 +130,7 @@ class EmbeddedControlPlane:
             settings=self._settings,
             new_ticket=lambda: secrets.token_urlsafe(32),
             control_ca=lambda: ca,
+            event_level=EventLevel.NONE,
         )
         reconciler = Reconciler(context)
         links.on_change = reconciler.worker_changed

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import yaml
 
+from .api.changes import fixed_change
 from .api.constants import AGENT, CONFIG_MAP, POOL, RESOURCES, SECRET, SESSION, Body
 from .api.fields import FieldError, Fields
 from .api.v1alpha1 import map_at, parse_agent_spec, parse_pool_spec, parse_session_spec, spec_of, text_at
@@ -103,6 +104,13 @@ class FileStore:
         if text_at(present, "metadata", "resourceVersion") != text_at(seen, "metadata", "resourceVersion"):
             raise Conflict(f"{kind} {self._key(seen)[2]} changed meanwhile")
         return self._replace(present, deep_merge(present, {"status": status}))
+
+    async def apply_status(
+        self, kind: str, seen: Mapping[str, object], status: Mapping[str, object]
+    ) -> Body | None:
+        """One process writes: the status is its own as a whole."""
+        wanted = dict.fromkeys(map_at(seen, "status")) | dict(status)
+        return await self.patch_status(kind, seen, wanted)
 
     async def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
         present = self._objects.get((kind, namespace, name))
@@ -319,9 +327,9 @@ def _check_config_map(body: Body) -> None:
 
 def _check_immutable(present: Body, fresh: Body) -> None:
     before, after = map_at(present, "spec"), map_at(fresh, "spec")
-    for key in sorted(before.keys() | after.keys()):
-        if key != "ttlSecondsAfterFinished" and before.get(key) != after.get(key):
-            name = text_at(fresh, "metadata", "name")
-            raise InvalidObject(
-                f"VoiceSession {name}: spec.{key}: cannot be changed; delete the session and apply it anew"
-            )
+    field = fixed_change(before, after)
+    if field:
+        name = text_at(fresh, "metadata", "name")
+        raise InvalidObject(
+            f"VoiceSession {name}: spec.{field}: cannot be changed; delete the session and apply it anew"
+        )

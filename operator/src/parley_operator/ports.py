@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from .api.constants import Body
-from .domain.model import AdmitOutcome, AdmitRequest, WorkerView
+from .domain.model import AdmitOutcome, AdmitRequest, UpdateRequest, WorkerView
 from .domain.requests import Caller
 
 
@@ -68,6 +68,13 @@ class Store(Protocol):
         `None` when it is gone, also when another object has its name. Raises `Conflict` when it changed
         since.
         """
+        ...
+
+    async def apply_status(
+        self, kind: str, seen: Mapping[str, object], status: Mapping[str, object]
+    ) -> Body | None:
+        """Make `status` the whole of what the operator says of the object last seen as `seen`; what others
+        say stays. Otherwise like `patch_status`."""
         ...
 
     async def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
@@ -168,6 +175,10 @@ class WorkerLinks(Protocol):
 
     async def terminate(self, worker: str, uid: str, attempt: int, reason: str, message: str) -> bool | None:
         """True: found and told; False: not there; None: no answer."""
+        ...
+
+    async def update(self, worker: str, request: UpdateRequest) -> bool | None:
+        """Tell a live session of another configuration. True: told; False: not there; None: no answer."""
         ...
 
     async def drain(self, worker: str, timeout: float, *, exactly: bool = False) -> bool:

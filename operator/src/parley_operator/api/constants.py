@@ -17,6 +17,10 @@ CONFIG_MAP: Final = "ConfigMap"
 LEASE: Final = "Lease"
 NODE: Final = "Node"
 BUDGET: Final = "PodDisruptionBudget"
+REVISION: Final = "ControllerRevision"
+EVENT: Final = "Event"
+REVISION_API: Final = "apps/v1"
+EVENT_API: Final = "events.k8s.io/v1"
 
 # kind -> (API prefix, plural)
 RESOURCES: Final = {
@@ -29,6 +33,8 @@ RESOURCES: Final = {
     LEASE: ("apis/coordination.k8s.io/v1", "leases"),
     NODE: ("api/v1", "nodes"),
     BUDGET: ("apis/policy/v1", "poddisruptionbudgets"),
+    REVISION: (f"apis/{REVISION_API}", "controllerrevisions"),
+    EVENT: (f"apis/{EVENT_API}", "events"),
 }
 
 LABEL_CREDENTIALS: Final = f"{GROUP}/provider-credentials"
@@ -42,6 +48,7 @@ LABEL_REVISION: Final = f"{GROUP}/revision"
 LABEL_BUSY: Final = f"{GROUP}/busy"
 LABEL_DRAINING: Final = f"{GROUP}/draining"
 LABEL_SESSION: Final = f"{GROUP}/session"
+LABEL_AGENT: Final = f"{GROUP}/agent-uid"
 ANNOTATION_SPEC_HASH: Final = f"{GROUP}/spec-hash"
 ANNOTATION_MEDIA_PORT: Final = f"{GROUP}/media-port"
 # On a pod that is to go: when its sessions must be over, and why it goes.

@@ -51,6 +51,7 @@ API_VERSIONS = ("ga", "beta")
 PROVIDER_FORMATS = ("pcm16", "g711_ulaw", "g711_alaw")
 DEFAULT_QUEUE_TIMEOUT = 30.0
 DEFAULT_ALLOWED_HOSTS = ("api.openai.com",)
+DEFAULT_REVISION_HISTORY = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,14 @@ class ProviderSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class CanarySpec:
+    """Another agent that gets `weight` of a hundred new sessions."""
+
+    agent: str
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
 class AgentSpec:
     """Who speaks."""
 
@@ -79,6 +88,8 @@ class AgentSpec:
     session: Mapping[str, object] = field(default_factory=dict)
     behaviour: BehaviourSpec = field(default_factory=BehaviourSpec)
     scenario: ScenarioSpec | None = None
+    canary: CanarySpec | None = None
+    revision_history: int = DEFAULT_REVISION_HISTORY
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +207,8 @@ def check_provider(provider: ProviderSpec, path: str) -> None:
         raise FieldError(f"{path}.url", f"is required when type is {provider.type}")
 
 
-def parse_agent_spec(value: object, path: str = "spec") -> AgentSpec:
+def parse_agent_spec(value: object, path: str = "spec", *, shared: bool = True) -> AgentSpec:
+    """`shared`: of a VoiceAgent, which may have a canary; not an agent of one session alone."""
     fields = Fields(value, path)
     if not fields.has("provider"):
         raise FieldError(f"{path}.provider", "is required")
@@ -209,8 +221,23 @@ def parse_agent_spec(value: object, path: str = "spec") -> AgentSpec:
         session=fields.mapping("session"),
         behaviour=parse_behaviour(fields),
         scenario=parse_scenario(fields, partial=False),
+        canary=_canary(fields) if shared else None,
+        revision_history=fields.number("revisionHistoryLimit", DEFAULT_REVISION_HISTORY, least=0, most=100)
+        if shared
+        else DEFAULT_REVISION_HISTORY,
     )
     refuse_routes(found.session, fields.at("session"))
+    fields.finish()
+    return found
+
+
+def _canary(parent: Fields) -> CanarySpec | None:
+    if not parent.has("canary"):
+        return None
+    fields = parent.child("canary")
+    reference = fields.child("agentRef")
+    found = CanarySpec(reference.name("name"), fields.number("weight", 0, least=0, most=100))
+    reference.finish()
     fields.finish()
     return found
 
@@ -236,12 +263,15 @@ def parse_session_spec(value: object) -> SessionSpec:
         ref = fields.child("agentRef")
         agent_ref = ref.name("name")
         ref.finish()
+    own_agent = None
+    if fields.has("agent"):
+        own_agent = parse_agent_spec(fields.raw("agent"), "spec.agent", shared=False)
     audio, access = (fields.child(k) for k in ("audio", "access"))
     privacy = fields.flag("privacy")
     ttl = fields.number("ttlSecondsAfterFinished", -1, least=0, most=31_536_000)
     found = SessionSpec(
         agent_ref=agent_ref,
-        agent=parse_agent_spec(fields.raw("agent"), "spec.agent") if fields.has("agent") else None,
+        agent=own_agent,
         provider=parse_provider(fields.child("provider"), partial=True),
         session=fields.mapping("session"),
         provider_format=audio.choice("providerFormat", PROVIDER_FORMATS, ""),

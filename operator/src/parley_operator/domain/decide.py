@@ -6,10 +6,11 @@ Every fact is looked at afresh, so a decision lost in a crash is simply taken ag
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from .checks import Problem
+from .live import TELL_AGAIN, agent_status, has_condition, over_again, update_conditions, update_due
 from .model import AdmitOutcome, AdmitVerdict, Placement, SessionReport, SessionState
 from .observation import Fate, Observation
 from .phases import EndReason, Phase, advance, end_reason, phase_of
@@ -45,6 +46,7 @@ class Act(Enum):
     PLACE = "place"
     ASK_AGAIN = "ask again"
     FORGET = "forget placement"
+    UPDATE = "update"
     TERMINATE = "terminate"
     DELETE = "delete"
 
@@ -66,12 +68,19 @@ def decide(seen: Observation) -> Decision:
     if seen.subject.deleting:
         return _deleting(seen)
     if seen.placement is not None and (seen.placement.confirmed or seen.report is not None):
-        return _placed(seen, seen.placement)
+        return _with_update(seen, _placed(seen, seen.placement))
     if isinstance(seen.plan, Problem):
         return _not_accepted(seen, seen.plan)
     if seen.placement is not None:
         return _unanswered(seen)
     return _queued(seen)
+
+
+def _with_update(seen: Observation, decision: Decision) -> Decision:
+    """A session that goes on is told of a changed spec."""
+    if decision.act is not Act.NOTHING or "endReason" in decision.status or not update_due(seen):
+        return decision
+    return replace(decision, act=Act.UPDATE, again=min(TELL_AGAIN, decision.again or TELL_AGAIN))
 
 
 def after_refusal(seen: Observation, outcome: AdmitOutcome) -> Decision:
@@ -83,7 +92,7 @@ def after_refusal(seen: Observation, outcome: AdmitOutcome) -> Decision:
         reason is not EndReason.INVALID_SPEC,
         outcome.verdict.value,
         words,
-        seen.subject.generation,
+        seen.generation,
     )
     return Decision(status=_ending(seen, reason, words, [accepted]))
 
@@ -91,7 +100,7 @@ def after_refusal(seen: Observation, outcome: AdmitOutcome) -> Decision:
 def asking(seen: Observation, placement: Placement) -> dict[str, object]:
     """The note, in the status, of an Admit that is about to be sent; empty when it is there already."""
     words = f"worker {placement.worker} is asked"
-    generation = seen.subject.generation
+    generation = seen.generation
     conditions = [
         condition("Accepted", True, "Accepted", "", generation),
         condition("Placed", None, "Asking", words, generation),
@@ -108,12 +117,13 @@ def queue_deadline(seen: Observation) -> float:
 def _over(seen: Observation) -> Decision:
     if seen.report is not None and seen.report.live:
         return Decision(Act.TERMINATE, again=2.0)
+    status = over_again(seen)
     spec = seen.subject.spec
     if spec is None or spec.ttl_after_finished is None:
-        return Decision()
+        return Decision(status=status)
     ended = parse_timestamp(str(seen.subject.status.get("endTime", "")))
     left = ended + spec.ttl_after_finished - seen.now
-    return Decision(Act.DELETE) if left <= 0 else Decision(again=left)
+    return Decision(Act.DELETE) if left <= 0 else Decision(status=status, again=left)
 
 
 def _deleting(seen: Observation) -> Decision:
@@ -176,7 +186,7 @@ def _unanswered(seen: Observation) -> Decision:
 
 def _not_accepted(seen: Observation, problem: Problem) -> Decision:
     left = queue_deadline(seen) - seen.now
-    refused = condition("Accepted", False, problem.reason, problem.message, seen.subject.generation)
+    refused = condition("Accepted", False, problem.reason, problem.message, seen.generation)
     if seen.subject.spec is None or left <= 0:
         return Decision(status=_ending(seen, EndReason.INVALID_SPEC, problem.message, [refused]))
     return Decision(
@@ -258,7 +268,7 @@ def _queue_note(seen: Observation, standing: Standing) -> dict[str, object]:
 
 def _bound(seen: Observation, placement: Placement) -> dict[str, object]:
     report = seen.report
-    generation = seen.subject.generation
+    generation = seen.generation
     phase = Phase.PENDING
     ready = condition("Ready", False, "Connecting", "the worker connects to the provider", generation)
     if report is not None and report.state is not SessionState.CONNECTING:
@@ -273,10 +283,11 @@ def _bound(seen: Observation, placement: Placement) -> dict[str, object]:
         condition("Placed", True, "Admitted", _placed_words(seen, placement), generation),
         ready,
     ]
-    if seen.journal_degraded or _has_condition(seen, "RecoveryDegraded"):
+    if seen.journal_degraded or has_condition(seen.subject.status, "RecoveryDegraded"):
         words = "records wait for NATS" if seen.journal_degraded else ""
         reason = "JournalLate" if seen.journal_degraded else "JournalCurrent"
         conditions.append(condition("RecoveryDegraded", seen.journal_degraded, reason, words, generation))
+    conditions.extend(update_conditions(seen))
     return _status(seen, phase, conditions, _facts(seen, placement))
 
 
@@ -290,11 +301,6 @@ def _placed_words(seen: Observation, placement: Placement) -> str:
             if before == words or before.startswith(f"{words}; "):
                 return before
     return f"{words}; {seen.refusals}" if seen.refusals else words
-
-
-def _has_condition(seen: Observation, kind: str) -> bool:
-    found = seen.subject.status.get("conditions")
-    return isinstance(found, list) and any(isinstance(c, Mapping) and c.get("type") == kind for c in found)
 
 
 def _facts(seen: Observation, placement: Placement) -> dict[str, object]:
@@ -311,6 +317,7 @@ def _facts(seen: Observation, placement: Placement) -> dict[str, object]:
         facts["ticketSecretRef"] = {"name": seen.ticket_secret}
     if seen.report is not None:
         facts.update(report_status(seen.report))
+        facts.update(agent_status(seen))
     return facts
 
 
@@ -320,7 +327,7 @@ def _ended(seen: Observation, placement: Placement, report: SessionReport) -> di
         **_facts(seen, placement),
         **end_status(reason, report.end_message, report.end_time or seen.now),
     }
-    generation = seen.subject.generation
+    generation = seen.generation
     conditions = [
         condition(
             "Accepted", reason is not EndReason.INVALID_SPEC, reason.value, report.end_message, generation
@@ -329,6 +336,7 @@ def _ended(seen: Observation, placement: Placement, report: SessionReport) -> di
         else condition("Accepted", True, "Accepted", "", generation),
         condition("Placed", True, "Admitted", _placed_words(seen, placement), generation),
         condition("Ready", False, reason.value, report.end_message, generation),
+        condition("Ended", True, reason.value, report.end_message, generation),
     ]
     return _status(seen, phase_of(reason), conditions, facts)
 
@@ -337,13 +345,14 @@ def _ending(
     seen: Observation, reason: EndReason, message: str, conditions: Sequence[Mapping[str, object]]
 ) -> dict[str, object]:
     """The end of a session that no worker reports as ended."""
-    generation = seen.subject.generation
+    generation = seen.generation
     facts: dict[str, object] = {"queue": None}
     if seen.placement is not None and seen.placement.confirmed:
         facts = _facts(seen, seen.placement)
     facts.update(end_status(reason, message, seen.now))
     over = condition("Ready", False, reason.value, message, generation)
-    return _status(seen, phase_of(reason), [*conditions, over], facts)
+    ended = condition("Ended", True, reason.value, message, generation)
+    return _status(seen, phase_of(reason), [*conditions, over, ended], facts)
 
 
 def _status(
@@ -353,5 +362,7 @@ def _status(
     current = seen.subject.phase
     merged = merge_conditions(previous.get("conditions"), conditions, seen.now)
     wanted = {**facts, "phase": advance(current, phase).value, "conditions": merged}
-    wanted["observedGeneration"] = seen.subject.generation
+    wanted["observedGeneration"] = seen.generation
+    if seen.pool:
+        wanted["pool"] = seen.pool
     return difference(previous, wanted)

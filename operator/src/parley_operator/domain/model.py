@@ -48,8 +48,22 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """What a session runs as: the generation of its VoiceSession (0: not known), and its agent's name,
+    revision (name of the ControllerRevision) and generation."""
+
+    generation: int = 0
+    agent: str = ""
+    agent_revision: str = ""
+    agent_generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class SessionReport:
-    """A session as its worker sees it. Times are unix seconds, 0 when not yet."""
+    """A session as its worker sees it. Times are unix seconds, 0 when not yet.
+
+    `origin.generation` was judged last; `update_refused` says why that one is not run, empty when it is.
+    """
 
     uid: str
     attempt: int
@@ -71,6 +85,8 @@ class SessionReport:
     journal_stream: str = ""
     journal_first: int = 0
     journal_last: int = 0
+    origin: Origin = Origin()
+    update_refused: str = ""
 
     @property
     def live(self) -> bool:
@@ -152,6 +168,22 @@ class AdmitRequest:
     privacy: bool
     provider_audio: str
     conduct: Conduct = field(default_factory=Conduct)
+    origin: Origin = Origin()
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateRequest:
+    """What a live session shall run as from here on, whole."""
+
+    namespace: str
+    name: str
+    uid: str
+    attempt: int
+    instance_id: str
+    generation: int
+    session_json: str = field(repr=False)
+    limits: LimitsSpec
+    conduct: Conduct
 
 
 class AdmitVerdict(StrEnum):

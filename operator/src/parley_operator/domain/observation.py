@@ -10,7 +10,7 @@ from parley_operator.api.v1alpha1 import SessionSpec
 
 from .checks import Problem
 from .conduct import Conduct
-from .model import Placement, ProviderTarget, SessionReport
+from .model import Origin, Placement, ProviderTarget, SessionReport
 from .phases import TERMINAL, Phase
 from .placement.demand import Grant
 from .placement.desk import Standing
@@ -36,6 +36,7 @@ class Plan:
     session_json: str
     greet: bool
     conduct: Conduct = field(default_factory=Conduct)
+    origin: Origin = field(default_factory=Origin)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,3 +89,22 @@ class Observation:
     journal_degraded: bool = False
     ticket_hash: str = ""
     ticket_secret: str = ""
+    worker_pool: str = ""
+
+    @property
+    def generation(self) -> int:
+        """The generation that the status speaks of: the one that the worker judged last, while it runs the
+        session."""
+        running = self.report.origin.generation if self.report is not None and self.report.live else 0
+        return min(running, self.subject.generation) if running else self.subject.generation
+
+    @property
+    def private(self) -> bool:
+        """Words about the session may hold content that is nobody's business: also where its spec cannot be
+        read."""
+        return self.subject.spec is None or self.subject.spec.privacy
+
+    @property
+    def pool(self) -> str:
+        """Name of the pool that the session runs on or waits for; empty when it is not known."""
+        return self.plan.pool_name if isinstance(self.plan, Plan) else self.worker_pool

@@ -15,9 +15,11 @@ from parley_operator.ports import Store, WorkerLinks
 from parley_operator.telemetry.metrics import Metrics
 
 from .cache import ObjectCache
+from .event_posting import EventLevel, EventPoster
 from .notices import Notices
 from .queue import KeyedQueue
 from .reaper import Reaper
+from .revisions import Revisions
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +59,14 @@ class Context:
     notices: Notices = field(default_factory=Notices)
     watches: WatchHealth = field(default_factory=lambda: WatchHealth((SESSION, AGENT, POOL, POD)))
     reaper: Reaper = field(init=False)
+    revisions: Revisions = field(default_factory=Revisions)
+    events: EventPoster = field(init=False)
+    event_level: EventLevel = EventLevel.ALL
 
     def __post_init__(self) -> None:
         self.reaper = Reaper(self.store, lambda: len(self.queue) > self.settings.concurrency)
         self.cache.listener = self.notices.observed
+        self.events = EventPoster(self.store, self.clock, level=self.event_level, counted=self.metrics.event)
 
     @property
     def ledger(self) -> Ledger:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from parley_operator.api.constants import AGENT, CONFIG_MAP, POOL, SECRET
+from parley_operator.api.constants import CONFIG_MAP, POOL, SECRET
 from parley_operator.api.fields import FieldError
 from parley_operator.api.placement import SelectorSpec
 from parley_operator.api.v1alpha1 import (
-    AgentSpec,
     PoolRef,
     SessionSpec,
-    parse_agent_spec,
     parse_pool_spec,
     spec_of,
 )
 from parley_operator.domain.checks import Problem, SecretView, problem_of
 from parley_operator.domain.conduct import Materials, Needs
+from parley_operator.domain.model import Origin
 from parley_operator.domain.observation import Plan, Subject
 from parley_operator.domain.placement.demand import Choice, Choices, Need, PoolName
 from parley_operator.domain.subjects import PoolView, config_map_data, make_plan, needs_of, secret_view
@@ -35,9 +34,12 @@ async def gather_plan(
     spec = subject.spec
     if spec is None:
         return Problem("InvalidSpec", "spec: cannot be read")
-    agent = _agent(context, subject, spec)
-    if isinstance(agent, Problem):
-        return agent
+    agent, origin = spec.agent, Origin(subject.generation)
+    if agent is None:
+        chosen = await context.revisions.find(context, subject, spec.agent_ref)
+        if isinstance(chosen, Problem):
+            return chosen
+        agent, origin = chosen
     wanted, where = selectors_of(spec)[0]
     names = pool_names(context, subject, wanted.pool or spec.pool) if pool_name is None else [pool_name]
     pool = _pool(context, names, where)
@@ -49,9 +51,12 @@ async def gather_plan(
         return problem_of(error)
     # The trust rules that need no Secret come first: a session that breaks one makes nobody read any.
     found = make_plan(subject, spec, agent, pool, Materials())
-    if isinstance(found, Plan) or found.reason not in ("SecretNotFound", "ConfigMapNotFound"):
+    if isinstance(found, Problem) and found.reason in ("SecretNotFound", "ConfigMapNotFound"):
+        found = make_plan(subject, spec, agent, pool, await _read(context, subject.namespace, needs))
+    if isinstance(found, Problem):
         return found
-    return make_plan(subject, spec, agent, pool, await _read(context, subject.namespace, needs))
+    await context.revisions.store(context, subject.namespace, origin)
+    return replace(found, origin=origin)
 
 
 async def _read(context: Context, namespace: str, needs: Needs) -> Materials:
@@ -64,22 +69,6 @@ async def _read(context: Context, namespace: str, needs: Needs) -> Materials:
         body = await context.store.get(CONFIG_MAP, namespace, name)
         maps[name] = config_map_data(body) if body else None
     return Materials(secrets, maps)
-
-
-def _agent(context: Context, subject: Subject, spec: SessionSpec) -> AgentSpec | Problem:
-    if spec.agent is not None:
-        return spec.agent
-    body = context.cache.get(AGENT, subject.namespace, spec.agent_ref)
-    if body is None:
-        return Problem(
-            "AgentNotFound",
-            f"spec.agentRef.name: VoiceAgent {spec.agent_ref} does not exist in namespace "
-            f"{subject.namespace}; create it or name another",
-        )
-    try:
-        return parse_agent_spec(spec_of(body))
-    except FieldError as error:
-        return problem_of(error, "AgentInvalid", f"spec.agentRef: VoiceAgent {spec.agent_ref}: ")
 
 
 def selectors_of(spec: SessionSpec) -> list[tuple[SelectorSpec, str]]:

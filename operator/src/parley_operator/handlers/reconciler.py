@@ -17,7 +17,9 @@ from parley_operator.domain.model import SessionReport
 from parley_operator.domain.pools.nodes import slim_node
 from parley_operator.ports import StoreError
 
+from .agents import AgentReconciler
 from .context import Context
+from .event_posting import EventLevel
 from .pools import PoolReconciler
 from .queue import DOOM, SERVE, Key
 from .sessions import SessionReconciler
@@ -39,12 +41,14 @@ class Reconciler:
         self._context = context
         self._pools = pools
         self.sessions = SessionReconciler(context)
+        self.agents = AgentReconciler(context)
         self.started = asyncio.Event()
         self._deleted: dict[str, None] = {}
         self._failures: Counter[Key] = Counter()
         self._strays = StraySweep(context, self._is_deleted, self._stray_found)
         self._handlers: dict[str, Callable[[Key], Awaitable[float | None]]] = {
             SESSION: self.sessions.reconcile,
+            AGENT: self.agents.reconcile,
             DOOM: self._doom,
             SERVE: self.sessions.line.served,
         }
@@ -79,12 +83,20 @@ class Reconciler:
             if kind == POOL:
                 self.sessions.line.pool_seen(key, body, deleted)
                 self._context.queue.add(key)
+            else:
+                self._agents_of(key.namespace)
         elif kind in (SECRET, CONFIG_MAP):
             self._wake_pending(key.namespace)
         elif kind == POD and self._pools is not None:
             self._pools.pod_seen(body, deleted)
         elif kind == NODE and self._pools is not None:
             self._pools.node_seen(body, deleted)
+
+    def _agents_of(self, namespace: str) -> None:
+        """Each may be another's canary."""
+        for key, _ in self._context.cache.of_kind(AGENT):
+            if key.namespace == namespace:
+                self._context.queue.add(key)
 
     def _session_seen(self, key: Key, body: Body, before: Body | None, deleted: bool) -> None:
         uid = text_at(body, "metadata", "uid")
@@ -168,6 +180,8 @@ class Reconciler:
                     group.create_task(self._work())
                 group.create_task(self._tick())
                 group.create_task(self._context.reaper.run())
+                if self._context.event_level is not EventLevel.NONE:
+                    group.create_task(self._context.events.run())
         finally:
             self._context.queue.close()
 
@@ -214,6 +228,7 @@ class Reconciler:
         resync_at = clock.monotonic() + settings.resync_every
         while True:
             self._gauges()
+            self.agents.count()
             try:
                 self.sessions.line.look_again()
                 await self._strays.sweep()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-from parley_operator.api.constants import SESSION
-from parley_operator.api.v1alpha1 import text_at
+from parley_operator.api.constants import SESSION, Body
+from parley_operator.api.v1alpha1 import map_at, text_at
 from parley_operator.domain.checks import Problem
 from parley_operator.domain.decide import (
     Act,
@@ -16,6 +16,7 @@ from parley_operator.domain.decide import (
     decide,
     queue_deadline,
 )
+from parley_operator.domain.event_facts import session_facts
 from parley_operator.domain.model import ELSEWHERE, AdmitOutcome, AdmitRequest, AdmitVerdict, Placement
 from parley_operator.domain.observation import Fate, Observation, Plan, Subject
 from parley_operator.domain.placement.demand import Choices, Grant, Request
@@ -29,6 +30,7 @@ from .placements import PlacementBook, fate_of
 from .plans import gather_plan, weigh
 from .queue import DOOM, Key
 from .tickets import Ticket, ensure_ticket, secret_name
+from .updates import tell_update
 
 log = logging.getLogger(__name__)
 SHUN_SECONDS = 1.0
@@ -92,6 +94,7 @@ class SessionReconciler:
             silent_for=view.silent_for if view else 0.0,
             lost_after=context.settings.worker_lost_after,
             node=view.node if view else "",
+            worker_pool=view.pool if view else "",
             journal_degraded=bool(view and view.journal_degraded),
             ticket_hash=self.book.digest(subject.uid).hex(),
             ticket_secret=secret_name(subject.name),
@@ -156,6 +159,11 @@ class SessionReconciler:
             return await self._place(key, seen, decision.grant)
         if decision.act is Act.ASK_AGAIN and seen.placement is not None:
             return await self._admit(key, seen, seen.placement, fresh=False)
+        if decision.act is Act.UPDATE and seen.placement is not None:
+            status, again = await tell_update(self._context, seen, seen.placement)
+            if status:
+                await self._write(key, seen, Decision(status=status))
+            return again
         if decision.act is Act.FORGET:
             return await self._move_on(key, seen)
         if decision.act is Act.TERMINATE:
@@ -180,7 +188,7 @@ class SessionReconciler:
             if fresh is not None:
                 self._context.cache.put(SESSION, fresh)
                 if isinstance(reason, str) and text_at(fresh, "status", "endReason") == reason:
-                    self._over(subject.uid, reason)
+                    self._over(subject.uid, reason, fresh)
             self._context.queue.add(key)
             return False
         if body is None:
@@ -188,14 +196,21 @@ class SessionReconciler:
             self._context.queue.add(Key(DOOM, "", subject.uid))
             return False
         self._context.cache.put(SESSION, body)
+        facts = session_facts(map_at(known, "status"), map_at(body, "status"), private=seen.private)
+        self._context.events.tell(SESSION, body, facts)
         if isinstance(reason, str):
-            self._over(subject.uid, reason)
+            self._over(subject.uid, reason, body)
             self._context.queue.add_after(key, 0.01)
         return True
 
-    def _over(self, uid: str, reason: str) -> None:
+    def _over(self, uid: str, reason: str, body: Body) -> None:
         self.forget(uid)
         self._context.metrics.ended(reason)
+        agent = map_at(body, "status", "agent")
+        if agent:
+            name, generation = str(agent.get("name", "")), agent.get("generation")
+            number = generation if isinstance(generation, int) else 0
+            self._context.metrics.agent_ended(text_at(body, "metadata", "namespace"), name, number, reason)
 
     async def _place(self, key: Key, seen: Observation, grant: Grant) -> float | None:
         """Ask the worker whose place is kept. What was reserved is a promise from now on."""
@@ -244,6 +259,7 @@ class SessionReconciler:
             privacy=plan.spec.privacy,
             provider_audio=plan.spec.provider_format,
             conduct=plan.conduct,
+            origin=plan.origin,
         )
         outcome = await self._context.links.admit(placement.worker, request)
         self._context.metrics.admitted(outcome.verdict.value)

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 MERGE = "application/merge-patch+json"
 APPLY = "application/apply-patch+yaml"
 FIELD_MANAGER = "parley-operator"
+OURS = {"fieldManager": FIELD_MANAGER}
 # Within the class, `list` is the method.
 _Bodies = list[Body]
 _REPEATED = {429, 500, 502, 503, 504}
@@ -116,11 +117,13 @@ class KubeStore:
 
     async def create(self, kind: str, body: Mapping[str, object]) -> Body:
         namespace, name = text_at(body, "metadata", "namespace"), text_at(body, "metadata", "name")
-        answer = await self._request("POST", _path(kind, namespace), body=body, harmless=False)
+        answer = await self._request("POST", _path(kind, namespace), body=body, query=OURS, harmless=False)
         return self._written(kind, self._good(answer, f"create {kind} {namespace}/{name}"))
 
     async def patch(self, kind: str, namespace: str, name: str, patch: Mapping[str, object]) -> Body | None:
-        answer = await self._request("PATCH", _path(kind, namespace, name), body=patch, media=MERGE)
+        answer = await self._request(
+            "PATCH", _path(kind, namespace, name), body=patch, media=MERGE, query=OURS
+        )
         return None if answer.status == 404 else self._good(answer, f"patch {kind} {namespace}/{name}")
 
     async def patch_status(
@@ -134,14 +137,37 @@ class KubeStore:
             "metadata": {"resourceVersion": text_at(seen, "metadata", "resourceVersion")},
             "status": status,
         }
-        answer = await self._request("PATCH", path, body=body, media=MERGE)
+        answer = await self._request("PATCH", path, body=body, media=MERGE, query=OURS)
+        return await self._status_written(answer, kind, namespace, name, uid)
+
+    async def apply_status(
+        self, kind: str, seen: Mapping[str, object], status: Mapping[str, object]
+    ) -> Body | None:
+        namespace, name = text_at(seen, "metadata", "namespace"), text_at(seen, "metadata", "name")
+        uid = text_at(seen, "metadata", "uid")
+        metadata = {
+            "name": name,
+            "namespace": namespace,
+            "uid": uid,
+            "resourceVersion": text_at(seen, "metadata", "resourceVersion"),
+        }
+        api = RESOURCES[kind][0].removeprefix("apis/").removeprefix("api/")
+        body = {"apiVersion": api, "kind": kind, "metadata": metadata, "status": status}
+        query = {**OURS, "force": "true"}
+        path = _path(kind, namespace, name) + "/status"
+        answer = await self._request("PATCH", path, body=body, media=APPLY, query=query)
+        return await self._status_written(answer, kind, namespace, name, uid)
+
+    async def _status_written(
+        self, answer: _Answer, kind: str, namespace: str, name: str, uid: str
+    ) -> Body | None:
         if answer.status == 404:
             return None
         if answer.status in (409, 422):
             present = await self.get(kind, namespace, name)
             if present is None or text_at(present, "metadata", "uid") != uid:
                 return None
-        return self._written(kind, self._good(answer, f"patch status of {kind} {namespace}/{name}"))
+        return self._written(kind, self._good(answer, f"write status of {kind} {namespace}/{name}"))
 
     async def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
         body: Body = {"propagationPolicy": "Background"}
@@ -153,7 +179,7 @@ class KubeStore:
 
     async def apply(self, kind: str, body: Mapping[str, object]) -> Body:
         namespace, name = text_at(body, "metadata", "namespace"), text_at(body, "metadata", "name")
-        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
+        query = {**OURS, "force": "true"}
         path = _path(kind, namespace, name)
         answer = await self._request("PATCH", path, body=body, media=APPLY, query=query)
         return self._good(answer, f"apply {kind} {namespace}/{name}")

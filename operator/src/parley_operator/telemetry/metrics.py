@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _SLOW = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+MAX_AGENTS = 500
 PHASES = ("Pending", "Ready", "Active", "Recovering", "Completed", "Failed", "Cancelled")
 
 
@@ -74,6 +75,23 @@ class Metrics:
         )
         self._api_errors = Counter(
             p + "api_errors_total", "Failed calls of the API server.", ("verb", "code"), registry=r
+        )
+        agent = ("namespace", "agent", "generation")
+        self._agent_sessions = Gauge(
+            p + "agent_sessions",
+            "Live sessions by the agent that they run as.",
+            agent,
+            registry=r,
+        )
+        self._agent_ended = Counter(
+            p + "agent_sessions_ended_total",
+            "Sessions over, by the agent that they ran as.",
+            (*agent, "reason"),
+            registry=r,
+        )
+        self._agent_labels: dict[tuple[str, str, str], None] = {}
+        self._events = Counter(
+            p + "events_total", "Kubernetes Events: posted, dropped or failed.", ("result",), registry=r
         )
         self._object_age = Gauge(
             p + "last_event_timestamp_seconds", "When an object was last heard of.", registry=r
@@ -174,6 +192,23 @@ class Metrics:
 
     def drain_begun(self, reason: str) -> None:
         self._drains.labels(reason).inc()
+
+    def agent_sessions(self, counts: Mapping[tuple[str, str, int], int]) -> None:
+        self._agent_sessions.clear()
+        for namespace, agent, generation in list(counts)[:MAX_AGENTS]:
+            count = counts[namespace, agent, generation]
+            self._agent_sessions.labels(namespace, agent, str(generation)).set(count)
+
+    def agent_ended(self, namespace: str, agent: str, generation: int, reason: str) -> None:
+        """States of agents beyond the first `MAX_AGENTS` are counted together."""
+        labels = (namespace, agent, str(generation))
+        if labels not in self._agent_labels and len(self._agent_labels) >= MAX_AGENTS:
+            labels = ("", "", "")
+        self._agent_labels[labels] = None
+        self._agent_ended.labels(*labels, reason).inc()
+
+    def event(self, result: str) -> None:
+        self._events.labels(result).inc()
 
     def reservations(self, count: int) -> None:
         self._reserved.set(count)

@@ -5,24 +5,28 @@ from __future__ import annotations
 from google.protobuf.timestamp_pb2 import Timestamp
 from parley.control.v1 import control_pb2 as pb
 
+from parley_operator.api.v1alpha1 import LimitsSpec
 from parley_operator.domain.model import (
     AdmitOutcome,
     AdmitRequest,
     AdmitVerdict,
+    Origin,
     SessionReport,
     SessionState,
+    UpdateRequest,
     Usage,
     WorkerState,
 )
 
 from .conduct import duration as duration
-from .conduct import fill_config
+from .conduct import fill_config, tool_route
 
 # The end of the year 9999.
 _LAST_SECOND = 253402300799.0
 # The maxLength of words in the CRD's status.
 _LONGEST = 253
 _LONGEST_URL = 512
+_LONGEST_WORDS = 1024
 _WORKER_STATES = {
     pb.WORKER_STATE_READY: WorkerState.READY,
     pb.WORKER_STATE_DRAINING: WorkerState.DRAINING,
@@ -94,17 +98,45 @@ def session_report(message: pb.SessionReport) -> SessionReport:
         journal_stream=_word(journal.stream),
         journal_first=journal.first,
         journal_last=journal.last,
+        origin=Origin(
+            max(0, message.origin.generation),
+            _word(message.origin.agent),
+            _word(message.origin.agent_revision),
+            max(0, message.origin.agent_generation),
+        ),
+        update_refused=message.update_refused[:_LONGEST_WORDS],
     )
 
 
-def admit_message(request: AdmitRequest, leader_epoch: int) -> pb.AdmitRequest:
-    limits = request.limits
+def _limits(limits: LimitsSpec) -> pb.Limits:
     wanted = {
         "max_duration": limits.max_duration,
         "idle_timeout": limits.idle_timeout,
         "attach_timeout": limits.attach_timeout,
         "reattach_timeout": limits.reattach_timeout,
     }
+    return pb.Limits(**{key: duration(value) for key, value in wanted.items() if value})
+
+
+def update_message(request: UpdateRequest, leader_epoch: int) -> pb.CommandRequest:
+    return pb.CommandRequest(
+        session=pb.SessionRef(
+            namespace=request.namespace,
+            name=request.name,
+            session_uid=request.uid,
+            attempt=request.attempt,
+        ),
+        fence=pb.Fence(leader_epoch=leader_epoch, worker_instance_id=request.instance_id),
+        reconfigure=pb.Reconfigure(
+            session_json=request.session_json,
+            tools=[tool_route(target) for target in request.conduct.tools],
+            limits=_limits(request.limits),
+            generation=request.generation,
+        ),
+    )
+
+
+def admit_message(request: AdmitRequest, leader_epoch: int) -> pb.AdmitRequest:
     message = pb.AdmitRequest(
         session=pb.SessionRef(
             namespace=request.namespace,
@@ -124,10 +156,16 @@ def admit_message(request: AdmitRequest, leader_epoch: int) -> pb.AdmitRequest:
             ),
             session_json=request.session_json,
             greet=request.greet,
-            limits=pb.Limits(**{key: duration(value) for key, value in wanted.items() if value}),
+            limits=_limits(request.limits),
             access=pb.Access(ticket_sha256=request.ticket_sha256),
             privacy=request.privacy,
             provider_audio=request.provider_audio,
+            origin=pb.Origin(
+                generation=request.origin.generation,
+                agent=request.origin.agent,
+                agent_revision=request.origin.agent_revision,
+                agent_generation=request.origin.agent_generation,
+            ),
         ),
     )
     fill_config(message.config, request.conduct)

@@ -20,7 +20,7 @@ def fill_config(config: pb.SessionConfig, conduct: Conduct) -> None:
     """Write what was asked for into the worker's configuration; what was not stays missing."""
     if conduct.behaviour != NO_BEHAVIOUR:
         config.behaviour.CopyFrom(_behaviour(conduct.behaviour))
-    config.tools.extend(_tool(target) for target in conduct.tools)
+    config.tools.extend(tool_route(target) for target in conduct.tools)
     if conduct.scenario is not None:
         config.scenario.CopyFrom(_scenario(conduct.scenario))
     if conduct.recording is not None:
@@ -56,7 +56,7 @@ def _behaviour(spec: BehaviourSpec) -> pb.Behaviour:
     return found
 
 
-def _tool(target: ToolTarget) -> pb.ToolRoute:
+def tool_route(target: ToolTarget) -> pb.ToolRoute:
     route = target.route
     found = pb.ToolRoute(
         name=target.name,

@@ -24,6 +24,7 @@ from parley_operator.domain.model import (
     AdmitRequest,
     AdmitVerdict,
     SessionReport,
+    UpdateRequest,
     WorkerState,
     WorkerView,
 )
@@ -269,6 +270,16 @@ class WorkerLink:
             return None
         return bool(response.found)
 
+    async def update(self, request: UpdateRequest) -> bool | None:
+        message = codec.update_message(request, self._epoch)
+        try:
+            response = await self._stub.Command(message, timeout=self._settings.call_timeout)
+        except grpc.aio.AioRpcError as error:
+            # Its details may repeat what was sent.
+            log.warning("worker %s: update of %s: %s", self.target.name, request.uid, error.code().name)
+            return None
+        return bool(response.found)
+
     async def drain(self, timeout: float, *, exactly: bool = False) -> bool:
         request = pb.DrainRequest(
             fence=self._fence(self._state.instance_id), timeout=codec.duration(timeout), exactly=exactly
@@ -369,6 +380,10 @@ class LinkSet:
     async def terminate(self, worker: str, uid: str, attempt: int, reason: str, message: str) -> bool | None:
         link = self._acting(worker)
         return None if link is None else await link.terminate(uid, attempt, reason, message)
+
+    async def update(self, worker: str, request: UpdateRequest) -> bool | None:
+        link = self._acting(worker)
+        return None if link is None else await link.update(request)
 
     async def drain(self, worker: str, timeout: float, *, exactly: bool = False) -> bool:
         link = self._acting(worker)
