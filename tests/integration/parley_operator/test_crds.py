@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import yaml
+from apiserver import CRDS
+from parley_operator.api.changes import CHANGEABLE, CHANGEABLE_IN_AGENT
 
 # The first test waits for the API server.
 pytestmark = pytest.mark.timeout(240)
@@ -183,11 +185,9 @@ def test_names_too_long_are_refused(call: Call) -> None:
 CHANGES = {
     "agentRef": {"name": "other"},
     "provider": {"model": "other"},
-    "session": {"temperature": 1},
     "audio": {"providerFormat": "g711_alaw"},
     "poolRef": {"name": "other"},
     "selectors": [{"zone": "z1"}],
-    "limits": {"maxDuration": "2h"},
     "access": {"ticket": "None"},
     "privacy": True,
     "scenario": {"entryPoint": "shop.calls:main"},
@@ -210,13 +210,73 @@ def test_the_spec_of_a_session_cannot_be_changed(call: Call, name: str) -> None:
     assert "cannot be changed" in answer["message"]
 
 
-def test_values_inside_the_passed_through_session_cannot_be_changed(call: Call) -> None:
+def test_session_and_limits_can_be_changed(call: Call) -> None:
     spec = {"agentRef": {"name": "a"}, "session": {"audio": {"input": {"turn_detection": {"type": "x"}}}}}
-    code, made = create(call, thing("VoiceSession", "fixed-inside", spec))
+    code, made = create(call, thing("VoiceSession", "changed", spec))
     assert code == 201, made
     made["spec"]["session"]["audio"]["input"]["turn_detection"]["type"] = "y"
-    code, answer = call("PUT", f"{BASE}/voicesessions/fixed-inside", made)
+    made["spec"]["session"]["instructions"] = "Be brief."
+    made["spec"]["limits"] = {"maxDuration": "2h", "idleTimeout": "5m"}
+    code, answer = call("PUT", f"{BASE}/voicesessions/changed", made)
+    assert code == 200, answer
+    assert answer["metadata"]["generation"] == 2
+
+
+OWN = {"provider": OPENAI, "voice": "ash", "instructions": "x", "tools": [{"type": "function", "name": "f"}]}
+AGENT_CHANGES = {
+    "provider": {**OPENAI, "model": "m"},
+    "voice": "cedar",
+    "speaksFirst": True,
+    "greeting": {"text": "hello"},
+    "hangUp": {"tool": True},
+    "idle": {"after": "10s"},
+    "goodbye": {"before": "10s", "text": "bye"},
+    "scenario": {"entryPoint": "shop.calls:main"},
+}
+
+
+@pytest.mark.parametrize("name", sorted(AGENT_CHANGES))
+def test_what_a_session_s_own_agent_keeps(call: Call, name: str) -> None:
+    code, made = create(call, thing("VoiceSession", f"own-{name.lower()}", {"agent": OWN}))
+    assert code == 201, made
+    made["spec"]["agent"][name] = AGENT_CHANGES[name]
+    code, answer = call("PUT", f"{BASE}/voicesessions/own-{name.lower()}", made)
     assert code == 422, answer
+    assert f"spec.agent.{name}" in answer["message"]
+    assert "cannot be changed" in answer["message"]
+
+
+def test_what_a_session_s_own_agent_can_be_told_later(call: Call) -> None:
+    code, made = create(call, thing("VoiceSession", "own-told", {"agent": OWN}))
+    assert code == 201, made
+    made["spec"]["agent"]["instructions"] = "y"
+    made["spec"]["agent"]["tools"] = [{"type": "function", "name": "g", "route": {"nats": {}}}]
+    made["spec"]["agent"]["session"] = {"tool_choice": "required"}
+    assert call("PUT", f"{BASE}/voicesessions/own-told", made)[0] == 200
+    made["spec"] = {"agentRef": {"name": "a"}}
+    code, answer = call("PUT", f"{BASE}/voicesessions/own-told", made)
+    assert code in (409, 422), answer
+
+
+def test_operator_and_definition_agree_on_what_can_be_changed() -> None:
+    rules = [*schema_rules("spec"), *(f"agent.{name}" for name in schema_rules("spec", "agent"))]
+    properties = SESSION_SPEC["properties"]
+    fixed = (properties.keys() - CHANGEABLE) | {
+        f"agent.{name}" for name in properties["agent"]["properties"].keys() - CHANGEABLE_IN_AGENT
+    }
+    assert set(rules) == fixed
+
+
+SESSION_SPEC = yaml.safe_load((CRDS / "voicesessions.yaml").read_text())["spec"]["versions"][0]["schema"][
+    "openAPIV3Schema"
+]["properties"]["spec"]
+
+
+def schema_rules(*path: str) -> list[str]:
+    """Fields that a transition rule holds fast."""
+    schema = SESSION_SPEC if path == ("spec",) else SESSION_SPEC["properties"][path[1]]
+    rules = schema["x-kubernetes-validations"]
+    return [rule["fieldPath"].removeprefix(".") for rule in rules if "oldSelf" in rule["rule"]]
 
 
 def test_the_time_to_live_of_a_session_can_be_changed(call: Call) -> None:

@@ -143,7 +143,8 @@ class SessionReconciler:
         self.line.serve(besides=subject.uid)
         grant = desk.grant(subject.uid)
         standing = desk.standing(subject.uid, self._context.clock.monotonic()) if grant is None else None
-        return replace(seen, grant=grant, standing=standing)
+        pool = grant.pool if grant else choices[0].pool
+        return replace(seen, grant=grant, standing=standing, worker_pool=pool[1])
 
     def _count_refusal(self, seen: Observation) -> None:
         if isinstance(seen.plan, Problem) and self._refused.get(seen.subject.uid) != seen.plan.reason:
