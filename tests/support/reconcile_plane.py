@@ -12,6 +12,8 @@ from parley_operator.domain.model import (
     AdmitOutcome,
     AdmitRequest,
     AdmitVerdict,
+    MigrateOutcome,
+    Placement,
     SessionReport,
     SessionState,
     UpdateRequest,
@@ -114,6 +116,12 @@ class Links:
     updates: list[tuple[str, UpdateRequest]] = field(default_factory=list)
     drains: list[str] = field(default_factory=list)
     deadlines: list[tuple[str, float, bool]] = field(default_factory=list)
+    migrates: list[tuple[str, str, int]] = field(default_factory=list)
+    moves: list[tuple[str, int, str, int]] = field(default_factory=list)
+    moved_answer: bool | None = True
+    hand_over: Callable[[str], MigrateOutcome] = lambda worker: MigrateOutcome(
+        True, ready=True, hand_over="{}"
+    )
     answer: Callable[[str, AdmitRequest], AdmitOutcome] = lambda worker, request: AdmitOutcome(
         AdmitVerdict.ADMITTED, endpoint="1.2.3.4:5"
     )
@@ -153,6 +161,14 @@ class Links:
         self.drains.append(worker)
         self.deadlines.append((worker, timeout, exactly))
         return True
+
+    async def migrate(self, worker: str, uid: str, attempt: int, patience: float) -> MigrateOutcome:
+        self.migrates.append((worker, uid, attempt))
+        return self.hand_over(worker)
+
+    async def moved(self, worker: str, uid: str, attempt: int, place: Placement) -> bool | None:
+        self.moves.append((worker, attempt, place.worker, place.attempt))
+        return self.moved_answer
 
     def add(self, name: str, **changes: Any) -> WorkerView:
         facts = {"instance_id": f"{name}-1", "state": WorkerState.READY, "capacity": 2, "connected": True}

@@ -8,7 +8,14 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from .api.constants import Body
-from .domain.model import AdmitOutcome, AdmitRequest, UpdateRequest, WorkerView
+from .domain.model import (
+    AdmitOutcome,
+    AdmitRequest,
+    MigrateOutcome,
+    Placement,
+    UpdateRequest,
+    WorkerView,
+)
 from .domain.requests import Caller
 
 
@@ -105,7 +112,8 @@ class WorkerTarget:
 
     `name` is its unique `worker_id`, `namespace`/`pool` say which pool it serves, `control_address` is
     host:port.
-    `dead` and `restarts` are what the kubelet says of its container; `labels` and `revision` are the pod's,
+    `dead`, `restarts` and `vouched` (it runs, on a node that is ready) are what the kubelet says of its
+    container, `unreachable` what the control plane says of its node; `labels` and `revision` are the pod's,
     `zone` is the node's; `draining` says that pod or node are to go, until `drain_deadline` (unix seconds,
     0 while unknown). Without `tls` the control channel is plaintext: only a loopback address is accepted
     then.
@@ -126,6 +134,8 @@ class WorkerTarget:
     labels: Mapping[str, str] = field(default_factory=dict)
     draining: bool = False
     drain_deadline: float = 0.0
+    vouched: bool = False
+    unreachable: bool = False
 
 
 class Reviews(Protocol):
@@ -179,6 +189,17 @@ class WorkerLinks(Protocol):
 
     async def update(self, worker: str, request: UpdateRequest) -> bool | None:
         """Tell a live session of another configuration. True: told; False: not there; None: no answer."""
+        ...
+
+    async def migrate(self, worker: str, uid: str, attempt: int, patience: float) -> MigrateOutcome:
+        """Ask the session to hold still at a quiet moment within `patience` seconds, and to hand over."""
+        ...
+
+    async def moved(self, worker: str, uid: str, attempt: int, place: Placement) -> bool | None:
+        """Tell an attempt that lives at `worker` where the session is now, so that its callers follow.
+
+        True: told; False: not there, or it has gone on; None: no answer.
+        """
         ...
 
     async def drain(self, worker: str, timeout: float, *, exactly: bool = False) -> bool:

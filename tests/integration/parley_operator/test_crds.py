@@ -75,9 +75,15 @@ def test_the_examples_are_accepted(call: Call, examples: Path) -> None:
         ),
         (
             "VoiceSession",
-            {"agentRef": {"name": "a"}, "recovery": {"policy": "Resume"}},
+            {"agentRef": {"name": "a"}, "recovery": {"policy": "Retry"}},
             "spec.recovery.policy",
             "Unsupported value",
+        ),
+        (
+            "VoiceSession",
+            {"agentRef": {"name": "a"}, "recovery": {"policy": "Resume"}, "privacy": True},
+            "spec.recovery.policy",
+            "Resume needs the journal",
         ),
         (
             "VoiceSession",

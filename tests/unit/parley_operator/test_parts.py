@@ -46,7 +46,11 @@ def test_durations_that_are_none(text: str) -> None:
             "spec.limits.idleTimeout: must be a duration",
         ),
         ({"agentRef": {"name": "a"}, "privacy": "yes"}, "spec.privacy: must be true or false"),
-        ({"agentRef": {"name": "a"}, "recovery": {"policy": "Resume"}}, "spec.recovery.policy: 'Resume'"),
+        ({"agentRef": {"name": "a"}, "recovery": {"policy": "Retry"}}, "spec.recovery.policy: 'Retry'"),
+        (
+            {"agentRef": {"name": "a"}, "recovery": {"policy": "Resume"}, "privacy": True},
+            "spec.recovery.policy: Resume needs the journal",
+        ),
         ({"agent": {"provider": {"type": "custom"}}}, "spec.agent.provider.url: is required"),
         ({"agent": {"provider": {"type": "aws"}}}, "spec.agent.provider.type: 'aws' is not supported"),
         ({"agent": {}}, "spec.agent.provider: is required"),

@@ -18,6 +18,7 @@ MAX_LINES = 16
 MAX_PHRASES = 64
 MAX_PARAMETERS = 64 * 1024
 RECORDING_FORMATS = ("wav", "opus")
+FAIL, RESTART, RESUME = RECOVERY_POLICIES = ("Fail", "Restart", "Resume")
 ENTRY_POINT = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 _FUNCTION = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _MEMORY = re.compile(r"([0-9]{1,6})(Mi|Gi)")
@@ -91,11 +92,12 @@ class RecordingSpec:
 
 @dataclass(frozen=True, slots=True)
 class RecoverySpec:
-    """What happens when the provider's WebSocket is lost."""
+    """What happens when the worker is lost (`policy`) or the provider's WebSocket is (all the rest)."""
 
     restore: bool = True
     keep_private: bool = False
     rotate_after: float = 0.0
+    policy: str = FAIL
 
 
 def parse_behaviour(fields: Fields) -> BehaviourSpec:
@@ -231,10 +233,15 @@ def check_folder(path: str, where: str) -> str:
     return path.rstrip("/") or "/"
 
 
-def parse_recovery(fields: Fields) -> RecoverySpec:
+def parse_recovery(fields: Fields, *, privacy: bool) -> RecoverySpec:
     """`policy` speaks of the worker, all the rest of the provider's WebSocket."""
-    fields.choice("policy", ("Fail",), "Fail")
+    policy = fields.choice("policy", RECOVERY_POLICIES, FAIL)
+    if policy == RESUME and privacy:
+        raise FieldError(
+            fields.at("policy"), "Resume needs the journal, which privacy keeps empty; use Restart or Fail"
+        )
     found = RecoverySpec(
+        policy=policy,
         restore=fields.choice("webSocket", ("Restore", "Fail"), "Restore") == "Restore",
         keep_private=fields.flag("keepPrivate"),
         rotate_after=fields.duration("rotateAfter", 0.0),

@@ -282,7 +282,7 @@ def parse_session_spec(value: object) -> SessionSpec:
         privacy=privacy,
         scenario=parse_scenario(fields, partial=True),
         recording=parse_recording(fields, privacy=privacy),
-        recovery=parse_recovery(fields.child("recovery")),
+        recovery=parse_recovery(fields.child("recovery"), privacy=privacy),
         trace=fields.flag("trace"),
         ttl_after_finished=None if ttl < 0 else float(ttl),
     )

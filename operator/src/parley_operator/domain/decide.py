@@ -10,17 +10,29 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from .checks import Problem
-from .live import TELL_AGAIN, agent_status, has_condition, over_again, update_conditions, update_due
+from .hardships import degraded_again, hardships
+from .live import TELL_AGAIN, agent_status, over_again, update_conditions, update_due
 from .model import AdmitOutcome, AdmitVerdict, Placement, SessionReport, SessionState
 from .observation import Fate, Observation
 from .phases import EndReason, Phase, advance, end_reason, phase_of
 from .placement.demand import Grant
 from .placement.desk import Standing, WaitReason
 from .placement.notes import next_note, wait_words
+from .recovery import (
+    LOST,
+    Loss,
+    Recovery,
+    after_loss,
+    pause_left,
+    recovering,
+    recovery_deadline,
+    recovery_of,
+)
 from .status import (
     condition,
     difference,
     end_status,
+    find_condition,
     merge_conditions,
     parse_timestamp,
     report_status,
@@ -37,6 +49,9 @@ RETRY_PROBLEM = 2.0
 ASK_AT_LEAST = 10.0
 # A worker that was asked and then fell silent is waited for so long before another one is tried.
 SILENT_AT_MOST = 10.0
+# A silent worker that the kubelet vouches for is cut off from us, not from its callers: it is given so many
+# times the patience.
+VOUCHED_FACTOR = 10.0
 
 
 class Act(Enum):
@@ -73,7 +88,7 @@ def decide(seen: Observation) -> Decision:
         return _not_accepted(seen, seen.plan)
     if seen.placement is not None:
         return _unanswered(seen)
-    return _queued(seen)
+    return _replaced(seen) if recovering(seen.subject.status) else _queued(seen)
 
 
 def _with_update(seen: Observation, decision: Decision) -> Decision:
@@ -110,7 +125,10 @@ def asking(seen: Observation, placement: Placement) -> dict[str, object]:
 
 
 def queue_deadline(seen: Observation) -> float:
+    """Until when a place is sought, for the first time or after a loss."""
     spec = seen.subject.spec
+    if spec is not None and recovering(seen.subject.status):
+        return recovery_deadline(spec, seen.subject.status)
     return seen.subject.created + (spec.limits.queue_timeout if spec else 0.0)
 
 
@@ -141,20 +159,28 @@ def _deleting(seen: Observation) -> Decision:
 def _placed(seen: Observation, placement: Placement) -> Decision:
     report = seen.report
     if report is not None and not report.live:
+        reason = end_reason(report.end_reason)
+        if reason in LOST:
+            words = report.end_message or f"lost on worker {placement.worker}"
+            return _recover(seen, placement, Loss(reason, words))
         return Decision(status=_ended(seen, placement, report))
     lost = _lost(seen)
     if lost:
-        return Decision(status=_ending(seen, EndReason.WORKER_LOST, lost, []))
+        return _recover(seen, placement, Loss(EndReason.WORKER_LOST, lost))
     waited = seen.now - placement.since
+    # A caller waits for a session that was lost: where it is now is told at once.
+    delay = 0.0 if placement.attempt > 1 else BIND_DELAY
     if report is None and seen.fate is Fate.ANSWERS:
         if waited > REPORT_GRACE:
             words = f"worker {placement.worker} does not know the session; its journal tells how far it came"
-            return Decision(status=_ending(seen, EndReason.WORKER_LOST, words, []))
+            return _recover(seen, placement, Loss(EndReason.WORKER_LOST, words))
         again = max(0.1, BIND_DELAY - waited)
-        return Decision(status=_bound(seen, placement) if waited >= BIND_DELAY else {}, again=again)
-    if report is not None and report.state is SessionState.CONNECTING and waited < BIND_DELAY:
-        return Decision(again=BIND_DELAY - waited)
+        return Decision(status=_bound(seen, placement) if waited >= delay else {}, again=again)
+    if report is not None and report.state is SessionState.CONNECTING and waited < delay:
+        return Decision(again=delay - waited)
     again_in = min(5.0, max(0.5, seen.lost_after - seen.silent_for)) if seen.fate is Fate.SILENT else None
+    if again_in is None:
+        again_in = degraded_again(seen) or None
     return Decision(status=_bound(seen, placement), again=again_in)
 
 
@@ -165,9 +191,65 @@ def _lost(seen: Observation) -> str:
         return f"worker {worker} is gone"
     if seen.fate is Fate.RESTARTED:
         return f"worker {worker} restarted"
-    if seen.fate is Fate.SILENT and seen.silent_for >= seen.lost_after:
+    patience = seen.lost_after * (VOUCHED_FACTOR if seen.vouched else 1.0)
+    if seen.fate is Fate.SILENT and seen.silent_for >= patience:
         return f"worker {worker} has not been heard for {seen.silent_for:.0f} s"
     return ""
+
+
+def _recover(seen: Observation, placement: Placement, loss: Loss) -> Decision:
+    """The place is gone: go on elsewhere where the policy says so, else end."""
+    status = seen.subject.status
+    held = seen.now - max(placement.since, recovery_of(status).lost)
+    found = after_loss(seen.subject.spec, status, loss, held, seen.now)
+    if isinstance(found, Recovery):
+        return Decision(status=_recovery_begun(seen, placement, found), again=0.0)
+    if seen.report is not None and not seen.report.live:
+        return Decision(status=_ended(seen, placement, replace(seen.report, end_message=found)))
+    return Decision(status=_ending(seen, loss.reason, found, []))
+
+
+def _recovery_begun(seen: Observation, placement: Placement, recovery: Recovery) -> dict[str, object]:
+    """The mark that fences every attempt so far; written before another worker is asked."""
+    generation = seen.generation
+    facts: dict[str, object] = {
+        "attempt": max(placement.attempt, seen.newest_attempt) + 1,
+        "worker": None,
+        "queue": None,
+        "recovery": recovery.status(),
+    }
+    report = seen.report or seen.last
+    if report is not None and report.journal_stream:
+        facts["journal"] = {
+            "stream": report.journal_stream,
+            "first": report.journal_first,
+            "last": report.journal_last,
+        }
+    conditions = [
+        condition("Placed", False, "Recovering", recovery.message, generation),
+        condition("Ready", False, "Recovering", recovery.message, generation),
+    ]
+    if find_condition(seen.subject.status, "Draining") is not None:
+        conditions.append(condition("Draining", False, "Recovering", "", generation))
+    return _status(seen, Phase.RECOVERING, conditions, facts)
+
+
+def _replaced(seen: Observation) -> Decision:
+    """A session that lost its place, and comes before all that never had one."""
+    recovery = recovery_of(seen.subject.status)
+    pause = pause_left(recovery, seen.now)
+    left = queue_deadline(seen) - seen.now
+    if left <= 0:
+        return _no_place(seen, recovery.message)
+    return Decision(again=min(pause, left)) if pause else _queued(seen)
+
+
+def _no_place(seen: Observation, message: str) -> Decision:
+    recovery = recovery_of(seen.subject.status)
+    reason = EndReason.SHARD_LOST if recovery.reason == EndReason.SHARD_LOST.value else EndReason.WORKER_LOST
+    words = f"{message}; no worker took the session over in time: add replicas to the pool or raise "
+    words += "spec.limits.reattachTimeout"
+    return Decision(status=_ending(seen, reason, words, []))
 
 
 def _unanswered(seen: Observation) -> Decision:
@@ -179,6 +261,8 @@ def _unanswered(seen: Observation) -> Decision:
         return Decision(Act.FORGET)
     since = seen.placement.since if seen.placement else 0.0
     if seen.now >= max(queue_deadline(seen), since + ASK_AT_LEAST):
+        if recovering(seen.subject.status):
+            return _no_place(seen, recovery_of(seen.subject.status).message)
         words = "the worker that was asked did not answer before spec.limits.queueTimeout"
         return Decision(status=_ending(seen, EndReason.QUEUE_TIMEOUT, words, []))
     return Decision(Act.ASK_AGAIN) if seen.fate is Fate.ANSWERS else Decision(again=1.0)
@@ -186,6 +270,14 @@ def _unanswered(seen: Observation) -> Decision:
 
 def _not_accepted(seen: Observation, problem: Problem) -> Decision:
     left = queue_deadline(seen) - seen.now
+    if recovering(seen.subject.status):
+        if left <= 0 or seen.subject.spec is None:
+            recovery = recovery_of(seen.subject.status)
+            words = f"{recovery.message}; it could not be placed anew: {problem.message}"
+            return Decision(status=_ending(seen, EndReason.WORKER_LOST, words, []))
+        words = f"cannot be placed anew: {problem.message}"
+        placed = condition("Placed", False, problem.reason, words, seen.generation)
+        return Decision(status=_status(seen, Phase.RECOVERING, [placed], {}), again=min(RETRY_PROBLEM, left))
     refused = condition("Accepted", False, problem.reason, problem.message, seen.generation)
     if seen.subject.spec is None or left <= 0:
         return Decision(status=_ending(seen, EndReason.INVALID_SPEC, problem.message, [refused]))
@@ -210,10 +302,11 @@ def _queued(seen: Observation) -> Decision:
         return Decision(status=_unserved(seen, standing))
     noted = seen.subject.status.get("queue")
     last = parse_timestamp(str(noted.get("time", ""))) if isinstance(noted, Mapping) else 0.0
-    due = next_note(seen.subject.uid, seen.subject.created, last, standing.waiting) - seen.now
+    since = recovery_of(seen.subject.status).lost or seen.subject.created
+    due = next_note(seen.subject.uid, since, last, standing.waiting) - seen.now
     if due > 0:
         return Decision(again=min(due, left))
-    after = next_note(seen.subject.uid, seen.subject.created, seen.now, standing.waiting) - seen.now
+    after = next_note(seen.subject.uid, since, seen.now, standing.waiting) - seen.now
     return Decision(status=_queue_note(seen, standing), again=min(after, left))
 
 
@@ -248,7 +341,7 @@ def _unserved(seen: Observation, standing: Standing) -> dict[str, object]:
 
 def _not_placed(seen: Observation, standing: Standing) -> dict[str, object]:
     words = wait_words(standing, seen.refusals)
-    return condition("Placed", False, standing.reason.value, words, seen.subject.generation)
+    return condition("Placed", False, standing.reason.value, words, seen.generation)
 
 
 def _queue_note(seen: Observation, standing: Standing) -> dict[str, object]:
@@ -259,7 +352,7 @@ def _queue_note(seen: Observation, standing: Standing) -> dict[str, object]:
         "deadline": timestamp(queue_deadline(seen)),
         "time": timestamp(seen.now),
     }
-    accepted = condition("Accepted", True, "Accepted", "", seen.subject.generation)
+    accepted = condition("Accepted", True, "Accepted", "", seen.generation)
     facts: dict[str, object] = {"queue": queue, "worker": None}
     note = _status(seen, Phase.PENDING, [accepted, _not_placed(seen, standing)], facts)
     # That nothing moved is no reason to write.
@@ -283,10 +376,7 @@ def _bound(seen: Observation, placement: Placement) -> dict[str, object]:
         condition("Placed", True, "Admitted", _placed_words(seen, placement), generation),
         ready,
     ]
-    if seen.journal_degraded or has_condition(seen.subject.status, "RecoveryDegraded"):
-        words = "records wait for NATS" if seen.journal_degraded else ""
-        reason = "JournalLate" if seen.journal_degraded else "JournalCurrent"
-        conditions.append(condition("RecoveryDegraded", seen.journal_degraded, reason, words, generation))
+    conditions += hardships(seen)
     conditions.extend(update_conditions(seen))
     return _status(seen, phase, conditions, _facts(seen, placement))
 
@@ -318,6 +408,9 @@ def _facts(seen: Observation, placement: Placement) -> dict[str, object]:
     if seen.report is not None:
         facts.update(report_status(seen.report))
         facts.update(agent_status(seen))
+        if placement.attempt > 1 and seen.subject.status.get("startTime"):
+            # When the caller came first, whichever worker that was.
+            facts.pop("startTime", None)
     return facts
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from parley_operator.api.conduct import RESUME
 from parley_operator.api.v1alpha1 import AgentSpec, ProviderSpec, SessionSpec, check_provider
 
 from .hosts import OPENAI_URL
 
 DEFAULT_MODEL = "gpt-realtime"
+# What is asked for where a conversation must be restorable and nobody said how it is to be transcribed.
+DEFAULT_TRANSCRIPTION = "whisper-1"
 
 
 def deep_merge(base: Mapping[str, object], over: Mapping[str, object]) -> dict[str, object]:
@@ -76,6 +79,11 @@ def session_object(agent: AgentSpec, session: SessionSpec, api_version: str) -> 
             base["audio"] = {"output": {"voice": agent.voice}}
     elif agent.voice:
         base["voice"] = agent.voice
+    if session.recovery.policy == RESUME:
+        # A conversation is restored from words: what the caller says must become some.
+        words: dict[str, object] = {"model": DEFAULT_TRANSCRIPTION}
+        heard: dict[str, object] = {"audio": {"input": {"transcription": words}}}
+        base = deep_merge(base, heard if api_version == "ga" else {"input_audio_transcription": words})
     return deep_merge(deep_merge(base, agent.session), session.session)
 
 

@@ -87,10 +87,17 @@ class SessionReport:
     journal_last: int = 0
     origin: Origin = Origin()
     update_refused: str = ""
+    recovery_degraded: bool = False
+    migratable: bool = False
 
     @property
     def live(self) -> bool:
         return self.state is not SessionState.ENDED
+
+    @property
+    def departed(self) -> bool:
+        """The worker has it no more, and does not say how it ended: the session lives elsewhere."""
+        return self.state is SessionState.ENDED and not self.end_reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +105,12 @@ class WorkerView:
     """A worker as the operator knows it now.
 
     `name` is its `worker_id`. `instance_id` is empty until the first snapshot. `silent_for` is seconds since
-    it was last heard; `dead` that its container is known not to run. `media_endpoint` is where callers will
-    reach it, as far as known; `telephony_endpoint` the URL for telephony streams, empty for none. `labels`
-    and `revision` are those of its pod, `zone` that of its node; `draining` says that pod or node are to
-    go, until `drain_deadline` (unix seconds, 0 while unknown). `occupied` counts its sessions, also
-    those not reported yet; `sessions_total` all since it `started` (unix seconds, 0 while unknown).
+    it was last heard; `dead` that its container is known not to run, `vouched` that the kubelet says it does,
+    `unreachable` that its node is not ready. `media_endpoint` is where callers will reach it, as far as
+    known; `telephony_endpoint` the URL for telephony streams, empty for none. `labels` and `revision` are
+    those of its pod, `zone` that of its node; `draining` says that pod or node are to go, until
+    `drain_deadline` (unix seconds, 0 while unknown). `occupied` counts its sessions, also those not reported
+    yet; `sessions_total` all since it `started` (unix seconds, 0 while unknown).
     """
 
     name: str
@@ -123,6 +131,8 @@ class WorkerView:
     revision: str = ""
     zone: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    vouched: bool = False
+    unreachable: bool = False
     draining: bool = False
     drain_deadline: float = 0.0
     occupied: int = 0
@@ -133,6 +143,11 @@ class WorkerView:
     @property
     def answers(self) -> bool:
         return self.connected and bool(self.instance_id)
+
+    @property
+    def leaving(self) -> bool:
+        """It takes no sessions any more, and those that it has are better off elsewhere."""
+        return self.draining or self.state is WorkerState.DRAINING
 
     @property
     def live_uids(self) -> frozenset[str]:
@@ -149,6 +164,27 @@ class ProviderTarget:
     api_key: SecretText = field(repr=False)
     type: str = "custom"
     headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class RestoreMode(Enum):
+    """What becomes of the conversation of a session that is placed again."""
+
+    RESUME = "resume"
+    RESTART = "restart"
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """How a worker takes a session over.
+
+    Positions are 0 when not known; `hand_over` is what the earlier worker gave, `None` where it was lost.
+    """
+
+    mode: RestoreMode
+    journal_stream: str = ""
+    journal_first: int = 0
+    journal_last: int = 0
+    hand_over: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +205,7 @@ class AdmitRequest:
     provider_audio: str
     conduct: Conduct = field(default_factory=Conduct)
     origin: Origin = Origin()
+    restore: Restore | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,3 +274,20 @@ class Placement:
     telephony_endpoint: str = ""
     confirmed: bool = False
     since: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class MigrateOutcome:
+    """A worker's word on a Migrate.
+
+    `found` is `None` without an answer; `ready`: the session holds still, and `hand_over` is its
+    conversation.
+    """
+
+    found: bool | None
+    ready: bool = False
+    hand_over: str = field(default="", repr=False)
+    journal_stream: str = ""
+    journal_first: int = 0
+    journal_last: int = 0
+    message: str = ""

@@ -71,7 +71,9 @@ class Observation:
 
     `plan` is `None` when it was not needed (the session is placed, over, or waits). `grant` is a place that
     is kept for the session, `standing` its place in the queue; `refusals` which workers said no, for
-    people.
+    people. `last` is the last report of the placement, also of a worker that is gone. `vouched`: the kubelet
+    says that a silent worker runs. `newest_attempt` is the highest that was ever heard of. `leaving`: the
+    worker drains, until `drain_deadline` (0 for unknown).
     """
 
     subject: Subject
@@ -79,12 +81,17 @@ class Observation:
     plan: Plan | Problem | None = None
     placement: Placement | None = None
     report: SessionReport | None = None
+    last: SessionReport | None = None
     fate: Fate = Fate.ANSWERS
     silent_for: float = 0.0
     lost_after: float = 60.0
     grant: Grant | None = None
     standing: Standing | None = None
     refusals: str = ""
+    vouched: bool = False
+    newest_attempt: int = 0
+    leaving: bool = False
+    drain_deadline: float = 0.0
     node: str = ""
     journal_degraded: bool = False
     ticket_hash: str = ""

@@ -19,13 +19,13 @@ class Phase(StrEnum):
 
 TERMINAL = frozenset({Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED})
 
-# A report can be missed, so a phase may be skipped forwards; nothing ever goes back or leaves a terminal
-# phase.
+# A report can be missed, so a phase may be skipped forwards; nothing goes back but by way of a recovery, and
+# nothing leaves a terminal phase.
 TRANSITIONS: dict[Phase, frozenset[Phase]] = {
-    Phase.PENDING: frozenset({Phase.READY, Phase.ACTIVE}) | TERMINAL,
-    Phase.READY: frozenset({Phase.ACTIVE}) | TERMINAL,
+    Phase.PENDING: frozenset({Phase.READY, Phase.ACTIVE, Phase.RECOVERING}) | TERMINAL,
+    Phase.READY: frozenset({Phase.ACTIVE, Phase.RECOVERING}) | TERMINAL,
     Phase.ACTIVE: frozenset({Phase.RECOVERING}) | TERMINAL,
-    Phase.RECOVERING: frozenset({Phase.ACTIVE}) | TERMINAL,
+    Phase.RECOVERING: frozenset({Phase.READY, Phase.ACTIVE}) | TERMINAL,
     Phase.COMPLETED: frozenset(),
     Phase.FAILED: frozenset(),
     Phase.CANCELLED: frozenset(),

@@ -36,6 +36,12 @@ def condition(
     }
 
 
+def find_condition(status: Mapping[str, object], kind: str) -> Mapping[str, object] | None:
+    found = status.get("conditions")
+    items = found if isinstance(found, list) else []
+    return next((item for item in items if isinstance(item, Mapping) and item.get("type") == kind), None)
+
+
 def merge_conditions(
     previous: object, wanted: Sequence[Mapping[str, object]], now: float
 ) -> list[dict[str, object]]:

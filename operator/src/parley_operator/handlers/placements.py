@@ -9,12 +9,16 @@ from parley_operator.api.constants import SESSION
 from parley_operator.api.v1alpha1 import text_at
 from parley_operator.domain.model import Placement, SessionReport, WorkerView
 from parley_operator.domain.observation import Fate, Subject
+from parley_operator.domain.recovery import attempt_floor
 from parley_operator.domain.subjects import bound_placement, subject_of
 
 from .context import Context
 from .plans import pools_of
 from .queue import Key
 from .tickets import Ticket, read_ticket, write_endpoint
+
+# A worker on a node that is not ready counts as gone when nobody heard it for so long.
+UNREACHABLE_SILENT = 5.0
 
 
 class PlacementBook:
@@ -30,6 +34,8 @@ class PlacementBook:
         self._told: dict[str, tuple[str, str]] = {}
         # Final reports outlive the link that brought them: the pod may be gone before the status is written.
         self._ends: dict[str, tuple[str, str, SessionReport]] = {}
+        # The last word of a live session: its worker may take it along when it goes.
+        self._last: dict[str, SessionReport] = {}
         # Sessions older than this process, whose note of an unanswered Admit was looked for.
         self._looked: set[str] = set()
         self._started = context.clock.now()
@@ -71,7 +77,7 @@ class PlacementBook:
     def forget(self, uid: str) -> None:
         """The session is over or deleted."""
         self.unplace(uid)
-        for known in (self._digests, self._told, self._attempts, self._ends):
+        for known in (self._digests, self._told, self._attempts, self._ends, self._last):
             known.pop(uid, None)
         self._looked.discard(uid)
 
@@ -93,8 +99,21 @@ class PlacementBook:
 
     def next_attempt(self, subject: Subject) -> int:
         """The number for a placement that follows no lost one; it never falls."""
-        written = subject.status.get("attempt")
-        return max(1, self._attempts.get(subject.uid, 0), written if isinstance(written, int) else 0)
+        return max(1, self._floor(subject))
+
+    def _floor(self, subject: Subject) -> int:
+        """Attempts below are over, whatever is heard of them."""
+        return max(self._attempts.get(subject.uid, 0), attempt_floor(subject.status))
+
+    def newest_attempt(self, subject: Subject) -> int:
+        """The highest number that was ever tried, as far as anybody tells."""
+        reports = (view.sessions.get(subject.uid) for view in self._context.links.views())
+        heard = max((report.attempt for report in reports if report is not None), default=0)
+        return max(heard, self._floor(subject))
+
+    def skip_attempt(self, uid: str, attempt: int) -> None:
+        """A worker has seen a higher number than `attempt`."""
+        self._attempts[uid] = max(attempt + 1, self._attempts.get(uid, 0))
 
     # -- tickets
 
@@ -140,8 +159,16 @@ class PlacementBook:
         view = self._context.links.view(worker)
         if body is None or view is None or text_at(body, "metadata", "uid") != report.uid:
             return
-        if not subject_of(body)[0].over:
+        kept = self._ends.get(report.uid)
+        older = kept is not None and kept[2].attempt > report.attempt
+        if not older and not report.departed and not subject_of(body)[0].over:
             self._ends[report.uid] = (worker, view.instance_id, report)
+
+    def last(self, uid: str, placement: Placement | None) -> SessionReport | None:
+        """What was last heard of the placement, also of a worker that is gone."""
+        found = self._last.get(uid)
+        fits = found is not None and placement is not None and found.attempt == placement.attempt
+        return found if fits else None
 
     def _reported(
         self, subject: Subject, placement: Placement | None
@@ -150,7 +177,7 @@ class PlacementBook:
         if placement is not None:
             view = links.view(placement.worker)
             report = view.sessions.get(uid) if view and view.instance_id == placement.instance_id else None
-            if report is None or report.attempt != placement.attempt:
+            if report is None or report.attempt != placement.attempt or report.departed:
                 report = self._kept_end(uid, placement)
             return view, report
         # Only workers that may have been asked are believed.
@@ -158,10 +185,22 @@ class PlacementBook:
         found = [
             (view, view.sessions[uid])
             for view in links.views()
-            if uid in view.sessions and (view.namespace, view.pool) in pools
-            if view.sessions[uid].attempt >= self._attempts.get(uid, 0)
+            if uid in view.sessions
+            and (view.namespace, view.pool) in pools
+            # What is heard of an attempt that is over means nothing.
+            and view.sessions[uid].attempt >= self._floor(subject)
+            and not view.sessions[uid].departed
         ]
         return max(found, key=lambda pair: (pair[1].attempt, pair[1].live), default=(None, None))
+
+    def _heir(self, subject: Subject, placement: Placement) -> tuple[WorkerView, SessionReport] | None:
+        """Who has the session under a higher attempt, when the worker of `placement` has it no more."""
+        if fate_of(self._context.links.view(placement.worker), placement) is not Fate.ANSWERS:
+            return None
+        owner, report = self._reported(subject, None)
+        if owner is None or report is None or not report.live or report.attempt <= placement.attempt:
+            return None
+        return owner, report
 
     def _live_report(self, uid: str) -> SessionReport | None:
         reports = (view.sessions.get(uid) for view in self._context.links.views())
@@ -177,10 +216,20 @@ class PlacementBook:
         an Admit."""
         uid = subject.uid
         bound = bound_placement(subject.status)
-        if bound is not None and bound.attempt < self._attempts.get(uid, 0):
+        if bound is not None and bound.attempt < self._floor(subject):
             bound = None
-        placement = self._placements.get(uid) or (bound if bound and bound.confirmed else None)
+        placement = self._placements.get(uid)
+        if placement is not None and placement.attempt < attempt_floor(subject.status):
+            # Another place was sought since: by this process, or by one that led in between.
+            self.unplace(uid)
+            placement = None
+        placement = placement or (bound if bound and bound.confirmed else None)
         owner, report = self._reported(subject, placement)
+        if placement is not None and placement.confirmed and report is None and not subject.over:
+            heir = self._heir(subject, placement)
+            if heir is not None:
+                # It was moved by an operator that did not live to write so.
+                placement, (owner, report) = None, heir
         if placement is None and owner is not None and report is not None:
             now = self._context.clock.now()
             placement = Placement(owner.name, owner.instance_id, report.attempt, since=now)
@@ -190,6 +239,7 @@ class PlacementBook:
         if placement is None:
             placement = await self._noted(subject, bound)
         if placement is not None and report is not None:
+            self._last[uid] = report
             placement = replace(
                 placement,
                 confirmed=True,
@@ -215,6 +265,8 @@ class PlacementBook:
         if subject.spec.ticket:
             ticket = await read_ticket(self._context.store, subject)
             bound = ticket.placement if ticket else None
+        if bound is not None and bound.attempt < self._floor(subject):
+            bound = None
         return replace(bound, since=self._context.clock.now()) if bound else None
 
     def holders(self, uid: str) -> Iterable[tuple[str, int]]:
@@ -237,7 +289,8 @@ class PlacementBook:
 def fate_of(view: WorkerView | None, placement: Placement | None) -> Fate:
     if placement is None:
         return Fate.ANSWERS
-    if view is None or (view.dead and not view.connected):
+    cut_off = view is not None and view.unreachable and view.silent_for >= UNREACHABLE_SILENT
+    if view is None or ((view.dead or cut_off) and not view.connected):
         return Fate.GONE
     if view.instance_id and view.instance_id != placement.instance_id:
         return Fate.RESTARTED

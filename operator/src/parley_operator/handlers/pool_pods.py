@@ -25,9 +25,11 @@ from parley_operator.domain.pools.pods import (
     WorkerPod,
     container_down,
     controller_of,
+    node_lost,
     read_pod,
     restarts_of,
     revision_of,
+    vouched,
     with_worker,
 )
 from parley_operator.domain.subjects import PoolView
@@ -101,6 +103,8 @@ class PoolPods:
             media_endpoint=f"{_bracketed(host)}:{host_port or MEDIA_PORT}",
             dead=container_down(body),
             restarts=restarts_of(body),
+            vouched=vouched(body),
+            unreachable=node_lost(body),
             revision=revision_of(body),
             zone=found.zone if found else "",
             labels={k: str(v) for k, v in labels.items() if k not in (LABEL_BUSY, LABEL_DRAINING)},

@@ -127,7 +127,7 @@ class Reconciler:
     def _wake_pending(self, namespace: str = "") -> None:
         self.sessions.check_anew()
         for key, body in self._context.cache.of_kind(SESSION):
-            waiting = text_at(body, "status", "phase") in ("", "Pending")
+            waiting = text_at(body, "status", "phase") in ("", "Pending", "Recovering")
             if waiting and namespace in ("", key.namespace):
                 self._context.queue.add(key)
 

@@ -21,10 +21,12 @@ from parley_operator.domain.model import ELSEWHERE, AdmitOutcome, AdmitRequest, 
 from parley_operator.domain.observation import Fate, Observation, Plan, Subject
 from parley_operator.domain.placement.demand import Choices, Grant, Request
 from parley_operator.domain.placement.refusals import Refusal, Refusals
+from parley_operator.domain.recovery import recovering, restore_of
 from parley_operator.domain.subjects import subject_of
 from parley_operator.ports import Conflict
 
 from .context import Context
+from .fence import Fence
 from .line import WaitingLine
 from .placements import PlacementBook, fate_of
 from .plans import gather_plan, weigh
@@ -50,6 +52,7 @@ class SessionReconciler:
         self._accepted: dict[str, Choices] = {}
         self._refusals: dict[str, Refusals] = {}
         self.line = WaitingLine(context)
+        self.fence = Fence(context)
 
     def forget(self, uid: str) -> None:
         """The session is over or deleted."""
@@ -77,7 +80,9 @@ class SessionReconciler:
         if subject.over and decision.act is not Act.TERMINATE:
             self.forget(subject.uid)
         again = await self._apply(key, seen, decision)
-        return again if again is not None else decision.again
+        again = again if again is not None else decision.again
+        other = await self.fence.look(subject, self.book.get(subject.uid))
+        return again if other is None else min(other, again if again is not None else other)
 
     async def _gather(self, key: Key, subject: Subject, problem: Problem | None) -> Observation:
         context = self._context
@@ -90,11 +95,16 @@ class SessionReconciler:
             now,
             placement=placement,
             report=report,
+            last=self.book.last(subject.uid, placement),
             fate=fate_of(view, placement),
             silent_for=view.silent_for if view else 0.0,
             lost_after=context.settings.worker_lost_after,
             node=view.node if view else "",
             worker_pool=view.pool if view else "",
+            vouched=bool(view and view.vouched),
+            newest_attempt=self.book.newest_attempt(subject),
+            leaving=bool(view and view.leaving),
+            drain_deadline=view.drain_deadline if view else 0.0,
             journal_degraded=bool(view and view.journal_degraded),
             ticket_hash=self.book.digest(subject.uid).hex(),
             ticket_secret=secret_name(subject.name),
@@ -261,6 +271,7 @@ class SessionReconciler:
             provider_audio=plan.spec.provider_format,
             conduct=plan.conduct,
             origin=plan.origin,
+            restore=restore_of(plan.spec, subject.status, placement.attempt),
         )
         outcome = await self._context.links.admit(placement.worker, request)
         self._context.metrics.admitted(outcome.verdict.value)
@@ -339,6 +350,11 @@ class SessionReconciler:
         if outcome.verdict is AdmitVerdict.STALE_LEADER:
             log.error("worker %s knows a newer operator than this one", placement.worker)
             return self._elsewhere(seen, placement, outcome, STALE_LEADER_PAUSE)
+        if outcome.verdict is AdmitVerdict.STALE_ATTEMPT and recovering(seen.subject.status):
+            # It saw a later attempt, of which nobody knows any more: the next one is later still.
+            self.book.unplace(uid)
+            self.book.skip_attempt(uid, placement.attempt)
+            return 0.05
         decision = after_refusal(replace(seen, placement=None), outcome)
         await self._write(key, seen, decision)
         return None

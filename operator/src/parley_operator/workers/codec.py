@@ -10,7 +10,10 @@ from parley_operator.domain.model import (
     AdmitOutcome,
     AdmitRequest,
     AdmitVerdict,
+    MigrateOutcome,
     Origin,
+    Restore,
+    RestoreMode,
     SessionReport,
     SessionState,
     UpdateRequest,
@@ -37,6 +40,10 @@ _SESSION_STATES = {
     pb.SESSION_STATE_ACTIVE: SessionState.ACTIVE,
     pb.SESSION_STATE_DETACHED: SessionState.DETACHED,
     pb.SESSION_STATE_ENDED: SessionState.ENDED,
+}
+_MODES = {
+    RestoreMode.RESUME: pb.Restore.MODE_RESUME,
+    RestoreMode.RESTART: pb.Restore.MODE_RESTART,
 }
 _VERDICTS = {
     pb.REFUSAL_REASON_FULL: AdmitVerdict.FULL,
@@ -105,6 +112,8 @@ def session_report(message: pb.SessionReport) -> SessionReport:
             max(0, message.origin.agent_generation),
         ),
         update_refused=message.update_refused[:_LONGEST_WORDS],
+        recovery_degraded=message.recovery_degraded,
+        migratable=message.migratable,
     )
 
 
@@ -169,7 +178,34 @@ def admit_message(request: AdmitRequest, leader_epoch: int) -> pb.AdmitRequest:
         ),
     )
     fill_config(message.config, request.conduct)
+    if request.restore is not None:
+        message.config.restore.CopyFrom(_restore(request.restore))
     return message
+
+
+def _restore(wanted: Restore) -> pb.Restore:
+    message = pb.Restore(
+        mode=_MODES[wanted.mode],
+        journal_stream=wanted.journal_stream,
+        journal_first=wanted.journal_first,
+        journal_last=wanted.journal_last,
+    )
+    if wanted.hand_over is not None:
+        message.hand_over.state_json = wanted.hand_over
+    return message
+
+
+def migrate_outcome(response: pb.MigrateResponse) -> MigrateOutcome:
+    journal = response.journal
+    return MigrateOutcome(
+        response.found,
+        response.ready,
+        response.hand_over.state_json,
+        _word(journal.stream),
+        journal.first,
+        journal.last,
+        response.message,
+    )
 
 
 def admit_outcome(response: pb.AdmitResponse) -> AdmitOutcome:

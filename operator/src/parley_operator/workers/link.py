@@ -23,6 +23,8 @@ from parley_operator.domain.model import (
     AdmitOutcome,
     AdmitRequest,
     AdmitVerdict,
+    MigrateOutcome,
+    Placement,
     SessionReport,
     UpdateRequest,
     WorkerState,
@@ -36,13 +38,16 @@ log = logging.getLogger(__name__)
 
 _OPTIONS = [
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),
-    ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 200),
-    ("grpc.max_reconnect_backoff_ms", 2000),
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    # In spite of its name this is how long a connection may take to be made.
+    ("grpc.min_reconnect_backoff_ms", 2000),
+    ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.keepalive_time_ms", 20000),
     ("grpc.keepalive_timeout_ms", 5000),
     ("grpc.enable_http_proxy", 0),
 ]
+# How long after the news of a restart a broken stream is its effect.
+_RESTART_NEWS = 3.0
 # Codes that prove that the worker never saw the request or would never have run it.
 _REFUSING = {
     grpc.StatusCode.UNAUTHENTICATED,
@@ -58,9 +63,27 @@ class LinkSettings:
     """Seconds."""
 
     call_timeout: float = 5.0
-    silence: float = 6.0
-    retry_first: float = 0.2
-    retry_most: float = 2.0
+    silence: float = 5.0
+    retry_first: float = 0.05
+    retry_most: float = 1.0
+    # A worker without a pod, whom no kubelet tells of, is gone when its address refused for so long.
+    refused: float = 1.0
+
+
+async def refuses(address: str, timeout: float) -> bool:
+    """Whether the machine is there and says that nobody listens at `address` (host:port)."""
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():
+        return False
+    try:
+        async with asyncio.timeout(timeout):
+            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+    except ConnectionRefusedError:
+        return True
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return False
 
 
 Changed = Callable[[str, SessionReport | None], None]
@@ -118,12 +141,16 @@ class WorkerLink:
         self.snapshot_seen = asyncio.Event()
         # The process of the last snapshot is known to be gone, the next one has not spoken yet.
         self._lost = False
+        self._restarted_at = float("-inf")
+        self._refused_since: float | None = None
 
     def follow(self, target: WorkerTarget) -> bool:
         """Take over what pod and node say; returns whether the worker's fate or its standing changed."""
         before = _standing(self.view())
-        if target.restarts > self.target.restarts and not self._state.connected:
-            self._lost = True
+        if target.restarts > self.target.restarts:
+            self._restarted_at = self._clock.monotonic()
+            # The kubelet may be faster than the news of the broken connection, see `_broken`.
+            self._lost = self._lost or not self._state.connected
         self.target = target
         return _standing(self.view()) != before
 
@@ -134,6 +161,8 @@ class WorkerLink:
             self._state,
             silent_for=silent,
             dead=target.dead or self._lost,
+            vouched=target.vouched,
+            unreachable=target.unreachable,
             revision=target.revision or self._state.revision,
             zone=target.zone,
             labels=target.labels,
@@ -159,10 +188,30 @@ class WorkerLink:
                 log.exception("worker %s: its report cannot be used", self.target.name)
             if self._state.connected:
                 delay = self._settings.retry_first
-                self._state = replace(self._state, connected=False)
-                self._changed(self.target.name, None)
+                self._broken()
+            elif not self.target.pod_uid and not self._lost:
+                await self._knock()
             await asyncio.sleep(delay)
             delay = min(delay * 2, self._settings.retry_most)
+
+    def _broken(self) -> None:
+        """The stream ended: by the death of the process where the kubelet said so just now."""
+        self._state = replace(self._state, connected=False)
+        self._refused_since = None
+        if self._clock.monotonic() - self._restarted_at <= _RESTART_NEWS:
+            self._lost = True
+        self._changed(self.target.name, None)
+
+    async def _knock(self) -> None:
+        """Nobody but the address itself tells whether a worker without a pod still runs."""
+        now = self._clock.monotonic()
+        if not await refuses(self.target.control_address, self._settings.call_timeout):
+            self._refused_since = None
+        elif self._refused_since is None:
+            self._refused_since = now
+        elif now - self._refused_since >= self._settings.refused:
+            self._lost = True
+            self._changed(self.target.name, None)
 
     async def close(self) -> None:
         await self._channel.close()
@@ -189,6 +238,7 @@ class WorkerLink:
         kind = message.WhichOneof("report")
         if kind == "snapshot":
             self._lost = False
+            self._restarted_at = float("-inf")
             snapshot = message.snapshot
             sessions = {r.session.session_uid: codec.session_report(r) for r in snapshot.sessions}
             self._state = replace(
@@ -251,14 +301,8 @@ class WorkerLink:
         return codec.admit_outcome(response)
 
     async def terminate(self, uid: str, attempt: int, reason: str, message: str) -> bool | None:
-        report = self._state.sessions.get(uid)
         request = pb.TerminateRequest(
-            session=pb.SessionRef(
-                session_uid=uid,
-                attempt=attempt,
-                namespace=report.namespace if report else "",
-                name=report.name if report else "",
-            ),
+            session=self._reference(uid, attempt),
             fence=self._fence(self._state.instance_id),
             reason=reason,
             message=message,
@@ -279,6 +323,44 @@ class WorkerLink:
             log.warning("worker %s: update of %s: %s", self.target.name, request.uid, error.code().name)
             return None
         return bool(response.found)
+
+    async def migrate(self, uid: str, attempt: int, patience: float) -> MigrateOutcome:
+        request = pb.MigrateRequest(
+            session=self._reference(uid, attempt),
+            fence=self._fence(self._state.instance_id),
+            patience=codec.duration(patience),
+        )
+        try:
+            response = await self._stub.Migrate(request, timeout=patience + self._settings.call_timeout)
+        except grpc.aio.AioRpcError as error:
+            log.warning("worker %s: migrate of %s: %s", self.target.name, uid, error.code().name)
+            return MigrateOutcome(None, message=f"no answer: {error.code().name}")
+        return codec.migrate_outcome(response)
+
+    async def moved(self, uid: str, attempt: int, place: Placement) -> bool | None:
+        request = pb.MovedRequest(
+            session=self._reference(uid, attempt),
+            fence=self._fence(self._state.instance_id),
+            endpoint=place.endpoint,
+            tls_server_name=place.tls_server_name,
+            attempt=place.attempt,
+            telephony_endpoint=place.telephony_endpoint,
+        )
+        try:
+            response = await self._stub.Moved(request, timeout=self._settings.call_timeout)
+        except grpc.aio.AioRpcError as error:
+            log.warning("worker %s: moved of %s: %s", self.target.name, uid, error.code().name)
+            return None
+        return bool(response.found)
+
+    def _reference(self, uid: str, attempt: int) -> pb.SessionRef:
+        report = self._state.sessions.get(uid)
+        return pb.SessionRef(
+            session_uid=uid,
+            attempt=attempt,
+            namespace=report.namespace if report else "",
+            name=report.name if report else "",
+        )
 
     async def drain(self, timeout: float, *, exactly: bool = False) -> bool:
         request = pb.DrainRequest(
@@ -385,6 +467,14 @@ class LinkSet:
         link = self._acting(worker)
         return None if link is None else await link.update(request)
 
+    async def migrate(self, worker: str, uid: str, attempt: int, patience: float) -> MigrateOutcome:
+        link = self._acting(worker)
+        return MigrateOutcome(None) if link is None else await link.migrate(uid, attempt, patience)
+
+    async def moved(self, worker: str, uid: str, attempt: int, place: Placement) -> bool | None:
+        link = self._acting(worker)
+        return None if link is None else await link.moved(uid, attempt, place)
+
     async def drain(self, worker: str, timeout: float, *, exactly: bool = False) -> bool:
         link = self._acting(worker)
         return False if link is None else await link.drain(timeout, exactly=exactly)
@@ -396,7 +486,8 @@ def _facts(view: WorkerView) -> tuple[object, ...]:
 
 
 def _standing(view: WorkerView) -> tuple[object, ...]:
-    return view.dead, view.revision, view.zone, view.labels, view.draining, view.drain_deadline
+    fate = (view.dead, view.vouched, view.unreachable)
+    return *fate, view.revision, view.zone, view.labels, view.draining, view.drain_deadline
 
 
 async def _shut(link: WorkerLink, task: asyncio.Task[None]) -> None:

@@ -149,6 +149,19 @@ def container_down(body: Body) -> bool:
     return bool(state) and "running" not in state and ("terminated" in state or restarts_of(body) > 0)
 
 
+def vouched(body: Body) -> bool:
+    """The kubelet says that the worker's container runs, and there is no reason to doubt the kubelet."""
+    return "running" in map_at(worker_container(body), "state") and not node_lost(body)
+
+
+def node_lost(body: Body) -> bool:
+    """The control plane hears nothing of the node: it declares pods unready whose containers are not, before
+    it evicts any."""
+    conditions = _maps(map_at(body, "status").get("conditions"))
+    said = {str(c.get("type")): c.get("status") for c in conditions}
+    return said.get("Ready") == "False" and said.get("ContainersReady") == "True"
+
+
 def restarts_of(body: Body) -> int:
     count = worker_container(body).get("restartCount")
     return count if isinstance(count, int) else 0
