@@ -42,6 +42,9 @@ class ControlWorker(control_pb2_grpc.WorkerControlServiceServicer):
     admit_delay: float = 0.0
     telephony: str = ""
     admits: list[pb.AdmitRequest] = field(default_factory=list)
+    # Why updates of live sessions are refused; empty: they are taken.
+    refuse_updates: str = ""
+    commands: list[pb.CommandRequest] = field(default_factory=list)
     terminates: list[pb.TerminateRequest] = field(default_factory=list)
     drains: list[pb.DrainRequest] = field(default_factory=list)
     sessions: dict[str, pb.SessionReport] = field(default_factory=dict)
@@ -141,6 +144,7 @@ class ControlWorker(control_pb2_grpc.WorkerControlServiceServicer):
                 endpoint="127.0.0.1:7000",
                 telephony_endpoint=self.telephony,
                 shard=0,
+                origin=request.config.origin,
             )
             self.peak = max(self.peak, len(self.live))
             self.report(uid, pb.SESSION_STATE_READY if self.auto_ready else pb.SESSION_STATE_CONNECTING)
@@ -154,6 +158,16 @@ class ControlWorker(control_pb2_grpc.WorkerControlServiceServicer):
         if found:
             self.report(uid, pb.SESSION_STATE_ENDED, request.reason)
         return pb.TerminateResponse(worker_instance_id=self.instance_id, found=found)
+
+    async def Command(self, request: pb.CommandRequest, context: Any) -> pb.CommandResponse:
+        self.commands.append(request)
+        uid = request.session.session_uid
+        found = uid in {s.session.session_uid for s in self.live}
+        if found and request.HasField("reconfigure"):
+            report = self.sessions[uid]
+            report.origin.generation = request.reconfigure.generation
+            self.report(uid, report.state, update_refused=self.refuse_updates)
+        return pb.CommandResponse(worker_instance_id=self.instance_id, found=found)
 
     async def Drain(self, request: pb.DrainRequest, context: Any) -> pb.DrainResponse:
         self.drains.append(request)
