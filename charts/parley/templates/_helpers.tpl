@@ -253,6 +253,10 @@ spec:
     {{- if eq .exposure "HostPort" }}
     hostPortRange: {min: {{ .hostPortRange.min }}, max: {{ .hostPortRange.max }}}
     {{- end }}
+  placement: {{- toYaml .placement | nindent 4 }}
+  {{- with .quotas }}
+  quotas: {{- toYaml . | nindent 4 }}
+  {{- end }}
   updateStrategy:
     maxSurge: {{ .maxSurge }}
     drainTimeout: {{ .drainTimeout }}
