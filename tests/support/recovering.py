@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import json
 import os
 import signal
@@ -23,14 +24,16 @@ from parley_client import (
     ConversationEvent,
     Endpoint,
     Event,
+    MediaGateway,
     Playout,
     StaticResolver,
+    Target,
     connect,
     resolve_address,
 )
 from parley_client.backoff import Backoff
 from parley_local.server import LocalProvider
-from recall import Held, recalling
+from recall import Held, recalling, spoken
 from shards import Watch
 from surviving import GA
 from worker_process import Control, WorkerProcess, control, worker_process
@@ -93,6 +96,34 @@ class Fleet:
         self.resolver.set(uid, told)
         return answer.admitted
 
+    async def freeze(
+        self, host: Host, uid: str, attempt: int = 1, patience: float = 10
+    ) -> pb.MigrateResponse:
+        """Ask the session to hold still."""
+        request = pb.MigrateRequest(session=reference(uid, attempt), fence=host.operator.fence())
+        request.patience.FromSeconds(round(patience))
+        answer: pb.MigrateResponse = await host.operator.stub.Migrate(request, timeout=patience + 10)
+        return answer
+
+    async def moved(self, host: Host, uid: str, attempt: int, place: pb.Admitted) -> bool:
+        """Tell the old worker where its session is now."""
+        request = pb.MovedRequest(
+            session=reference(uid, attempt),
+            fence=host.operator.fence(),
+            endpoint=place.endpoint,
+            tls_server_name=place.tls_server_name,
+            attempt=attempt + 1,
+        )
+        answer: pb.MovedResponse = await host.operator.stub.Moved(request, timeout=5)
+        return answer.found
+
+    async def migrate(self, old: Host, new: Host, uid: str, attempt: int = 1) -> None:
+        """All that the operator does."""
+        given = await self.freeze(old, uid, attempt)
+        assert given.ready, given.message
+        place = await self.admit(new, uid, attempt + 1, resume(given.hand_over))
+        assert await self.moved(old, uid, attempt, place)
+
     async def facts(self, uid: str, last: str = "ended") -> list[str]:
         """The session's events, once the last one is stored."""
         deadline = asyncio.get_running_loop().time() + 15
@@ -103,26 +134,45 @@ class Fleet:
             assert asyncio.get_running_loop().time() < deadline, facts
             await asyncio.sleep(0.1)
 
+    def _how(self, uid: str, place: pb.Admitted, how: dict[str, Any]) -> tuple[Target, dict[str, Any]]:
+        options = CallOptions(backoff=Backoff(first=0.1, highest=0.5))
+        chosen = {"options": options, "resolver": self.resolver, "playout": Playout.BURST, **how}
+        return resolve_address(place.endpoint, self.tickets[uid]), chosen
+
     @asynccontextmanager
     async def call(self, uid: str, place: pb.Admitted, **how: Any) -> AsyncIterator[Guest]:
         """A caller of the SDK that is attached there."""
-        target = resolve_address(place.endpoint, self.tickets[uid])
-        options = CallOptions(backoff=Backoff(first=0.1, highest=0.5))
-        playout = how.pop("playout", Playout.BURST)
-        call = connect(target, options=options, resolver=self.resolver, playout=playout, **how)
-        guest = Guest(call)
-        async with call:
-            reading = asyncio.create_task(guest.read())
+        target, chosen = self._how(uid, place, how)
+        async with connect(target, **chosen) as call:
+            guest = Guest(call)
             try:
                 yield guest
             finally:
-                await call.hang_up()
-                await asyncio.wait({reading}, timeout=5)
-                reading.cancel()
+                await guest.leave()
+
+    async def through(self, gateway: MediaGateway, uid: str, place: pb.Admitted) -> Guest:
+        """One that a gateway carries; it must `leave`."""
+        target, chosen = self._how(uid, place, {})
+        return Guest(await gateway.attach(target, **chosen))
 
 
-def resume() -> pb.Restore:
-    return pb.Restore(mode=pb.Restore.MODE_RESUME)
+def longest_silence(guest: Guest, hop: float = 0.02) -> float:
+    """Seconds between two pieces of the agent's audio, by their content and as they came."""
+    loud = [at for at, audio in guest.audio() if any(audio.payload)]
+    return max((later - at for at, later in itertools.pairwise(loud)), default=0.0) - hop
+
+
+def in_order(numbers: list[tuple[int, int]]) -> None:
+    """Every event once, and in order."""
+    assert numbers == sorted(set(numbers)), "an event came twice, or out of order"
+
+
+def resume(given: pb.HandOver | None = None) -> pb.Restore:
+    return pb.Restore(mode=pb.Restore.MODE_RESUME, hand_over=given)
+
+
+def reference(uid: str, attempt: int) -> pb.SessionRef:
+    return pb.SessionRef(namespace="default", name=f"call-{uid}", session_uid=uid, attempt=attempt)
 
 
 class Guest:
@@ -132,6 +182,14 @@ class Guest:
         self.call = call
         self.seen: list[tuple[float, Event]] = []
         self._news = asyncio.Condition()
+        self._reading = asyncio.create_task(self.read())
+
+    async def leave(self) -> None:
+        """Hang up and see the end."""
+        await self.call.hang_up()
+        await asyncio.wait({self._reading}, timeout=5)
+        self._reading.cancel()
+        await self.call.close()
 
     async def read(self) -> None:
         now = asyncio.get_running_loop().time
@@ -167,12 +225,21 @@ class Guest:
         return [e["transcript"] for e in self.events(WORDS)]
 
     async def answered(self, head: str) -> str:
-        await self.until(lambda: any(words.startswith(head + " ") for words in self.answers()))
-        return next(words for words in self.answers() if words.startswith(head + " "))
+        """The answer that begins with this word."""
+        await self.until(lambda: any(words.split()[:1] == [head] for words in self.answers()))
+        return next(words for words in self.answers() if words.split()[:1] == [head])
 
     async def calm(self) -> None:
         """Until the response that was made last is complete."""
         await self.until(lambda: len(self.events("response.created")) == len(self.events("response.done")))
+
+    async def say(self, numbers: list[int]) -> None:
+        """Speak in real time, with a second of silence before and behind."""
+        audio = bytes(48_000) + spoken(numbers, silence_ms=1000)
+        began, now = asyncio.get_running_loop().time(), asyncio.get_running_loop().time
+        for number, at in enumerate(range(0, len(audio), 960)):
+            await self.call.send_audio(audio[at : at + 960])
+            await asyncio.sleep(max(0.0, began + number * 0.02 - now()))
 
     def audio(self) -> list[tuple[float, AgentAudio]]:
         return [(at, e) for at, e in self.seen if isinstance(e, AgentAudio)]

@@ -421,6 +421,10 @@ class Call:
         self._audio.extendleft(reversed(again))
         self._media_bytes -= sum(self._codecs.length(frame) for frame in again)
         self.stats.frames_resent += len(again)
+        waiting = [
+            message for message in self._trail.unconfirmed(started.attempt) if message not in self._control
+        ]
+        self._control.extendleft(reversed(waiting))
 
     async def _serve(self, leg: AttachedLeg) -> str:
         """Run one leg to its end; return why it ended. Raises what must not be resumed."""
@@ -516,6 +520,7 @@ class Call:
         """Write one message; one that was not taken goes out first on the next leg."""
         request = self._control.popleft()
         try:
+            self._trail.said(request)
             await leg.write(request)
         except BaseException:
             self._control.appendleft(request)

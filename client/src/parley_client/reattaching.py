@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from typing import Final
 
 from parley.media.v1 import media_pb2 as pb
@@ -19,6 +20,7 @@ FOLLOW_SECONDS: Final = 5.0
 LOOK_SECONDS: Final = 5.0
 TRY_SECONDS: Final = 5.0
 """One try to attach again: an address where nobody is does not always say so."""
+MAX_OUTPUTS: Final = 64
 FINISHED: Final = frozenset({"Completed", "Failed", "Cancelled"})
 
 
@@ -35,8 +37,20 @@ class Trail:
         self._found_attempt = 0
         self._seen = (0, 0)
         self._reach = Heard()
+        self._outputs: OrderedDict[str, pb.ConverseRequest] = OrderedDict()
 
     # What happens
+
+    def said(self, request: pb.ConverseRequest) -> None:
+        """A message goes out; results of functions are kept until the conversation shows them."""
+        if request.HasField("tool_output"):
+            self._outputs[request.tool_output.call_id] = request
+            while len(self._outputs) > MAX_OUTPUTS:
+                self._outputs.popitem(last=False)
+
+    def unconfirmed(self, attempt: int) -> list[pb.ConverseRequest]:
+        """What is to be said again to a worker of that attempt. None takes a result twice."""
+        return list(self._outputs.values()) if self._attempt not in (0, attempt) else []
 
     def attached(self, started: pb.Started) -> None:
         """A stream is attached."""
@@ -50,6 +64,9 @@ class Trail:
         if number <= self._seen:
             return None
         (attempt, sequence), self._seen = self._seen, number
+        item = event.data.get("item")
+        if isinstance(item, dict) and item.get("type") == "function_call_output":
+            self._outputs.pop(str(item.get("call_id")), None)
         if not attempt:
             return 0
         return event.sequence - 1 - (sequence if event.attempt == attempt else 0)

@@ -179,7 +179,7 @@ async def test_a_cut_connection_is_resumed_with_the_token_and_the_last_event() -
                     proxy.refuse = True
                     proxy.cut()
                 if isinstance(event, Reconnecting):
-                    await call.send_audio(FRAME * 80)
+                    await call.send_audio(FRAME * 450)
                     await asyncio.sleep(0.2)
                     proxy.refuse = False
                 if isinstance(event, ConversationEvent) and event.type == "c":

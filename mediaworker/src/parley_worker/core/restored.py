@@ -228,6 +228,9 @@ class _Rebuild:
             case "item_deleted":
                 item_id = text_of(fields, "item_id")
                 self.items.pop(item_id, None)
+                for words in (self.user_words, self.agent_words):
+                    for key in [key for key in words if key[0] == item_id]:
+                        del words[key]
                 self._tell(record, {"type": "conversation.item.deleted", "item_id": item_id})
             case "tool_call":
                 self._call(record)
