@@ -1,8 +1,8 @@
-"""A stepped clock for the chaos suite: Python's wall clock of workers and operator, shifted while they run.
+"""A stepped clock for the chaos suite: the wall clock of workers and operator, shifted while they run.
 
-A `sitecustomize` on PYTHONPATH replaces `time.time` before anything is imported; the offset is read, once a
-second, from a file that `kubectl exec` writes. So no clock of the machine is touched, and any cluster will
-do.
+A `sitecustomize` on PYTHONPATH shifts what their clock modules read (each program reads the time in one
+place only); the offset is read, once a second, from a file that `kubectl exec` writes. So no clock of the
+machine is touched, and any cluster will do. `time.time` stays: gRPC compares it with the clock of its C core.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ OFFSET = "/tmp/chaos-clock-offset"
 SOURCE = f'''
 import time
 
-_real, _state = time.time, [0.0, 0.0]
+_state = [0.0, 0.0]
 
 
 def _stepped():
-    now = _real()
+    now = time.time()
     if now >= _state[1]:
         _state[1] = now + 1.0
         try:
@@ -38,7 +38,14 @@ def _stepped():
     return now + _state[0]
 
 
-time.time = _stepped
+try:
+    from parley_worker.clock import SystemClock
+    SystemClock.wall = staticmethod(_stepped)
+    said = SystemClock().wall
+except ImportError:
+    from parley_operator.clock import SystemClock
+    SystemClock.now = staticmethod(_stepped)
+    said = SystemClock().now
 '''
 POOL = "clock"
 VOLUME = {"name": "clock", "configMap": {"name": NAME}}
@@ -60,16 +67,9 @@ class Stepper:
         operators = await off(release.items, "pods", "app.kubernetes.io/component=operator")
         for name in [*pods, *(p["metadata"]["name"] for p in operators)]:
             await off(release.kubectl, "exec", name, "--", "sh", "-c", f"echo {offset} >{OFFSET}")
-            found = await off(
-                release.kubectl,
-                "exec",
-                name,
-                "--",
-                "python",
-                "-c",
-                "import time; print(time.time.__module__)",
-            )
-            assert "sitecustomize" in found, f"{name} has no clock to step: {found}"
+            code = "import sitecustomize as s, time; print(round(s.said() - time.time()))"
+            found = await off(release.kubectl, "exec", name, "--", "python", "-c", code)
+            assert found.strip() == str(offset), f"{name} has no clock to step: {found}"
 
 
 def operator_patch(remove: bool = False) -> str:

@@ -30,6 +30,7 @@ DRAIN = "150s"
 PER_WORKER = 12
 REFUSALS = frozenset({"NoCapacity", "QueueTimeout", "QuotaExceeded"})
 LIVE = ("Ready", "Active", "Recovering")
+BUILD = Path(__file__).resolve().parents[2] / "build" / "chaos"
 T = TypeVar("T")
 
 
@@ -130,6 +131,14 @@ class Ground:
         """Delete the case's sessions and wait until workers hold nothing."""
         self.release.kubectl("delete", "voicesessions", "-l", f"{CASE_LABEL}={case}", "--wait=false")
         wait_for(lambda: not self.sessions(case), f"the end of {case}'s sessions", timeout=60)
+
+    def keep(self, case: str) -> None:
+        """Write down what the cluster looks like: pods, events, the ends of logs, all sessions."""
+        BUILD.mkdir(parents=True, exist_ok=True)
+        told = [self.release.cluster.describe(lines=400)]
+        with contextlib.suppress(ClusterError):
+            told.append(self.release.kubectl("get", "voicesessions,voiceworkerpools,leases", "-o", "yaml"))
+        (BUILD / f"{case}.log").write_text("\n".join(told))
 
     def restore(self) -> None:
         """After a case, however it ended: everything runs, the pool is as it was."""
@@ -285,6 +294,9 @@ async def talking(ground: Ground, row: Row, count: int, **spec: Any) -> AsyncIte
     try:
         await party.join(count, **spec)
         yield party
+    except Exception:
+        await off(ground.keep, row.case)  # while it is as it was
+        raise
     finally:
         await party.finish()
         with contextlib.suppress(ClusterError, AssertionError):
