@@ -24,6 +24,7 @@ from parley_client import (
     ConversationEvent,
     Ended,
     ParleyError,
+    Resolver,
     Target,
     connect,
 )
@@ -112,7 +113,9 @@ class Turns:
 class Talker:
     """One caller of one session. `async with Talker(...)`: attached and talking; leaving hangs up."""
 
-    def __init__(self, name: str, sid: int, target: Target, **options: Any) -> None:
+    def __init__(
+        self, name: str, sid: int, target: Target, resolver: Resolver | None = None, **options: Any
+    ) -> None:
         self.name = name
         self.sid = sid
         self.ear = Ear(voice_of(sid))
@@ -124,13 +127,20 @@ class Talker:
         """Why the call failed; empty while it has not."""
         self.ended: Ended | None = None
         self.hung_up = False
+        self._resolver = resolver
         self._options = CallOptions(**{"resume_timeout": RESUME_FOR, **options})
         self._tasks: list[asyncio.Task[None]] = []
         self.call: Call | None = None
 
     async def start(self) -> None:
         """Attach. Raises ParleyError as `connect`."""
-        call = self.call = connect(self.target, input_format=FORMAT, player=self.ear, options=self._options)
+        call = self.call = connect(
+            self.target,
+            input_format=FORMAT,
+            player=self.ear,
+            options=self._options,
+            resolver=self._resolver,
+        )
         await call.__aenter__()
         self._tasks = [asyncio.create_task(self._talk(call)), asyncio.create_task(self._listen(call))]
 

@@ -20,7 +20,7 @@ from chaos_callers import Talker
 from chaos_table import Row
 from cluster_fixture import ClusterError, wait_for
 from e2e_release import ADMIN, FINISHED, Release, is_ready, resource
-from parley_client import resolve_cluster
+from parley_client import KubernetesResolver, resolve_cluster
 
 POOL = "chaos"
 PROVIDER = "chaos-provider"
@@ -201,7 +201,8 @@ class Party:
         release = self.ground.release
         kubeconfig = release.cluster.kubeconfig
         target = await resolve_cluster(name, namespace=release.namespace, kubeconfig=kubeconfig, wait=40)
-        talker = Talker(name, sid, target)
+        resolver = KubernetesResolver(name, release.namespace, kubeconfig)
+        talker = Talker(name, sid, target, resolver)
         await talker.start()
         return talker
 

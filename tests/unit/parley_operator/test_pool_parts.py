@@ -312,7 +312,7 @@ def test_the_status_counts() -> None:
         "observedGeneration": 3, "desiredReplicas": 2, "replicas": 3, "readyReplicas": 2,
         "updatedReplicas": 2, "drainingReplicas": 1, "sessions": 3, "capacity": 10, "queued": 4,
     }  # fmt: skip
-    assert status["selector"] == "parley.dev/pool=default,parley.dev/draining!=true"
+    assert status["selector"] == "parley.dev/pool=default,parley.dev/draining notin (true)"
     assert pool_status(fleet(pods, queued=4), 3, status, NOW + 9) == {}
 
 

@@ -69,7 +69,7 @@ def pool_status(
         "capacity": sum(pod.capacity for pod in fleet.serving if pod.ready),
         "queued": fleet.queued,
         "revision": fleet.revision,
-        "selector": f"{LABEL_POOL}={fleet.pool.name},{LABEL_DRAINING}!=true",
+        "selector": f"{LABEL_POOL}={fleet.pool.name},{LABEL_DRAINING} notin (true)",
         "conditions": merge_conditions(previous.get("conditions"), conditions, now),
     }
     return difference(previous, wanted)
