@@ -39,6 +39,7 @@ $(PEERS_STAMP): | $(SETUP_STAMP)
 	@rm -f $(PEERS_VENV)/.parley-*; touch $@
 
 BENCH ?=
+PLACEMENT ?=
 bench-ground: setup loadgen
 	@command -v nats-server >/dev/null || $(CLUSTER)/build.sh nats-server
 
@@ -137,6 +138,10 @@ chaos-report: setup ## Write docs/benchmarks/chaos.md from build/chaos.json
 loadgen: ## Build the load program (build/bin/parley-loadgen) and test it
 	@tests/load/loadgen/build.sh
 
+load-placement: setup ## Create to Ready by both paths, beside a floor that makes the same writes (5 minutes)
+	@$(CLUSTER)/build.sh etcd kube-apiserver
+	$(BIN)/python tests/load/placement/run.py $(PLACEMENT)
+
 chart-test: setup cluster-tools ## helm lint, rendered and compared, kubeconform
 	$(CLUSTER)/../chart/chart-test.sh
 
@@ -177,4 +182,4 @@ lock: setup ## Compile the pins anew from pyproject.toml
 clean: ## Remove what the build made in the tree
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
-.PHONY: chaos chaos-report bench-ground bench-density bench-latency bench-soak bench-storm bench-events bench-report bench-peers help setup peers programs demo test lint types gen verify-gen unit fuzz integration conformance e2e loadgen chart-test cluster-tools ground-integration ground-conformance ground-e2e images cluster-up cluster-down docs verify-docs format lock clean
+.PHONY: load-placement chaos chaos-report bench-ground bench-density bench-latency bench-soak bench-storm bench-events bench-report bench-peers help setup peers programs demo test lint types gen verify-gen unit fuzz integration conformance e2e loadgen chart-test cluster-tools ground-integration ground-conformance ground-e2e images cluster-up cluster-down docs verify-docs format lock clean

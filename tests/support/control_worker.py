@@ -41,6 +41,7 @@ class ControlWorker(control_pb2_grpc.WorkerControlServiceServicer):
     refuse_with: int = 0
     admit_delay: float = 0.0
     telephony: str = ""
+    endpoint: str = "127.0.0.1:7000"
     admits: list[pb.AdmitRequest] = field(default_factory=list)
     # Why updates of live sessions are refused; empty: they are taken.
     refuse_updates: str = ""
@@ -141,14 +142,14 @@ class ControlWorker(control_pb2_grpc.WorkerControlServiceServicer):
                 state=pb.SESSION_STATE_CONNECTING,
                 client_id=f"client-{uid}",
                 web_socket_id=f"ws-{uid}",
-                endpoint="127.0.0.1:7000",
+                endpoint=self.endpoint,
                 telephony_endpoint=self.telephony,
                 shard=0,
                 origin=request.config.origin,
             )
             self.peak = max(self.peak, len(self.live))
             self.report(uid, pb.SESSION_STATE_READY if self.auto_ready else pb.SESSION_STATE_CONNECTING)
-        admitted = pb.Admitted(shard=0, endpoint="127.0.0.1:7000", telephony_endpoint=self.telephony)
+        admitted = pb.Admitted(shard=0, endpoint=self.endpoint, telephony_endpoint=self.telephony)
         return pb.AdmitResponse(worker_instance_id=self.instance_id, admitted=admitted)
 
     async def Terminate(self, request: pb.TerminateRequest, context: Any) -> pb.TerminateResponse:
