@@ -357,6 +357,10 @@ async def running(folder: Path, workers: int, capacity: int) -> AsyncIterator[Be
             "PARLEY_OPERATOR_SESSIONS_NAMES": NAME,
             "PARLEY_OPERATOR_SESSIONS_CONFIG_MAP": "parley-sessions",
             "PARLEY_OPERATOR_LOG_LEVEL": "warning",
+            # A busy machine is to slow the operator down, not to depose it: failover has tests of its own.
+            "PARLEY_OPERATOR_LEASE_DURATION": "60",
+            "PARLEY_OPERATOR_LEASE_RENEW_DEADLINE": "40",
+            "PARLEY_OPERATOR_LEASE_RETRY": "5",
         }
         operator = await stack.enter_async_context(
             child(folder / "operator.log", "-m", "parley_operator", ready=False, **environ)

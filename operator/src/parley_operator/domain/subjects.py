@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from parley_operator.api.constants import Body
 from parley_operator.api.fields import FieldError
+from parley_operator.api.memo import ByIdentity
 from parley_operator.api.secret import SecretText
 from parley_operator.api.v1alpha1 import (
     AgentSpec,
@@ -37,6 +38,8 @@ from .model import Placement, ProviderTarget, worker_id
 from .observation import Plan, Subject
 from .status import parse_timestamp
 
+_session_spec = ByIdentity(parse_session_spec, 1024)
+
 
 @dataclass(frozen=True, slots=True)
 class PoolView:
@@ -53,7 +56,7 @@ def subject_of(body: Mapping[str, object]) -> tuple[Subject, Problem | None]:
     spec: SessionSpec | None = None
     problem: Problem | None = None
     try:
-        spec = parse_session_spec(spec_of(body))
+        spec = _session_spec(spec_of(body))
     except FieldError as error:
         problem = problem_of(error)
     generation = metadata.get("generation")

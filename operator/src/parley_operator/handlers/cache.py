@@ -39,7 +39,7 @@ class ObjectCache:
             if present is not None and _uid(present) != _uid(body):
                 self._forget(_uid(present))
                 self.listener(kind, key, present, True)
-            kind_objects[key] = slim = _slim(body)
+            kind_objects[key] = slim = _slim(body, present)
             self.listener(kind, key, slim, False)
         return key
 
@@ -82,16 +82,32 @@ def _version(body: Body) -> int:
     return int(text) if text.isdigit() else 0
 
 
-def _slim(body: Body) -> Body:
+def _slim(body: Body, present: Body | None) -> Body:
     """Without the record of who wrote which field and without kubectl's copy: often more than half of an
-    object, and of no use here. Keys are the same few in every object, so that one text each is enough."""
+    object, and of no use here. Keys are the same few in every object, so that one text each is enough; and
+    a spec that is still the same is kept as the object that it was."""
     metadata = metadata_of(body)
     metadata.pop("managedFields", None)
     annotations = metadata.get("annotations")
     if isinstance(annotations, dict) and LAST_APPLIED in annotations:
         metadata["annotations"] = {k: v for k, v in annotations.items() if k != LAST_APPLIED}
-    slim = _interned({**body, "metadata": metadata})
-    return slim if isinstance(slim, dict) else body
+    rest = {**body, "metadata": metadata}
+    kept = present.get("spec") if present is not None and _same_spec(present, metadata) else None
+    if kept is not None:
+        rest.pop("spec", None)
+    slim = _interned(rest)
+    if not isinstance(slim, dict):
+        return body
+    if kept is not None:
+        slim["spec"] = kept
+    return slim
+
+
+def _same_spec(present: Body, metadata: Body) -> bool:
+    before = present.get("metadata")
+    if not isinstance(before, dict) or not isinstance(metadata.get("generation"), int):
+        return False
+    return all(before.get(key) == metadata.get(key) for key in ("uid", "generation"))
 
 
 def _interned(value: object) -> object:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from parley_operator.api.constants import CONFIG_MAP, POOL, SECRET
 from parley_operator.api.fields import FieldError
+from parley_operator.api.memo import ByIdentity
 from parley_operator.api.placement import SelectorSpec
 from parley_operator.api.v1alpha1 import (
     PoolRef,
@@ -22,6 +23,8 @@ from parley_operator.domain.placement.demand import Choice, Choices, Need, PoolN
 from parley_operator.domain.subjects import PoolView, config_map_data, make_plan, needs_of, secret_view
 
 from .context import Context
+
+_pool_spec = ByIdentity(parse_pool_spec, 128)
 
 
 async def gather_plan(
@@ -138,7 +141,7 @@ def _pool(context: Context, names: Sequence[PoolName], where: str) -> PoolView |
         if body is None:
             continue
         try:
-            return PoolView(namespace, name, parse_pool_spec(spec_of(body)))
+            return PoolView(namespace, name, _pool_spec(spec_of(body)))
         except FieldError as error:
             return problem_of(error, "PoolInvalid", f"{where}: VoiceWorkerPool {name}: ")
     places = " or ".join(namespace for namespace, _ in names)

@@ -36,7 +36,8 @@ class KeyedQueue:
         self._again: set[Key] = set()
         self._due: dict[Key, float] = {}
         self._heap: list[tuple[float, Key]] = []
-        self._wake = asyncio.Event()
+        # Those who wait for a key: each key wakes one of them.
+        self._takers: deque[asyncio.Future[None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -57,7 +58,7 @@ class KeyedQueue:
         elif key not in self._waiting:
             self._waiting.add(key)
             self._ready.append(key)
-            self._wake.set()
+            self._wake_one()
 
     def add_after(self, key: Key, seconds: float) -> None:
         """Look at the key in `seconds`, unless an earlier look is already arranged."""
@@ -78,12 +79,25 @@ class KeyedQueue:
     async def get(self) -> Key:
         """The next key; it counts as busy until `done`."""
         while not self._ready:
-            self._wake.clear()
-            await self._wake.wait()
+            taker = asyncio.get_running_loop().create_future()
+            self._takers.append(taker)
+            try:
+                await taker
+            except asyncio.CancelledError:
+                if taker.done() and not taker.cancelled() and self._ready:
+                    self._wake_one()
+                raise
         key = self._ready.popleft()
         self._waiting.discard(key)
         self._busy.add(key)
         return key
+
+    def _wake_one(self) -> None:
+        while self._takers:
+            taker = self._takers.popleft()
+            if not taker.done():
+                taker.set_result(None)
+                return
 
     def done(self, key: Key) -> None:
         self._busy.discard(key)

@@ -35,6 +35,8 @@ from parley_operator.ports import WorkerTarget
 from . import codec
 
 log = logging.getLogger(__name__)
+# How old, in seconds, the silence of a view may be.
+VIEW_AGE = 0.02
 
 _OPTIONS = [
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),
@@ -143,6 +145,9 @@ class WorkerLink:
         self._lost = False
         self._restarted_at = float("-inf")
         self._refused_since: float | None = None
+        self._view = self._state
+        self._view_of: tuple[object, ...] = (None, None, None)
+        self._view_until = 0.0
 
     def follow(self, target: WorkerTarget) -> bool:
         """Take over what pod and node say; returns whether the worker's fate or its standing changed."""
@@ -155,11 +160,14 @@ class WorkerLink:
         return _standing(self.view()) != before
 
     def view(self) -> WorkerView:
-        silent = max(0.0, self._clock.monotonic() - self._heard)
-        target = self.target
-        return replace(
+        now, target = self._clock.monotonic(), self.target
+        known = (self._state, target, self._lost)
+        # Asked for by every look at a session; only the silence changes by itself.
+        if now < self._view_until and all(a is b for a, b in zip(known, self._view_of, strict=True)):
+            return self._view
+        self._view = replace(
             self._state,
-            silent_for=silent,
+            silent_for=max(0.0, now - self._heard),
             dead=target.dead or self._lost,
             vouched=target.vouched,
             unreachable=target.unreachable,
@@ -169,6 +177,8 @@ class WorkerLink:
             draining=target.draining or self._state.state is WorkerState.DRAINING,
             drain_deadline=self._state.drain_deadline or target.drain_deadline,
         )
+        self._view_of, self._view_until = known, now + VIEW_AGE
+        return self._view
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -279,6 +289,8 @@ class WorkerLink:
 
     def _trim(self) -> None:
         """At most 1024 ended sessions are remembered, as the worker itself does; the oldest go first."""
+        if len(self._state.sessions) <= 1024:
+            return
         ended = [r for r in self._state.sessions.values() if not r.live]
         if len(ended) > 1024:
             gone = {r.uid for r in sorted(ended, key=lambda r: r.end_time)[: len(ended) - 1024]}
