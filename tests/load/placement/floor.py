@@ -77,6 +77,7 @@ class Floor:
         self._headers = {"Authorization": f"Bearer {token}"}
         self._places = asyncio.Semaphore(AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._taken: set[str] = set()
 
     async def watch(self) -> None:
         """For ever: the API server ends watches whenever it makes the storage of a definition anew."""
@@ -99,7 +100,9 @@ class Floor:
                         self._seen(event["object"])
 
     def _seen(self, body: dict[str, Any]) -> None:
-        if "status" not in body:
+        uid = body["metadata"]["uid"]
+        if "status" not in body and uid not in self._taken:
+            self._taken.add(uid)
             task = asyncio.create_task(self._place(body["metadata"]))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)

@@ -38,8 +38,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT / "tests" / "support"), str(Path(__file__).parent)]
 
-import figures  # noqa: E402 - beside this file, and the support of the tests
-import floor  # noqa: E402
+import floor  # noqa: E402 - beside this file; the rest is the support of the tests
+import placement_figures as figures  # noqa: E402
 from apiserver import CRDS, ApiServer, run_apiserver  # noqa: E402
 from operator_ground import API, SPEC, Ground, until  # noqa: E402
 from parley_client.bench.machine import machine, one_line, versions  # noqa: E402
@@ -119,19 +119,38 @@ class Bench:
 
 
 class Ready:
-    """When each session was seen Ready, by a watch."""
+    """When each session was seen Ready, by a watch; begun anew where the API server ends it, as it does
+    when a
+    watcher of a busy machine is slow."""
 
-    def __init__(self) -> None:
+    def __init__(self, bench: Bench, path: str) -> None:
         self.at: dict[str, float] = {}
+        self.watching = asyncio.Event()
+        self._bench, self._path = bench, path
         self._news = asyncio.Event()
 
-    async def follow(self, content: aiohttp.StreamReader) -> None:
-        async for line in content:
-            if b'"phase":"Ready"' in line:
-                found = NAMED.search(line[line.index(b'"metadata"') :])
-                if found is not None:
-                    self.at.setdefault(found[1].decode(), time.perf_counter())
-                    self._news.set()
+    async def follow(self) -> None:
+        bench, url = self._bench, self._bench.url(self._path)
+        while True:
+            async with bench.http.get(url, headers=bench.headers) as answer:
+                listed = await answer.json()
+            for item in listed["items"]:
+                if item.get("status", {}).get("phase") == "Ready":
+                    self._seen(item["metadata"]["name"])
+            version = listed["metadata"]["resourceVersion"]
+            query = {"watch": "true", "resourceVersion": version, "timeoutSeconds": "3600"}
+            limit = aiohttp.ClientTimeout(total=None)
+            async with bench.http.get(url, params=query, headers=bench.headers, timeout=limit) as answer:
+                self.watching.set()
+                async for line in answer.content:
+                    if b'"phase":"Ready"' in line:
+                        found = NAMED.search(line[line.index(b'"metadata"') :])
+                        if found is not None:
+                            self._seen(found[1].decode())
+
+    def _seen(self, name: str) -> None:
+        self.at.setdefault(name, time.perf_counter())
+        self._news.set()
 
     async def all(self, names: set[str]) -> None:
         deadline = time.perf_counter() + PATIENCE
@@ -146,19 +165,15 @@ class Ready:
 
 @asynccontextmanager
 async def watching(bench: Bench, path: str) -> AsyncIterator[Ready]:
-    async with bench.http.get(bench.url(path), headers=bench.headers, params={"limit": "1"}) as answer:
-        version = (await answer.json())["metadata"]["resourceVersion"]
-    query = {"watch": "true", "resourceVersion": version, "timeoutSeconds": "3600"}
-    limit = aiohttp.ClientTimeout(total=None)
-    async with bench.http.get(bench.url(path), params=query, headers=bench.headers, timeout=limit) as answer:
-        ready = Ready()
-        # An object may be longer than aiohttp's usual line.
-        task = asyncio.create_task(ready.follow(answer.content))
-        try:
-            yield ready
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+    ready = Ready(bench, path)
+    task = asyncio.create_task(ready.follow())
+    try:
+        async with asyncio.timeout(30):
+            await ready.watching.wait()
+        yield ready
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 Spread = Callable[[list[str], Callable[[str], Awaitable[None]]], Awaitable[None]]

@@ -92,22 +92,17 @@ def _slim(body: Body, present: Body | None) -> Body:
     if isinstance(annotations, dict) and LAST_APPLIED in annotations:
         metadata["annotations"] = {k: v for k, v in annotations.items() if k != LAST_APPLIED}
     rest = {**body, "metadata": metadata}
-    kept = present.get("spec") if present is not None and _same_spec(present, metadata) else None
-    if kept is not None:
-        rest.pop("spec", None)
+    kept = present.get("spec") if present is not None else None
+    if kept is not None and kept == rest.get("spec"):
+        del rest["spec"]
+    else:
+        kept = None
     slim = _interned(rest)
     if not isinstance(slim, dict):
         return body
     if kept is not None:
         slim["spec"] = kept
     return slim
-
-
-def _same_spec(present: Body, metadata: Body) -> bool:
-    before = present.get("metadata")
-    if not isinstance(before, dict) or not isinstance(metadata.get("generation"), int):
-        return False
-    return all(before.get(key) == metadata.get(key) for key in ("uid", "generation"))
 
 
 def _interned(value: object) -> object:
