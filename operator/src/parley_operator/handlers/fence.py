@@ -44,6 +44,10 @@ class Fence:
         ]
         return min((wait for wait in waits if wait is not None), default=None)
 
+    def told(self, uid: str, worker: str, attempt: int) -> None:
+        """The attempt knows already where the session is: it is only given the time to leave."""
+        self._remember((uid, worker, attempt), self._context.clock.monotonic())
+
     async def _see_off(self, uid: str, holder: Holder, place: Placement) -> float | None:
         now = self._context.clock.monotonic()
         if holder.attempt > place.attempt:

@@ -195,7 +195,7 @@ class PlacementBook:
 
     def _heir(self, subject: Subject, placement: Placement) -> tuple[WorkerView, SessionReport] | None:
         """Who has the session under a higher attempt, when the worker of `placement` has it no more."""
-        if fate_of(self._context.links.view(placement.worker), placement) is not Fate.ANSWERS:
+        if fate_of(self._context.links.view(placement.worker), placement) is Fate.SILENT:
             return None
         owner, report = self._reported(subject, None)
         if owner is None or report is None or not report.live or report.attempt <= placement.attempt:

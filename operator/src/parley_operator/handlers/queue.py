@@ -16,6 +16,8 @@ from typing import NamedTuple
 DOOM = "Terminate"
 # Nor this: "hand out the places that became free".
 SERVE = "Serve"
+# Nor this: "move the session of this name away from a worker that drains".
+MIGRATE = "Migrate"
 
 
 class Key(NamedTuple):

@@ -21,7 +21,7 @@ from .agents import AgentReconciler
 from .context import Context
 from .event_posting import EventLevel
 from .pools import PoolReconciler
-from .queue import DOOM, SERVE, Key
+from .queue import DOOM, MIGRATE, SERVE, Key
 from .sessions import SessionReconciler
 from .strays import StraySweep
 
@@ -51,6 +51,7 @@ class Reconciler:
             AGENT: self.agents.reconcile,
             DOOM: self._doom,
             SERVE: self.sessions.line.served,
+            MIGRATE: self.sessions.migrator.migrate,
         }
         if pools is not None:
             self._handlers[POOL] = pools.reconcile

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 
 from parley_operator.api.constants import SESSION, Body
@@ -17,17 +18,19 @@ from parley_operator.domain.decide import (
     queue_deadline,
 )
 from parley_operator.domain.event_facts import session_facts
-from parley_operator.domain.model import ELSEWHERE, AdmitOutcome, AdmitRequest, AdmitVerdict, Placement
+from parley_operator.domain.model import ELSEWHERE, AdmitOutcome, AdmitVerdict, Placement
 from parley_operator.domain.observation import Fate, Observation, Plan, Subject
 from parley_operator.domain.placement.demand import Choices, Grant, Request
 from parley_operator.domain.placement.refusals import Refusal, Refusals
-from parley_operator.domain.recovery import recovering, restore_of
+from parley_operator.domain.recovery import recovering, recovery_of, restore_of
 from parley_operator.domain.subjects import subject_of
 from parley_operator.ports import Conflict
 
+from .admits import admit_request
 from .context import Context
 from .fence import Fence
 from .line import WaitingLine
+from .migration import Migrator
 from .placements import PlacementBook, fate_of
 from .plans import gather_plan, weigh
 from .queue import DOOM, Key
@@ -53,10 +56,12 @@ class SessionReconciler:
         self._refusals: dict[str, Refusals] = {}
         self.line = WaitingLine(context)
         self.fence = Fence(context)
+        self.migrator = Migrator(context, self.book, self.fence)
 
     def forget(self, uid: str) -> None:
         """The session is over or deleted."""
         self.book.forget(uid)
+        self.migrator.forget(uid)
         self._refused.pop(uid, None)
         self._accepted.pop(uid, None)
         self._refusals.pop(uid, None)
@@ -81,6 +86,7 @@ class SessionReconciler:
             self.forget(subject.uid)
         again = await self._apply(key, seen, decision)
         again = again if again is not None else decision.again
+        self.migrator.consider(key, seen)
         other = await self.fence.look(subject, self.book.get(subject.uid))
         return again if other is None else min(other, again if again is not None else other)
 
@@ -207,12 +213,21 @@ class SessionReconciler:
             self._context.queue.add(Key(DOOM, "", subject.uid))
             return False
         self._context.cache.put(SESSION, body)
+        self._count_recovery(map_at(known, "status"), map_at(body, "status"))
         facts = session_facts(map_at(known, "status"), map_at(body, "status"), private=seen.private)
         self._context.events.tell(SESSION, body, facts)
         if isinstance(reason, str):
             self._over(subject.uid, reason, body)
             self._context.queue.add_after(key, 0.01)
         return True
+
+    def _count_recovery(self, before: Mapping[str, object], after: Mapping[str, object]) -> None:
+        was, metrics = recovering(before), self._context.metrics
+        if recovering(after):
+            if not was:
+                metrics.recovery_begun(recovery_of(after).reason)
+        elif was and "endReason" not in after:
+            metrics.recovered(self._context.clock.now() - recovery_of(after).lost)
 
     def _over(self, uid: str, reason: str, body: Body) -> None:
         self.forget(uid)
@@ -256,23 +271,9 @@ class SessionReconciler:
                 return await self._ticket_taken(key, seen, fresh)
         elif not await self._note(key, seen, placement):
             return 0.1
-        request = AdmitRequest(
-            namespace=subject.namespace,
-            name=subject.name,
-            uid=subject.uid,
-            attempt=placement.attempt,
-            instance_id=placement.instance_id,
-            provider=plan.provider,
-            session_json=plan.session_json,
-            greet=plan.greet,
-            limits=plan.spec.limits,
-            ticket_sha256=ticket.digest if ticket else b"",
-            privacy=plan.spec.privacy,
-            provider_audio=plan.spec.provider_format,
-            conduct=plan.conduct,
-            origin=plan.origin,
-            restore=restore_of(plan.spec, subject.status, placement.attempt),
-        )
+        digest = ticket.digest if ticket else b""
+        restore = restore_of(plan.spec, subject.status, placement.attempt)
+        request = admit_request(subject, plan, placement, digest, restore)
         outcome = await self._context.links.admit(placement.worker, request)
         self._context.metrics.admitted(outcome.verdict.value)
         if outcome.verdict is AdmitVerdict.UNREACHABLE:

@@ -38,6 +38,21 @@ class Metrics:
         )
         self._admits = Counter(p + "admits_total", "Answers to Admit.", ("result",), registry=r)
         self._terminates = Counter(p + "terminates_total", "Answers to Terminate.", ("result",), registry=r)
+        self._recoveries = Counter(
+            p + "recoveries_total",
+            "Sessions that lost their place.",
+            ("reason",),
+            registry=r,
+        )
+        self._recovered_after = Histogram(
+            p + "recovery_duration_seconds",
+            "From the loss of a session's place until it is ready again; losses have whole seconds.",
+            buckets=_SLOW,
+            registry=r,
+        )
+        self._migrations = Counter(
+            p + "migrations_total", "Live moves of sessions between workers.", ("result",), registry=r
+        )
         self._ended = Counter(p + "sessions_ended_total", "Sessions over.", ("reason",), registry=r)
         self._sessions = Gauge(p + "sessions", "VoiceSessions by phase.", ("phase",), registry=r)
         self._workers = Gauge(p + "workers", "Workers by what is known of them.", ("state",), registry=r)
@@ -167,6 +182,15 @@ class Metrics:
 
     def terminated(self, found: bool | None) -> None:
         self._terminates.labels("unanswered" if found is None else "found" if found else "unknown").inc()
+
+    def recovery_begun(self, reason: str) -> None:
+        self._recoveries.labels(reason).inc()
+
+    def recovered(self, after_seconds: float) -> None:
+        self._recovered_after.observe(max(0.0, after_seconds))
+
+    def migrated(self, result: str) -> None:
+        self._migrations.labels(result).inc()
 
     def ended(self, reason: str) -> None:
         self._ended.labels(reason).inc()
