@@ -382,7 +382,7 @@ def help_text() -> str:
     lines += [
         "",
         "When it is ready the worker prints one line of JSON on stdout with the addresses it listens on.",
-        "SIGTERM and SIGINT drain it; a second one ends it at once.",
+        "SIGTERM and SIGINT drain it; a second one ends it at once (in a pod only SIGINT does).",
         "Exit codes: 0 ended as asked, 1 failed, 2 settings are wrong.",
     ]
     return "\n".join(lines)

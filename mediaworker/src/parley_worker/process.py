@@ -46,7 +46,8 @@ class App(Protocol):
 async def serve(settings: Settings, worker: AbstractAsyncContextManager[App]) -> int:
     """Serve until told to end by SIGTERM or SIGINT, then drain within the grace given; returns the exit code.
 
-    A second signal ends the sessions that are left at once.
+    A second signal ends the sessions that are left at once. In a pod a second SIGTERM does not: there it
+    comes from a kubelet that stops the container once more, and not from somebody in a hurry.
     """
     loop = asyncio.get_running_loop()
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
@@ -66,13 +67,19 @@ async def serve(settings: Settings, worker: AbstractAsyncContextManager[App]) ->
             return 1
         grace, flush = settings.termination_grace, settings.flush_timeout
         app.drain.begin(within_grace(settings.drain_timeout, grace, flush))
-        second = app.supervisor.spawn("signal", signals.get())
+        second = app.supervisor.spawn("signal", _in_a_hurry(signals, in_pod=bool(settings.pod_uid)))
         over = app.supervisor.spawn("drained", app.drain.done.wait())
         await asyncio.wait({second, over}, return_when=asyncio.FIRST_COMPLETED)
         second.cancel()
         over.cancel()
     log.info("ended")
     return 0
+
+
+async def _in_a_hurry(signals: asyncio.Queue[signal.Signals], *, in_pod: bool) -> None:
+    """Until a signal asks to end at once."""
+    while await signals.get() is signal.SIGTERM and in_pod:
+        log.info("told to end once more: the drain goes on")
 
 
 def run(settings: Settings, work: Coroutine[Any, Any, int], **log_fields: str) -> int:

@@ -152,6 +152,24 @@ async def test_a_second_sigterm_ends_at_once() -> None:
         assert await worker.wait() == 0
 
 
+async def test_in_a_pod_only_sigint_ends_a_drain_at_once() -> None:
+    """A kubelet may stop a container more than once."""
+    async with scripted(idle) as script, worker_process(drain_timeout="600", pod_uid="u") as worker:
+        request = await session(worker, script.url)
+        async with calling(worker.ready["media"], start(session_uid="uid-1")) as caller:
+            await caller.expect("started")
+            worker.process.send_signal(signal.SIGTERM)
+            await caller.expect("draining")
+            for _ in range(2):
+                worker.process.send_signal(signal.SIGTERM)
+                async with control(worker.ready["control"], worker.instance) as operator:
+                    again = operator.request(script.url, request.session.session_uid)
+                    assert (await operator.admit(again)).HasField("admitted"), "the session is still there"
+            worker.process.send_signal(signal.SIGINT)
+            assert (await caller.expect("ended")).reason == EndReason.DRAIN_DEADLINE
+        assert await worker.wait() == 0
+
+
 async def run(*arguments: str, **settings: str) -> tuple[int | None, str, str]:
     env = {k: v for k, v in os.environ.items() if not k.startswith("PARLEY_WORKER_")}
     env |= {f"PARLEY_WORKER_{name.upper()}": value for name, value in settings.items()}

@@ -6,11 +6,13 @@ import asyncio
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from media_calls import Caller, calling, start
 from nats_server import find_program
@@ -299,6 +301,45 @@ async def test_sigterm_drains_every_shard_until_the_deadline() -> None:
             assert (await worker.watch.end_of("b")).end_reason == EndReason.DRAIN_DEADLINE
         assert await worker.worker.wait() == 0
         assert not any(alive(pid) for pid in worker.pids)
+
+
+async def test_sigterm_leaves_sessions_what_the_machine_gives() -> None:
+    """A machine of the spot market kills 10 s after SIGTERM, whatever a pool would like."""
+    limits = {"drain_timeout": "600", "termination_grace": "10", "flush_timeout": "0.5"}
+    async with scripted(idle) as script, sharded(2, revision="r1", **limits) as worker:
+        [admitted] = [await worker.admit(script.url, "a")]
+        async with calling(admitted.endpoint, start(session_uid="a")) as caller:
+            await caller.expect("started")
+            begun = time.time()
+            worker.worker.process.send_signal(signal.SIGTERM)
+            told = (await caller.expect("draining")).deadline_time.ToMilliseconds() / 1000
+            assert 0 < told - begun < 3
+            await worker.watch.until(lambda: worker.watch.workers[-1].HasField("drain_deadline_time"))
+            report = worker.watch.workers[-1]
+            assert abs(report.drain_deadline_time.ToMilliseconds() / 1000 - told) < 0.5
+            assert (report.revision, report.sessions_total) == ("r1", 1)
+            assert report.memory_bytes > 50 << 20, "that of both shards is counted"
+            assert 0 < begun - report.start_time.ToMilliseconds() / 1000 < 120
+            assert (await caller.expect("ended")).reason == EndReason.DRAIN_DEADLINE
+        assert await worker.worker.wait() == 0
+
+
+async def test_the_operator_may_say_that_there_is_less_time() -> None:
+    async with scripted(idle) as script, sharded(2, drain_timeout="600") as worker:
+        [admitted] = [await worker.admit(script.url, "a")]
+        async with calling(admitted.endpoint, start(session_uid="a")) as caller:
+            await caller.expect("started")
+            worker.worker.process.send_signal(signal.SIGTERM)
+            await caller.expect("draining")
+            timeout = Duration(seconds=1)
+            fence = worker.operator.fence()
+            await worker.operator.stub.Drain(pb.DrainRequest(fence=fence, timeout=timeout))
+            held = await worker.operator.stub.Drain(
+                pb.DrainRequest(fence=fence, timeout=timeout, exactly=True)
+            )
+            assert held.deadline_time.ToMilliseconds() / 1000 < time.time() + 2
+            assert (await caller.expect("ended")).reason == EndReason.DRAIN_DEADLINE
+        assert await worker.worker.wait() == 0
 
 
 async def test_a_drained_worker_leaves_as_soon_as_its_calls_are_over() -> None:

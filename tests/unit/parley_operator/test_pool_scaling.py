@@ -136,6 +136,17 @@ def test_a_fleet_that_is_taken_over_is_kept_for_a_window() -> None:
     assert step(rules, 10, Demand(0), scaling, 101.0).wanted == 1
 
 
+def test_while_a_worker_is_silent_nobody_is_let_go() -> None:
+    rules, now = spec(stabilization=0.0), 0.0
+    scaling = begin(rules, 5, now)
+    for _ in range(10):
+        now += 30
+        scaling = step(rules, 10, Demand(3, certain=False), scaling, now)
+        assert scaling.wanted == 5
+    assert step(rules, 10, Demand(3, 60, certain=False), scaling, now + 1).wanted == 7
+    assert step(rules, 10, Demand(3), scaling, now + 1).wanted == 1
+
+
 def test_a_step_up_is_made_at_the_rate() -> None:
     wanted = follow(spec(most=100, most_added=3), [300] * 24)
     assert wanted[0] == 4

@@ -162,6 +162,16 @@ def test_scaling_changes_no_pod() -> None:
     assert spec_hash(ported, DEFAULTS) != spec_hash(POOL, DEFAULTS)
 
 
+def test_an_operator_that_learned_a_field_replaces_no_worker() -> None:
+    """The revision of a pool that says nothing new is the one of the pods that are there."""
+    bare = PoolView("media", "default", PoolSpec(drain_timeout=60.0))
+    assert spec_hash(bare, WorkerDefaults("w:1")) == "f50f63c70046cd58"
+    spot = PoolView(
+        "media", "default", PoolSpec(drain_timeout=60.0, strategy=StrategySpec(machine_grace=25.0))
+    )
+    assert spec_hash(spot, WorkerDefaults("w:1")) != "f50f63c70046cd58"
+
+
 def test_certificates_are_renewed_in_their_last_third() -> None:
     now = 1_800_000_000.0
     ca = pki.make_ca(now)

@@ -61,7 +61,8 @@ def spec_hash(pool: PoolView, defaults: WorkerDefaults) -> str:
         shard_count(pool.spec),
         pool.spec.exposure.host_port,
         pool.spec.drain_timeout,
-        pool.spec.strategy.machine_grace,
+        # Left out while it says nothing: an operator that learned a field replaces no worker for it.
+        *([pool.spec.strategy.machine_grace] if pool.spec.strategy.machine_grace else []),
         pool.spec.pod_template,
         [defaults.image, defaults.image_pull_policy, defaults.nats_url, list(defaults.env)],
     ]

@@ -33,9 +33,8 @@ class Drainer:
 
     async def mark(self, pool: PoolView, name: str, reason: str) -> None:
         """From now on the pod takes no session, and goes when it is empty or the time is over."""
-        timeout = pool.spec.drain_timeout
-        # The timestamp has whole seconds: the worker's own deadline is the one that holds.
-        deadline = self._context.clock.now() + timeout + 1
+        # The timestamp has whole seconds: none is taken away.
+        deadline = self._context.clock.now() + pool.spec.drain_timeout + 1
         patch = {
             "metadata": {
                 "labels": {LABEL_DRAINING: "true"},
@@ -53,17 +52,16 @@ class Drainer:
         self._context.cache.put(POD, body)
         # At once, and not when the watch tells: nothing may be placed there any more.
         self._pods.pod_seen(body, deleted=False)
-        await self._context.links.drain(worker_id(pool.namespace, name), timeout)
 
     async def keep_told(self, pool: PoolView, pods: Sequence[WorkerPod]) -> None:
         """Workers that do not know yet, such as those that started anew, or that know another deadline."""
-        now = self._context.clock.now()
+        now, most = self._context.clock.now(), pool.spec.drain_timeout
         asks = []
         for pod in pods:
             worker = worker_id(pool.namespace, pod.name)
-            due = deadline_due(pod, pool.spec.drain_timeout)
+            due = deadline_due(pod, most)
             if due:
                 asks.append(self._context.links.drain(worker, max(0.0, due - now), exactly=True))
             elif pod.marked and pod.certain and not pod.told and not pod.terminating:
-                asks.append(self._context.links.drain(worker, max(0.0, pod.deadline - now)))
+                asks.append(self._context.links.drain(worker, max(0.0, min(most, pod.deadline - now))))
         await asyncio.gather(*asks)

@@ -78,8 +78,8 @@ class PoolReconciler:
         wanted = self._wanted(key, pool, uid, pods)
         decision = decide_pool(wanted, pool.spec.strategy.surge.of(wanted), pods, self._context.clock.now())
         await self._act(key, pool, uid, pods, decision, wanted)
-        await self._drainer.keep_told(pool, pods)
         pods = self._pods.of(key, uid, pool, revision)
+        await self._drainer.keep_told(pool, pods)
         again = await self._shield.keep(key, pool, uid, pods)
         fleet = Fleet(pool, revision, wanted, pods, queued, self._holds[key])
         self._context.metrics.pool(key.namespace, key.name, wanted, fleet.ready, fleet.draining, queued)
@@ -123,7 +123,11 @@ class PoolReconciler:
         if scaling is None or known != uid:
             scaling = begin(spec, sum(pod.serves for pod in pods), now)
         lacking = self._context.desk.lacking((key.namespace, key.name))
-        demand = Demand(sum(pod.sessions for pod in pods if not pod.over), lacking)
+        demand = Demand(
+            sum(pod.sessions for pod in pods if not pod.over),
+            lacking,
+            all(pod.certain for pod in pods if pod.serves and pod.ready),
+        )
         after = step(spec, pool.spec.sessions_per_worker, demand, scaling, now)
         if after.wanted != scaling.wanted:
             log.info(

@@ -15,10 +15,14 @@ RATE_WINDOW = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """Sessions that run in the pool, those on draining workers among them, and sessions that wait."""
+    """Sessions that run in the pool, those on draining workers among them, and sessions that wait.
+
+    Not `certain` while a worker is silent: it may have more sessions, so nobody is let go.
+    """
 
     sessions: int
     waiting: int = 0
+    certain: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,8 @@ def begin(spec: AutoscalingSpec, present: int, now: float) -> Scaling:
 def step(spec: AutoscalingSpec, per_worker: int, demand: Demand, before: Scaling, now: float) -> Scaling:
     """Look at the demand once more."""
     advice = recommend(spec, per_worker, demand)
+    if not demand.certain:
+        advice = max(advice, _within(spec, before.wanted))
     since = now - spec.stabilization
     kept = [(at, _within(spec, value)) for at, value in before.peaks if at > since and value > advice]
     peaks = (*kept, (now, advice))
