@@ -105,6 +105,19 @@ async def test_scaling_down_drains_and_deletes_when_the_last_session_is_over(poo
     assert pool.plane.links.deadlines == [(f"media/{second}", 60.0, False)], "it was told once"
 
 
+async def test_a_worker_that_did_not_hear_is_told_again(pool: Pool) -> None:
+    await pool.apply(replicas=1)
+    [name] = await pool.run()
+    pool.busy(name, "one")
+    await pool.apply(replicas=0)
+    again = await pool.look(2)
+    assert again == 2
+    await pool.look(2)
+    told = pool.plane.links.deadlines
+    assert [worker for worker, _, _ in told] == [f"media/{name}"] * 3
+    assert [round(left) for _, left, _ in told] == [60, 59, 57]
+
+
 async def test_a_worker_is_deleted_only_after_its_deadline(pool: Pool) -> None:
     await pool.apply(replicas=1)
     [name] = await pool.run()

@@ -30,6 +30,8 @@ RESYNC = 60.0
 STATUS_EVERY = 5.0
 # Pools that scale by themselves are looked at so often, whatever happens.
 SCALE_EVERY = 1.0
+# And those with workers that drain: one may not have heard of it.
+DRAIN_EVERY = 2.0
 
 
 class PoolReconciler:
@@ -101,6 +103,8 @@ class PoolReconciler:
             waits.append(again)
         if pool.spec.autoscaling is not None:
             waits.append(SCALE_EVERY)
+        if any(pod.draining and not pod.over for pod in pods):
+            waits.append(DRAIN_EVERY)
         # The marks of a pod whose time is over change at the deadline, the pod itself goes a little later.
         waits += [
             moment - now
