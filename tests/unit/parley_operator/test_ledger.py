@@ -142,6 +142,17 @@ def test_a_worker_that_said_full_is_left_alone_for_longer_and_longer() -> None:
     assert ledger.free(POOL, 1000.5) == 2
 
 
+def test_who_speaks_of_a_session_is_known() -> None:
+    ledger = ledger_of(view("a", live=("s", "t")), view("b"))
+    ledger.hear("b", report("s", SessionState.ENDED))
+    assert sorted(ledger.tellers("s")) == ["a", "b"]
+    ledger.see(view("a", live=("t",)))
+    assert ledger.tellers("s") == ("b",)
+    ledger.unsee("b")
+    assert ledger.tellers("s") == ledger.tellers("unknown") == ()
+    assert ledger.tellers("t") == ("a",)
+
+
 def test_nothing_is_kept_of_workers_that_are_gone() -> None:
     ledger = Ledger()
     for number in range(50):

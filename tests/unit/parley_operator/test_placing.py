@@ -419,6 +419,22 @@ async def test_what_a_place_costs_does_not_grow_with_those_who_wait() -> None:
         assert costs[1500][what] <= few + 20, what
 
 
+async def test_a_look_at_one_who_has_a_place_costs_the_same_among_many_workers() -> None:
+    costs = []
+    for workers in (3, 150):
+        plane = Plane()
+        await plane.apply(POOL, "default", OPEN)
+        for number in range(workers):
+            plane.links.add(f"w{number}")
+        await plane.session()
+        await plane.look()
+        [(worker, request)] = plane.links.admits
+        plane.links.report(worker, request, SessionState.ACTIVE)
+        await plane.look()
+        costs.append(await calls_of(plane.look))
+    assert costs[1] <= costs[0] + 20
+
+
 async def heard(plane: Plane, report: SessionReport) -> None:
     plane.reconciler.worker_changed("full", report)
 

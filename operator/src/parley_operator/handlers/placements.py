@@ -107,8 +107,7 @@ class PlacementBook:
 
     def newest_attempt(self, subject: Subject) -> int:
         """The highest number that was ever tried, as far as anybody tells."""
-        reports = (view.sessions.get(subject.uid) for view in self._context.links.views())
-        heard = max((report.attempt for report in reports if report is not None), default=0)
+        heard = max((view.sessions[subject.uid].attempt for view in self._tellers(subject.uid)), default=0)
         return max(heard, self._floor(subject))
 
     def skip_attempt(self, uid: str, attempt: int) -> None:
@@ -170,6 +169,11 @@ class PlacementBook:
         fits = found is not None and placement is not None and found.attempt == placement.attempt
         return found if fits else None
 
+    def _tellers(self, uid: str) -> list[WorkerView]:
+        """The workers that speak of the session, live or over."""
+        views = (self._context.links.view(worker) for worker in self._context.ledger.tellers(uid))
+        return [view for view in views if view is not None and uid in view.sessions]
+
     def _reported(
         self, subject: Subject, placement: Placement | None
     ) -> tuple[WorkerView | None, SessionReport | None]:
@@ -184,9 +188,8 @@ class PlacementBook:
         pools = pools_of(self._context, subject)
         found = [
             (view, view.sessions[uid])
-            for view in links.views()
-            if uid in view.sessions
-            and (view.namespace, view.pool) in pools
+            for view in self._tellers(uid)
+            if (view.namespace, view.pool) in pools
             # What is heard of an attempt that is over means nothing.
             and view.sessions[uid].attempt >= self._floor(subject)
             and not view.sessions[uid].departed
@@ -203,8 +206,8 @@ class PlacementBook:
         return owner, report
 
     def _live_report(self, uid: str) -> SessionReport | None:
-        reports = (view.sessions.get(uid) for view in self._context.links.views())
-        return next((report for report in reports if report is not None and report.live), None)
+        reports = (view.sessions[uid] for view in self._tellers(uid))
+        return next((report for report in reports if report.live), None)
 
     def _kept_end(self, uid: str, placement: Placement) -> SessionReport | None:
         worker, instance, report = self._ends.get(uid, ("", "", None))
@@ -273,9 +276,7 @@ class PlacementBook:
         """Workers that have the session or may have it, with the attempt."""
         placement = self._placements.get(uid)
         holders = {
-            view.name: view.sessions[uid].attempt
-            for view in self._context.links.views()
-            if uid in view.sessions and view.sessions[uid].live
+            view.name: view.sessions[uid].attempt for view in self._tellers(uid) if view.sessions[uid].live
         }
         if placement is not None:
             view = self._context.links.view(placement.worker)

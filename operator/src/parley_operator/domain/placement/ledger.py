@@ -20,7 +20,8 @@ SHUN_MOST = 10.0
 
 @dataclass(slots=True)
 class Row:
-    """A worker. `counted` holds who has a place or the promise of one, each uid once, with its namespace."""
+    """A worker. `counted` holds who has a place or the promise of one, each uid once, with its namespace;
+    `told` whom it speaks of at all, those that are over included."""
 
     worker: str
     pool: PoolName
@@ -30,6 +31,7 @@ class Row:
     live: set[str] = field(default_factory=set)
     promised: set[str] = field(default_factory=set)
     counted: dict[str, str] = field(default_factory=dict)
+    told: set[str] = field(default_factory=set)
     revision: str = ""
     zone: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -65,6 +67,8 @@ class Ledger:
         self._promises: dict[str, set[str]] = {}
         self._shunned: dict[str, tuple[str, float]] = {}
         self._strikes: dict[str, int] = {}
+        # Of each session, the workers that speak of it.
+        self._tellers: dict[str, set[str]] = {}
         self.dirty: set[PoolName] = set()
 
     # -- what workers say
@@ -89,6 +93,10 @@ class Ledger:
             self._leave(row, row.live, uid)
         for uid, namespace in live.items():
             self._enter(row, row.live, uid, namespace)
+        for uid in row.told - view.sessions.keys():
+            self._hush(row, uid)
+        for uid in view.sessions.keys() - row.told:
+            self._tell(row, uid)
         self._settle(row)
 
     def hear(self, worker: str, report: SessionReport) -> None:
@@ -96,6 +104,7 @@ class Ledger:
         row = self._rows.get(worker)
         if row is None:
             return
+        self._tell(row, report.uid)
         if report.live:
             self._enter(row, row.live, report.uid, report.namespace)
         else:
@@ -210,6 +219,10 @@ class Ledger:
     def free(self, pool: PoolName, now: float) -> int:
         return sum(row.free for row in self.roomy(pool, now))
 
+    def tellers(self, uid: str) -> tuple[str, ...]:
+        """The workers that speak of a session."""
+        return tuple(self._tellers.get(uid, ()))
+
     def used_by(self, pool: PoolName, namespace: str) -> int:
         """Places of the pool that sessions of the namespace have or are promised."""
         tally = self._tally.get(pool)
@@ -236,6 +249,17 @@ class Ledger:
         # Room for a quota, if not for a place.
         self.dirty.add(row.pool)
 
+    def _tell(self, row: Row, uid: str) -> None:
+        row.told.add(uid)
+        self._tellers.setdefault(uid, set()).add(row.worker)
+
+    def _hush(self, row: Row, uid: str) -> None:
+        row.told.discard(uid)
+        others = self._tellers[uid]
+        others.discard(row.worker)
+        if not others:
+            del self._tellers[uid]
+
     def _promise_anew(self, row: Row) -> None:
         """Another process of the worker: what the one before was promised says nothing of this one."""
         for uid in list(row.promised):
@@ -260,6 +284,8 @@ class Ledger:
     def _drop(self, row: Row) -> None:
         for namespace in row.counted.values():
             self._uncount(row, namespace)
+        for uid in list(row.told):
+            self._hush(row, uid)
         for known in (self._pools, self._roomy):
             workers = known.get(row.pool, {})
             workers.pop(row.worker, None)
