@@ -38,10 +38,9 @@ class Fence:
         if place is None or not place.confirmed or place.attempt < attempt_floor(subject.status):
             # Nothing is bound for sure: nobody is ended for it.
             return None
-        waits = [
-            await self._see_off(uid, holder, place)
-            for holder in other_holders(self._context.links.views(), uid, place)
-        ]
+        views = (self._context.links.view(worker) for worker in self._context.ledger.tellers(uid))
+        holders = other_holders([view for view in views if view is not None], uid, place)
+        waits = [await self._see_off(uid, holder, place) for holder in holders]
         return min((wait for wait in waits if wait is not None), default=None)
 
     def told(self, uid: str, worker: str, attempt: int) -> None:
