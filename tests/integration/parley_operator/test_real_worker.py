@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from parley_operator.embedded import EmbeddedControlPlane, WorkerTarget
-from provider_script import scripted
+from provider_script import Socket, scripted
 from shards import idle, kill, sharded
 
 Process = asyncio.subprocess.Process
@@ -106,3 +106,64 @@ async def test_a_killed_shard_loses_its_session_and_nobody_elses() -> None:
             await plane.apply([session("c", script.url)])
             placed: Any = await plane.wait_phase("c", {"Ready"}, timeout=30)
             assert placed["status"]["worker"]["shard"] == 1
+
+
+async def test_a_live_session_is_given_other_instructions_and_tools(worker: tuple[Process, str]) -> None:
+    async def provider(socket: Socket) -> None:
+        await socket.greet()
+        update = await socket.expect("session.update", 2)
+        await socket.send("session.updated", session=update["session"])
+        await socket.send("response.created", response={"id": "r", "status": "in_progress", "output": []})
+        ids = {"response_id": "r", "output_index": 0}
+        call = {"id": "i", "type": "function_call", "status": "completed", "call_id": "c", "name": "lamp"}
+        await socket.send("response.output_item.done", **ids, item={**call, "arguments": "{}"})
+        refused = await socket.expect("session.update", 3)
+        words = {"type": "invalid_request_error", "message": "no such choice"}
+        await socket.send("error", error={**words, "event_id": refused["event_id"]})
+        await asyncio.Event().wait()
+
+    targets = [WorkerTarget("real", worker[1])]
+    async with scripted(provider) as script, EmbeddedControlPlane(workers=targets) as plane:
+        body = session("call", script.url)
+        body["spec"]["agent"]["instructions"] = "x"
+        await plane.apply([body])
+        await plane.wait_phase("call", {"Ready"}, timeout=30)
+        route = {"webhook": {"url": "http://127.0.0.1:9/lamp"}, "timeout": "1s"}
+        await plane.apply([pool_with_tools("127.0.0.1:9")])
+        body["spec"]["agent"]["instructions"] = "y"
+        body["spec"]["agent"]["tools"] = [{"type": "function", "name": "lamp", "route": route}]
+        await plane.apply([body])
+        assert (await updated(plane, "True"))["observedGeneration"] == 2
+        socket = await script.socket()
+        second = (await socket.expect("session.update", 2))["session"]
+        assert second["instructions"] == "y"
+        assert [tool["name"] for tool in second["tools"]] == ["lamp"]
+        # The new route is the one that is called: nobody answers there, and the model hears of it.
+        output = await socket.expect("conversation.item.create")
+        assert "unavailable" in output["item"]["output"]
+        body["spec"]["session"] = {"tool_choice": "nonsense"}
+        await plane.apply([body])
+        refused = await updated(plane, "False")
+        assert (refused["reason"], refused["observedGeneration"]) == ("Refused", 3)
+        assert "no such choice" in refused["message"]
+        await plane.wait_phase("call", {"Ready"}, timeout=5)
+
+
+def pool_with_tools(host: str) -> dict[str, Any]:
+    providers = {"allowedHosts": ["127.0.0.1"]}
+    return {
+        "apiVersion": "parley.dev/v1alpha1",
+        "kind": "VoiceWorkerPool",
+        "metadata": {"name": "default"},
+        "spec": {"allowedNamespaces": ["*"], "provider": providers, "tools": {"allowedHosts": [host]}},
+    }
+
+
+async def updated(plane: EmbeddedControlPlane, status: str) -> Any:
+    async with asyncio.timeout(30):
+        async for change in plane.watch("VoiceSession"):
+            found: Any = change.body.get("status", {})
+            for condition in found.get("conditions", []):
+                if (condition["type"], condition["status"]) == ("Updated", status):
+                    return condition
+    raise AssertionError("unreachable")

@@ -159,3 +159,22 @@ async def test_the_message_to_the_worker_holds_everything() -> None:
     assert (message.fence.leader_epoch, message.fence.worker_instance_id) == (5, "w-1")
     assert (asked.generation, asked.limits.idle_timeout.seconds) == (2, 7)
     assert [(tool.name, tool.WhichOneof("route")) for tool in asked.tools] == [("lamp", "nats")]
+
+
+async def test_after_a_lost_worker_the_new_configuration_holds() -> None:
+    plane, request = await live(recovery={"policy": "Restart"})
+    await change(plane, session={"tool_choice": "auto"}, recovery={"policy": "Restart"})
+    judged(plane, request, 2)
+    await plane.look()
+    plane.links.remove("w")
+    plane.links.add("second")
+    for _ in range(4):
+        await plane.look()
+    worker, again = plane.links.admits[-1]
+    assert (worker, again.attempt, again.origin.generation) == ("second", 2, 2)
+    assert '"tool_choice":"auto"' in again.session_json
+    plane.links.report("second", again, SessionState.ACTIVE)
+    plane.clock.at += 1
+    await plane.look()
+    assert plane.conditions()["Updated"] == ("True", "Applied")
+    assert plane.links.updates[-1][1].generation == 2, "no further update was needed"

@@ -186,3 +186,20 @@ def test_an_agent_of_one_session_has_no_canary() -> None:
     canary = {"agentRef": {"name": "a"}, "weight": 1}
     with pytest.raises(FieldError, match=r"spec\.agent\.canary"):
         parse_agent_spec({**STABLE, "canary": canary}, "spec.agent", shared=False)
+
+
+async def test_a_lost_session_goes_on_as_the_agent_that_it_had() -> None:
+    plane = await plane_with(desk=STABLE)
+    await plane.apply(SESSION, "call", {"agentRef": {"name": "desk"}, "recovery": {"policy": "Restart"}})
+    await plane.look()
+    first = plane.links.admits[-1][1]
+    plane.links.report("w", first, SessionState.ACTIVE)
+    await plane.look()
+    await plane.apply(AGENT, "desk", {**STABLE, "instructions": "two"})
+    plane.links.remove("w")
+    plane.links.add("second")
+    for _ in range(4):
+        await plane.look()
+    worker, again = plane.links.admits[-1]
+    assert (worker, again.attempt, again.origin) == ("second", 2, first.origin)
+    assert again.session_json == first.session_json

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from parley_operator.api.constants import LABEL_POOL, POD, POOL, Body
 from parley_operator.api.fields import FieldError
 from parley_operator.api.v1alpha1 import map_at, metadata_of, parse_pool_spec, spec_of, text_at
+from parley_operator.domain.event_facts import condition_facts
 from parley_operator.domain.manifests import WorkerDefaults, build_pod, owner_reference, spec_hash
 from parley_operator.domain.pools.pauses import Hold, next_hold, refuse
 from parley_operator.domain.pools.pods import WorkerPod
@@ -235,6 +236,8 @@ class PoolReconciler:
         fresh = await self._context.store.patch_status(POOL, body, patch)
         if fresh is not None:
             self._context.cache.put(POOL, fresh)
+            facts = condition_facts(previous, map_at(fresh, "status"), "Scale")
+            self._context.events.tell(POOL, fresh, facts)
 
     async def _invalid(self, body: Body, message: str) -> None:
         now = self._context.clock.now()
