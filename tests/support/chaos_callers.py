@@ -23,7 +23,9 @@ from parley_client import (
     CallOptions,
     ConversationEvent,
     Ended,
+    Moved,
     ParleyError,
+    Reconnecting,
     Resolver,
     Target,
     connect,
@@ -84,6 +86,8 @@ class Turns:
     sid: int
     told: list[int] = field(default_factory=list)
     whole: Counter[int] = field(default_factory=Counter)
+    cut: list[int] = field(default_factory=list)
+    """Turns that were being told when the stream was cut: these may be said again."""
     misheard: int = 0
     """Turns in which the agent understood another caller."""
 
@@ -106,8 +110,12 @@ class Turns:
 
     @property
     def doubled(self) -> int:
-        """Turns that were told of as a whole more than once."""
-        return sum(count - 1 for count in self.whole.values())
+        """Turns that were told of as a whole more than once, those that a cut fell into left out."""
+        return sum(max(0, count - 1 - self.cut.count(turn)) for turn, count in self.whole.items())
+
+    def interrupted(self) -> None:
+        """The stream is cut."""
+        self.cut += self.told[-1:]
 
 
 class Talker:
@@ -194,6 +202,8 @@ class Talker:
                     self.ended = event
                 elif not isinstance(event, AgentAudio):
                     self.others[type(event).__name__] += 1
+                    if isinstance(event, Reconnecting | Moved):
+                        self.turns.interrupted()
         except ParleyError as error:
             if not self.hung_up:
                 self.failure = f"{type(error).__name__}: {error}"

@@ -164,8 +164,11 @@ if [ -f /sys/fs/cgroup/cpuset/cpuset.cpus ]; then
   for c in /sys/fs/cgroup/{cpu,cpuacct,cpuset,memory,devices,freezer,blkio,pids,systemd}; do mkdir -p "$c/$CLUSTER-$n"; done
   cat /sys/fs/cgroup/cpuset/cpuset.cpus >"/sys/fs/cgroup/cpuset/$CLUSTER-$n/cpuset.cpus"
   cat /sys/fs/cgroup/cpuset/cpuset.mems >"/sys/fs/cgroup/cpuset/$CLUSTER-$n/cpuset.mems"
+  # All pods of a node together would else get no more than one other process of this machine.
+  echo 6144 >"/sys/fs/cgroup/cpu/$CLUSTER-$n/cpu.shares"
 else
   mkdir -p "/sys/fs/cgroup/$CLUSTER-$n"
+  echo 600 >"/sys/fs/cgroup/$CLUSTER-$n/cpu.weight" 2>/dev/null || true
 fi
 done
 until_ok "${admin[@]}" get --raw /readyz

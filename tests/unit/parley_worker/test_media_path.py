@@ -172,6 +172,16 @@ def test_a_burst_is_allowed_and_a_higher_rate_is_not() -> None:
         assert steady.accept(pcm(20), n + 1, n * 0.02) == pcm(20)
 
 
+def test_what_a_stall_held_back_comes_at_once() -> None:
+    path = InputPath(PCM24, PCM24, burst=1.0)
+    assert path.accept(pcm(20), 1, 0.0) == pcm(20)
+    # Ten seconds late, and a second ahead; an hour of silence earns no more.
+    taken = 0
+    while path.accept(pcm(1000), taken + 2, 3600.0) == pcm(1000):
+        taken += 1
+    assert taken == 11
+
+
 def test_two_answers_that_come_by_turns_keep_their_epochs_and_positions() -> None:
     path = output()
     for _ in range(3):

@@ -98,3 +98,12 @@ def test_turns_that_nobody_was_told_of_are_lost_and_told_twice_are_doubled() -> 
         words("conversation.item.input_audio_transcription.completed", f"caller-3-6 at {caller_of(4)} Hz")
     )
     assert turns.misheard == 1
+
+
+def test_a_turn_that_a_cut_fell_into_may_be_said_again() -> None:
+    turns = Turns(3)
+    for turn in (1, 2, 2, 3):
+        turns.see(words("response.output_audio_transcript.done", f"turn-3-{turn} and so on"))
+        if turn == 2 and not turns.cut:
+            turns.interrupted()
+    assert (turns.lost, turns.doubled) == (0, 0)

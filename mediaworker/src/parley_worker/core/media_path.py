@@ -20,6 +20,8 @@ from parley_worker.core.playout import AudioCounters, PartKey, PlayoutLedger
 from parley_worker.core.underruns import WORKER_LATE_SECONDS, UnderrunWatch
 
 MAX_INPUT_FRAME_MS = 1000
+LATE_SECONDS = 10.0
+"""How much late audio may come at once: a caller who was silent for an hour has no hour to catch up on."""
 BURST_FRAME_MS = 100
 MUTED_RESPONSES = 64
 MAX_WAITING_PARTS = 1024
@@ -45,7 +47,8 @@ class InputFault(Enum):
 class InputPath:
     """One leg's audio on its way to the provider.
 
-    `burst` seconds of audio may be ahead of real time, counted from the first frame.
+    `burst` seconds of audio may be ahead of real time, and LATE_SECONDS more that were late before: what a
+    stalled network or machine held back comes at once, and is not faster than real time.
     """
 
     def __init__(self, leg: AudioFormat, provider: AudioFormat, burst: float) -> None:
@@ -73,7 +76,7 @@ class InputPath:
             return self._fault(size)
         ahead = self._ahead if self._at is None else self._ahead - (now - self._at)
         self._at = now
-        self._ahead = ahead = (ahead if ahead > 0.0 else 0.0) + size / self._rate
+        self._ahead = ahead = (ahead if ahead > -LATE_SECONDS else -LATE_SECONDS) + size / self._rate
         if ahead > self._burst:
             return InputFault.TOO_FAST
         last = self._last
