@@ -385,6 +385,7 @@ class Call:
         start.output_format.CopyFrom(codec.format_to_pb(options.output_format))
         start.playout_mode = options.playout.value
         start.playout_buffer_ms = self.player.buffer_ms
+        start.events.extend(options.events)
         if options.output_format.encoding is Encoding.OPUS:
             start.opus.bitrate_bps = options.opus.bitrate
             start.opus.expected_loss_percent = options.opus.expected_loss
@@ -480,7 +481,8 @@ class Call:
                 if missed is None:
                     return ""
                 self.stats.events_received += 1
-                self.stats.events_missed += missed
+                # The numbers of events that were not asked for are left out.
+                self.stats.events_missed += 0 if self.options.events else missed
                 self._sent.event(event.type)
                 self._tools.follow(event, self.started)
             case Moved():

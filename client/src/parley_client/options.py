@@ -66,6 +66,9 @@ class CallOptions:
         resume: False to let a cut stream end the call.
         keep_audio: seconds of caller audio, at most 8, that are kept while there is no stream, and to be said
             again to a worker that takes the session over; 0 for one second, and nothing again.
+        events: types of conversation events to be told, `response.done` or `conversation.item.*`, or `none`
+            alone; all when empty. Tools that the caller answers need
+            `response.function_call_arguments.done`.
     """
 
     input_format: AudioFormat = PCM16_24K
@@ -78,6 +81,7 @@ class CallOptions:
     resume: bool = True
     keep_audio: float = 8.0
     backoff: Backoff = field(default_factory=Backoff)
+    events: tuple[str, ...] = ()
 
     @property
     def kept_frames(self) -> int:

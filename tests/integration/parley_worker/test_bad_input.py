@@ -194,6 +194,8 @@ async def test_format_unknown_or_unsupported(name: str, wire: pb.AudioFormat, fi
         ({"playout_buffer_ms": -1}, "playout-buffer-out-of-range"),
         ({"mark_interval_ms": 39}, "mark-interval-out-of-range"),
         ({"mark_interval_ms": 5001}, "mark-interval-out-of-range"),
+        ({"events": ["Response.Done"]}, "events-unknown"),
+        ({"events": ["none", "error"]}, "events-unknown"),
     ],
 )
 async def test_playout_wishes_out_of_range(fields: dict[str, int], reason: str) -> None:

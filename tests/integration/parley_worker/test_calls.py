@@ -73,6 +73,34 @@ async def test_a_question_is_heard_and_the_answer_comes_back_untouched() -> None
         await host.nothing_left()
 
 
+@pytest.mark.parametrize(
+    ("wanted", "told"), [(["none"], set()), (["response.done", "conversation.item.*"], {"response.done"})]
+)
+async def test_a_caller_is_told_the_events_it_asks_for_and_hears_everything(
+    wanted: list[str], told: set[str]
+) -> None:
+    async def provider(socket: Socket) -> None:
+        await socket.greet()
+        await socket.expect_audio(960)
+        await socket.say(TONE, "resp_1", "item_1")
+
+    async with scripted(provider) as script, worker() as host:
+        config = host.admit(script.url)
+        await host.state(config, SessionState.READY)
+        async with calling(host, start(config, events=wanted)) as caller:
+            await caller.expect("started")
+            await caller.speak(TONE[:960])
+            await caller.expect("mark")
+            assert caller.audio() == TONE
+            await caller.send(hangup=pb.Hangup())
+            await caller.expect("ended")
+            kinds = {event.type for event in caller.of("event")}
+            assert {kind for kind in kinds if not kind.startswith("conversation.item.")} == told
+        await host.state(config, SessionState.ENDED)
+        assert "response_done" in host.facts(config)
+        await host.nothing_left()
+
+
 async def test_g711_passes_untouched_when_both_sides_speak_it() -> None:
     payload = bytes(range(256)) * 10
 

@@ -10,7 +10,7 @@ from parley_client.bench.knee import KneeSearch, Tried
 from parley_client.bench.measure import Note, measure
 from parley_client.bench.rows import Row, density_row
 from parley_client.bench.scenario import Scenario
-from parley_client.bench.systems import System, Variant
+from parley_client.bench.systems import AUDIO_ONLY, System, Variant
 from parley_client.bench.windows import Point
 from parley_client.errors import ParleyError
 
@@ -27,6 +27,8 @@ def variants(
         for secure in tls:
             if "parley" in systems:
                 yield Variant("parley", transport, secure)
+                if transport != "twilio":
+                    yield Variant("parley", transport, secure, AUDIO_ONLY)
             if "floor" in systems and transport != "twilio":
                 for flavour in flavours:
                     yield Variant("floor", transport, secure, flavour)

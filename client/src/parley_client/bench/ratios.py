@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from parley_client.bench.rows import Row
+from parley_client.bench.systems import AUDIO_ONLY
 
 BEST_PUBLISHED: Final = 190.0
 """Calls a core of the densest published voice bridge (siphon-ai, Rust, SIP to WebSocket): its own figure."""
@@ -17,6 +18,7 @@ WE_DO: Final = (
     " can restore a lost provider"
 )
 FLOOR: Final = f"The floor bridges audio and nothing else; {WE_DO}: it does none of this."
+AUDIO: Final = "Callers ask for no conversation events here, as the floor's get none."
 PIPECAT: Final = (
     "pipecat speaks Twilio's JSON, resamples 8 to 24 kHz both ways with a high-quality resampler, passes"
     " frames through a pipeline that users extend and keeps the conversation's context for other models;"
@@ -80,7 +82,8 @@ def _against_floor(row: Row, rows: Sequence[Row]) -> Iterator[Ratio]:
             if row[key] and floor[key]:
                 value = row[key] / floor[key]
                 name = f"CPU of {row['label']} / {floor['label']}, {where}"
-                yield Ratio(name, value, "at most 1.5", value <= 1.5, FLOOR)
+                sentence = f"{AUDIO} {FLOOR}" if row["flavour"] == AUDIO_ONLY else FLOOR
+                yield Ratio(name, value, "at most 1.5", value <= 1.5, sentence)
 
 
 def _against_peers(row: Row, rows: Sequence[Row]) -> Iterator[Ratio]:

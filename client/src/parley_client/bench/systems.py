@@ -22,6 +22,7 @@ from parley_client.embedded.processes import Child, ChildSpec
 from parley_client.errors import UsageError
 
 SYSTEMS: Final = ("parley", "floor", "pipecat", "livekit")
+AUDIO_ONLY: Final = "audio"
 IDLE_S: Final = 1.5
 HANG_UPS: Final = 64
 
@@ -33,7 +34,8 @@ class Variant:
     Attributes:
         transport: converse (a stream a call), conversemany (one for all), twilio, webrtc.
         tls: on both sides, callers' and provider's.
-        flavour: of the floor: picows or websockets.
+        flavour: of the floor: picows or websockets; of Parley: `audio` for callers that ask for no
+            conversation events, as those of the floor get none.
     """
 
     system: str
@@ -253,5 +255,6 @@ class System(ABC):
             "tls_name": self.place.certificates.name if tls else "",
             "format": self.scenario.workload.format,
             "stream": 0,
+            "events": self.variant.flavour != AUDIO_ONLY,
             **more,
         }

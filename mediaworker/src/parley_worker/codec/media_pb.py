@@ -12,6 +12,7 @@ from parley.media.v1 import media_pb2 as pb
 from parley_opus import DEFAULT_BITRATE, OpusSettings
 
 from parley_worker.core import effects as fx
+from parley_worker.core import event_filter
 from parley_worker.core import events as ev
 from parley_worker.core.audio import AudioFormat, Encoding
 from parley_worker.core.leg_codec import LegCodec, LegFormat, OpusFormat
@@ -99,6 +100,8 @@ def read_start(message: pb.ConverseRequest) -> StartMessage | ev.LegRefusal:
             f"start.mark_interval_ms is {start.mark_interval_ms}; use {low} to {high}, or 0 for none",
             "start.mark_interval_ms",
         )
+    if wrong := event_filter.objection(start.events):
+        return _invalid("events-unknown", f"start.events {wrong}", "start.events")
     shown = start.WhichOneof("credential")
     credential = getattr(start, shown) if shown else ""
     if not credential and not start.session_uid:
@@ -126,6 +129,7 @@ def read_start(message: pb.ConverseRequest) -> StartMessage | ev.LegRefusal:
         last_event_attempt=max(0, start.last_event_attempt),
         heard=_reach(start.heard) if start.HasField("heard") else None,
         session_uid=start.session_uid,
+        events=tuple(start.events),
     )
     spoken = request.input_codec is not None or request.output_codec is not None
     return StartMessage(request, credential, opus if spoken else None)

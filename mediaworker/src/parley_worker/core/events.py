@@ -74,8 +74,8 @@ class AttachRequest:
     leg carries its packets instead. `playout_buffer_ms` is 0 to 5000. `mark_interval_ms` asks for marks
     within the audio that the caller returns as it hears them; 0 for ends of parts only. `answers_clear` is
     false where no Cleared ever comes, `moves_calls` where nobody takes a Transfer, `follows_moves` where a
-    caller cannot attach elsewhere. `last_event_attempt` 0 is that of the session; `heard` is how far the
-    agent was heard on an earlier leg.
+    caller cannot attach elsewhere. `events` are patterns of `EventFilter`. `last_event_attempt` 0 is that of
+    the session; `heard` is how far the agent was heard on an earlier leg.
     """
 
     credential: CredentialKind
@@ -94,6 +94,7 @@ class AttachRequest:
     follows_moves: bool = True
     last_event_attempt: int = 0
     heard: Reach | None = None
+    events: tuple[str, ...] = ()
 
     @property
     def input_carried(self) -> LegFormat:

@@ -22,6 +22,7 @@ from parley_worker.core.deadlines import SessionBounds as SessionBounds
 from parley_worker.core.effects import (
     AttachMedia,
     ClearReason,
+    ConversationEvent,
     DetachMedia,
     Draining,
     DropLeg,
@@ -35,6 +36,7 @@ from parley_worker.core.effects import (
     StateChanged,
 )
 from parley_worker.core.endings import end_records, redacted, started_of
+from parley_worker.core.event_filter import EventFilter
 from parley_worker.core.marks import Marks
 from parley_worker.core.model import (
     DEFAULT_PROVIDER_AUDIO,
@@ -101,6 +103,7 @@ class Session:
         self._comeback = Comeback(config.restore, self._recorder)
         self._resume_sha256: tuple[bytes, ...] = ()
         self._follows_moves = True
+        self._hears = EventFilter()
         self._save = False
         held = config.restore is not None and config.restore.hand_over is not None
         self._held: list[Publish] | None = [] if held else None
@@ -268,7 +271,7 @@ class Session:
         secret = self.config.provider.api_key.reveal() if kind == "error" else ""
         message = self._replay.add(payload, secret)
         self._recorder.event_sequence = message.sequence
-        effects: list[Effect] = [SendLeg(message)] if self.state is S.ACTIVE else []
+        effects = self._heard(message)
         effects += self._talk.on_message(payload, now, self.state is S.ACTIVE)
         self._save = self._save or kind == "response.done"
         if kind == "rate_limits.updated":
@@ -370,7 +373,8 @@ class Session:
         ]
         attempt, sequence = self._comeback.since(request, key.attempt)
         back = self._comeback.attached(request, self._desk, self._replay) if first else []
-        effects += [SendLeg(missed) for missed in self._replay.since(sequence, attempt)]
+        self._hears = EventFilter(request.events)
+        effects += self._heard(*self._replay.since(sequence, attempt))
         if self._drain_unix is not None:
             effects.append(SendLeg(Draining(self._drain_unix)))
         effects += [AttachMedia(request), *back, *self._talk.ask_if_due(now)]
@@ -448,7 +452,12 @@ class Session:
         """A conversation event of our own for the caller's program."""
         event = self._replay.add(payload)
         self._recorder.event_sequence = event.sequence
-        return [SendLeg(event)] if self.state is S.ACTIVE else []
+        return self._heard(event)
+
+    def _heard(self, *events: ConversationEvent) -> list[Effect]:
+        """Those that the attached caller wants are told."""
+        active = self.state is S.ACTIVE
+        return [SendLeg(event) for event in events if active and self._hears.wants(event.type)]
 
     # Coming from and going to other workers
 

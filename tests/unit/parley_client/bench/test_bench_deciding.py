@@ -69,6 +69,7 @@ def row(system: str, transport: str, *, tls: bool = True, flavour: str = "", **m
         "transport": transport,
         "tls": tls,
         "label": label,
+        "flavour": flavour,
         "sessions_per_core": 100.0,
         "common_sessions": 40,
         "cpu_s_per_session_s": 0.005,

@@ -163,6 +163,7 @@ def test_variants_stand_beside_their_floor() -> None:
     labels = [variant.label for variant in found]
     assert labels == [
         "parley converse tls",
+        "parley audio converse tls",
         "floor picows converse tls",
         "floor websockets converse tls",
         "parley twilio tls",

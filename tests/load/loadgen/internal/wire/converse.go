@@ -5,6 +5,7 @@ import "parley.dev/loadgen/internal/audio"
 // Numbers of ConverseRequest's messages that this program sends.
 const (
 	requestStart      = 1
+	startEvents       = 13
 	requestAudio      = 2
 	requestMarkPlayed = 5
 	requestCleared    = 6
@@ -32,10 +33,13 @@ func appendFormat(b []byte, field int, f *audio.Format) []byte {
 }
 
 // Start is the first request: playout REALTIME, one format both ways.
-func Start(ticket, sessionUID string, f *audio.Format) []byte {
+func Start(ticket, sessionUID string, f *audio.Format, events bool) []byte {
 	inner := AppendString(nil, 1, ticket)
 	inner = appendFormat(appendFormat(inner, 3, f), 4, f)
 	inner = AppendString(AppendVarint(inner, 5, 1), 8, sessionUID)
+	if !events {
+		inner = AppendString(inner, startEvents, "none")
+	}
 	return AppendMessage(nil, requestStart, inner)
 }
 

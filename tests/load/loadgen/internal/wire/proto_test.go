@@ -45,8 +45,8 @@ func read(t *testing.T, b []byte) map[protowire.Number]any {
 }
 
 func TestStart(t *testing.T) {
-	start := read(t, []byte(read(t, Start("tick", "uid-7", audio.Ulaw8))[1].(string)))
-	if start[1] != "tick" || start[8] != "uid-7" || start[5] != uint64(1) {
+	start := read(t, []byte(read(t, Start("tick", "uid-7", audio.Ulaw8, false))[1].(string)))
+	if start[1] != "tick" || start[8] != "uid-7" || start[5] != uint64(1) || start[13] != "none" {
 		t.Errorf("%v", start)
 	}
 	for _, n := range []protowire.Number{3, 4} {

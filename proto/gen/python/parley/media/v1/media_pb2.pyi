@@ -284,6 +284,7 @@ class Start(_message.Message):
     OPUS_FIELD_NUMBER: _builtins.int
     LAST_EVENT_ATTEMPT_FIELD_NUMBER: _builtins.int
     HEARD_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
     ticket: _builtins.str
     """The session's ticket: opaque, good for one first attach until it expires."""
     resume_token: _builtins.str
@@ -326,6 +327,13 @@ class Start(_message.Message):
         answer with it, the conversation is truncated there and the answer asked for again.
         """
 
+    @_builtins.property
+    def events(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Types of the ConversationEvents that the caller is told: `response.done`, all with one beginning as
+        `conversation.item.*`, or `none` alone; empty for all of them. The numbers of the others are left out. A caller
+        that answers tools needs `response.function_call_arguments.done`.
+        """
+
     def __init__(
         self,
         *,
@@ -341,10 +349,11 @@ class Start(_message.Message):
         opus: Global___OpusSettings | None = ...,
         last_event_attempt: _builtins.int = ...,
         heard: Global___PlaybackProgress | None = ...,
+        events: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential", "heard", b"heard", "input_format", b"input_format", "opus", b"opus", "output_format", b"output_format", "resume_token", b"resume_token", "ticket", b"ticket"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential", "heard", b"heard", "input_format", b"input_format", "last_event_attempt", b"last_event_attempt", "last_event_sequence", b"last_event_sequence", "mark_interval_ms", b"mark_interval_ms", "opus", b"opus", "output_format", b"output_format", "playout_buffer_ms", b"playout_buffer_ms", "playout_mode", b"playout_mode", "resume_token", b"resume_token", "session_uid", b"session_uid", "ticket", b"ticket"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential", "events", b"events", "heard", b"heard", "input_format", b"input_format", "last_event_attempt", b"last_event_attempt", "last_event_sequence", b"last_event_sequence", "mark_interval_ms", b"mark_interval_ms", "opus", b"opus", "output_format", b"output_format", "playout_buffer_ms", b"playout_buffer_ms", "playout_mode", b"playout_mode", "resume_token", b"resume_token", "session_uid", b"session_uid", "ticket", b"ticket"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_credential: _TypeAlias = _typing.Literal["ticket", "resume_token"]  # noqa: Y015
     _WhichOneofArgType_credential: _TypeAlias = _typing.Literal["credential", b"credential"]  # noqa: Y015
