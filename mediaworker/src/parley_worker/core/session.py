@@ -444,9 +444,8 @@ class Session:
 
     def _refuse_event(self, kind: str, message: str) -> list[Effect]:
         """Tell the caller's program; a mistake in a message costs no call."""
-        return self._tell(
-            {"type": "parley.client_event_refused", "event_type": kind[:100], "message": message}
-        )
+        refused = {"type": "parley.client_event_refused", "event_type": kind[:100], "message": message}
+        return self._tell(refused)
 
     def _tell(self, payload: Mapping[str, Any]) -> list[Effect]:
         """A conversation event of our own for the caller's program."""
@@ -456,8 +455,7 @@ class Session:
 
     def _heard(self, *events: ConversationEvent) -> list[Effect]:
         """Those that the attached caller wants are told."""
-        active = self.state is S.ACTIVE
-        return [SendLeg(event) for event in events if active and self._hears.wants(event.type)]
+        return [SendLeg(each) for each in events if self.state is S.ACTIVE and self._hears.wants(each.type)]
 
     # Coming from and going to other workers
 
