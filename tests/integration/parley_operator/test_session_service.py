@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
+import os
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
+import yaml
 from apiserver import ApiServer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -306,6 +312,33 @@ async def test_tls_health_reflection_and_secrets_in_the_log(
         assert "parley.sessions.v1.SessionService" in listed
     text = service.operator.metrics.render().decode()
     assert 'parley_operator_session_calls_total{code="OK",method="CreateSession"} 1.0' in text
+
+
+async def test_the_command_makes_watches_and_ends_a_session(service: Service, tmp_path: Path) -> None:
+    file, ca, ticket = tmp_path / "session.yaml", tmp_path / "ca.crt", tmp_path / "ticket"
+    file.write_text(yaml.safe_dump({"kind": "VoiceSession", "metadata": {"name": "by-hand"}, "spec": SPEC}))
+    ca.write_text(service.ca)
+
+    async def parley(*arguments: str) -> Any:
+        where = ("--server", service.address, "--server-ca", str(ca), "--server-name", NAME)
+        environ = {**os.environ, "PARLEY_TOKEN": service.token}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "parley_client", "sessions", *arguments, *where, "--json",
+            "-n", service.space, stdout=PIPE, env=environ,
+        )  # fmt: skip
+        out, _ = await process.communicate()
+        return process.returncode, [json.loads(line) for line in out.splitlines()]
+
+    create = ("create", "-f", str(file), "--request-id", "r", "--ticket-out", str(ticket))
+    code, [made] = await parley(*create)
+    assert (code, made["endpoint"], made["repeated"]) == (0, "127.0.0.1:7000", False)
+    code, [again] = await parley(*create)
+    assert (code, again["uid"], again["repeated"]) == (0, made["uid"], True)
+    assert ticket.stat().st_mode & 0o777 == 0o600
+    async with service.client("") as sessions:
+        assert (await sessions.resolve(made["uid"], ticket.read_text())).address == "127.0.0.1:7000"
+    assert (await parley("end", "by-hand"))[0] == 0
+    assert (await parley("end", "by-hand"))[0] == 3
 
 
 async def test_nobody_there_is_told_within_the_timeout() -> None:

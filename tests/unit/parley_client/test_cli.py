@@ -57,6 +57,9 @@ def test_version(cli: CliRunner) -> None:
         (["frobnicate"], 2, "frobnicate"),
         (["call"], 2, "--audio"),
         (["call", "--audio", "a.wav", "--out", "b.wav"], 2, "name a VoiceSession"),
+        (["sessions", "end", "a"], 2, "PARLEY_SESSIONS"),
+        (["sessions", "end", "a", "--server", "x:1"], 2, "kubectl create token"),
+        (["sessions", "create", "-f", "none.yaml", "--server", "x:1"], 2, "none.yaml"),
         (["call", "x", "--audio", "a", "--out", "b", "--format", "mp3"], 2, "mp3"),
         (["call", "--address", "127.0.0.1:1", "--audio", "a", "--out", "b"], 2, "ticket is empty"),
         (
