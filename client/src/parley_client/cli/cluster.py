@@ -12,9 +12,11 @@ from parley_client import session_events
 from parley_client.conversation import ConversationOptions, Outcome, hold
 from parley_client.errors import ConnectError, SessionNotFound, TlsError, UsageError
 from parley_client.formats import AudioFormat
+from parley_client.kubernetes_resolver import KubernetesResolver
 from parley_client.options import Playout
 from parley_client.portforward import port_forward
 from parley_client.resolve import get_session, pod_namespace, resolve_address, resolve_cluster
+from parley_client.resolving import Resolver
 from parley_client.target import Target
 
 from .console import Output, make_output
@@ -115,6 +117,7 @@ def call(
             linger=linger,
             listen_first=listen_first,
         )
+        resolver: Resolver | None = None
         async with AsyncExitStack() as stack:
             if address:
                 secret = ticket or _read(ticket_file, "--ticket-file")
@@ -125,16 +128,19 @@ def call(
             elif file is not None:
                 service = Service(server, token_file, server_ca, server_name, insecure, kubeconfig, context)
                 with output.step("make the session"):
-                    target = await stack.enter_async_context(
+                    target, resolver = await stack.enter_async_context(
                         called_session(service, file, namespace, wait=wait, insecure=insecure)
                     )
             else:
                 target = await _find(output, session, namespace, kubeconfig, context, wait, insecure)
                 if forward:
+                    # Only this worker is reached: nobody is asked for another one.
                     target = await _forwarded(stack, output, target, worker_namespace, kubeconfig, context)
+                else:
+                    resolver = KubernetesResolver(session, namespace, kubeconfig, context)
             output.heading(f"Calling {target.session or target.address}")
             try:
-                outcome = await hold(target, audio, out, output, options)
+                outcome = await hold(target, audio, out, output, options, resolver=resolver)
             except ConnectError as error:
                 if address or forward or isinstance(error, TlsError):
                     raise

@@ -119,8 +119,8 @@ def read_session(file: Path, namespace: str | None, *, named: bool = True) -> Wa
 @asynccontextmanager
 async def called_session(
     service: Service, file: Path, namespace: str | None, *, wait: float, insecure: bool
-) -> AsyncIterator[Target]:
-    """Make the file's session under a name of its own, and end it afterwards.
+) -> AsyncIterator[tuple[Target, SessionsClient]]:
+    """Make the file's session under a name of its own, and end it afterwards; with who knows where it is.
 
     Raises:
         SessionNotReady: it has no place within `wait` seconds, or ended at once.
@@ -130,7 +130,7 @@ async def called_session(
         made = await wanted.create(client, wait=min(wait, 60.0))
         seen = made.session
         try:
-            yield made.target(insecure=insecure)
+            yield made.target(insecure=insecure), client
         finally:
             await client.end(seen.namespace, seen.name, seen.uid)
 
