@@ -20,6 +20,7 @@ from parley_operator.handlers.session_desk import DeskSettings
 from parley_operator.handlers.session_finding import FindSettings
 from parley_operator.handlers.session_views import ViewSettings
 from parley_operator.ports import Conflict, StoreError
+from parley_operator.serving import session_codec
 from reconcile_plane import SECRET, SESSION
 from session_desks import ALICE, BOB, SPEC, Desks, until, wanted
 from virtual_time import run
@@ -65,6 +66,22 @@ async def test_create_answers_with_place_and_ticket_before_the_status_says_so() 
         # The Secret was never read back: the notice brought the ticket.
         assert "parley-pool-default-tls" in desks.plane.store.reads
         assert not [name for name in desks.plane.store.reads if name.endswith("-ticket")]
+
+
+@virtual
+async def test_create_without_room_answers_with_the_place_in_the_queue() -> None:
+    desks = Desks()
+    desks.plane.links.add("w", capacity=0)
+    async with desks.working():
+        first = await desks.create(request_id="r-1", wait=0.5)
+        second = await desks.create(request_id="r-2", wait=0.5)
+        for place, made in ((1, first), (2, second)):
+            answer = session_codec.created(made)
+            assert (answer.session.queue.position, answer.session.queue.reason) == (place, "Full")
+            assert f"number {place} of {place} in the queue" in answer.session.queue.message
+        # The status itself is written later.
+        body: Any = desks.plane.store.peek(SESSION, "default", first.body["metadata"]["name"])
+        assert "queue" not in body.get("status", {})
 
 
 @virtual

@@ -6,9 +6,11 @@ from collections import Counter
 
 from parley_operator.api.constants import SESSION, Body
 from parley_operator.api.fields import FieldError
-from parley_operator.api.v1alpha1 import metadata_of, parse_pool_spec, spec_of
+from parley_operator.api.v1alpha1 import map_at, metadata_of, parse_pool_spec, spec_of, text_at
 from parley_operator.domain.model import SessionReport
 from parley_operator.domain.placement.demand import Choices, PoolName, PoolRules, Request
+from parley_operator.domain.placement.notes import wait_words
+from parley_operator.domain.status import condition, merge_conditions
 
 from .context import Context
 from .queue import SERVE, Key
@@ -93,3 +95,23 @@ class WaitingLine:
             request = some[kind]
             found["/".join(request.pools[0]), context.desk.why(request).value] += count
         context.metrics.waiting(found, oldest)
+
+
+def with_standing(context: Context, body: Body) -> Body:
+    """The VoiceSession with its place in the queue as it is now; the status is written only now and then."""
+    standing = context.desk.standing(text_at(body, "metadata", "uid"), context.clock.monotonic())
+    if standing is None:
+        return body
+    status = map_at(body, "status")
+    status["queue"] = {
+        "position": standing.position,
+        "length": standing.length,
+        "reason": standing.reason.value,
+    }
+    words = wait_words(standing, "")
+    generation = metadata_of(body).get("generation")
+    placed = condition(
+        "Placed", False, standing.reason.value, words, generation if isinstance(generation, int) else 1
+    )
+    status["conditions"] = merge_conditions(status.get("conditions"), [placed], context.clock.now())
+    return {**body, "status": status}

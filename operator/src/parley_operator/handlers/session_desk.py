@@ -28,6 +28,7 @@ from parley_operator.ports import Conflict, Refused, StoreError
 
 from .access import Gate
 from .context import Context
+from .line import with_standing
 from .notices import Expectation, Facts
 from .tickets import read_ticket
 from .whereabouts import Connection, Whereabouts, over, read_session, refused, unavailable
@@ -105,6 +106,8 @@ class SessionDesk:
                 ticket = facts.ticket.text if facts.ticket else await self._read_ticket(latest)
                 if not ticket:
                     connection = None
+            if connection is None:
+                latest = with_standing(self._context, latest)
             return Created(latest, connection, ticket, repeated)
 
     @contextmanager
