@@ -484,7 +484,12 @@ async def test_the_charts_rights_are_enough(cluster: Cluster, tmp_path: Path) ->
             return all("deletionTimestamp" in pod["metadata"] for pod in await cluster.pods())
 
         await until(retired, "the worker goes")
-        assert 'code="403"' not in operator.metrics.render().decode()
+        text = operator.metrics.render().decode()
+        assert 'code="403"' not in text
+        assert 'parley_operator_events_total{result="posted"}' in text
+        agent = await cluster.get(AGENT, "receptionist")
+        assert [c["type"] for c in agent["status"]["conditions"]] == ["Accepted"]
+        assert await cluster.get("ControllerRevision", agent["status"]["revision"]) is not None
 
 
 async def test_health_and_metrics_are_served(cluster: Cluster) -> None:
