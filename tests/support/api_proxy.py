@@ -112,7 +112,9 @@ class ApiProxy:
         body = await request.read()
         url = self.target + request.path_qs
         try:
-            async with self._http.request(request.method, url, data=body, headers=headers) as answer:
+            async with self._http.request(
+                request.method, url, data=body or None, headers=headers, skip_auto_headers={"Content-Type"}
+            ) as answer:
                 return await self._pass_on(request, answer)
         except aiohttp.ClientError:
             return web.Response(status=502)

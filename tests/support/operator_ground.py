@@ -86,7 +86,9 @@ class Ground:
     # -- kubelet
 
     async def pods(self) -> list[Any]:
-        found: list[Any] = [p for p in await self.store.list(POD) if _namespace(p) == self.namespace]
+        """The workers' pods."""
+        listed = await self.store.list(POD, "parley.dev/pool")
+        found: list[Any] = [p for p in listed if _namespace(p) == self.namespace]
         return found
 
     async def run_workers(self, count: int, capacity: int = 4) -> list[ControlWorker]:

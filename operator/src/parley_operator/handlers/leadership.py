@@ -147,6 +147,9 @@ class Leadership:
         """One attempt, within the time that is left; returns seconds until the next."""
         async with self._writing:
             left = self._elector.left(self._clock.monotonic())
+            if left <= 0:
+                # Frozen for longer than that: not even the lease is written any more.
+                return 0.0
             try:
                 async with asyncio.timeout(min(left, self._patience)):
                     return self._elector.times.retry if await self._renew() else _AGAIN
