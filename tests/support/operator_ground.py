@@ -136,6 +136,9 @@ class Ground:
         for pod in await self.pods():
             path = f"/api/v1/namespaces/{self.namespace}/pods/{pod['metadata']['name']}"
             await self.store._request("DELETE", path, body={"gracePeriodSeconds": 0})
+        await self.stop_workers()
+
+    async def stop_workers(self) -> None:
         for worker in self.workers.values():
             await worker.stop()
 

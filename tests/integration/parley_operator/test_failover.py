@@ -184,6 +184,7 @@ async def test_a_frozen_leader_writes_nothing_when_it_wakes(pair: Pair) -> None:
     await settle(pair)
     epoch = (await pair.lease())["leaseTransitions"]
     leader.send(signal.SIGSTOP)
+    frozen = asyncio.get_running_loop().time()
     # The frozen one finds all of this in its sockets when it wakes: two to be placed, one that ended, one to
     # be ended.
     for name in ("four", "five"):
@@ -195,7 +196,7 @@ async def test_a_frozen_leader_writes_nothing_when_it_wakes(pair: Pair) -> None:
     await pair.phase("four", "Ready", timeout=20)
     await pair.phase("five", "Ready", timeout=20)
     await pair.phase("three", "Completed", timeout=20)
-    await asyncio.sleep(5)
+    await asyncio.sleep(max(0.0, frozen + 15 - asyncio.get_running_loop().time()))
 
     async def told() -> bool:
         return len(pair.worker.terminates) == 1
