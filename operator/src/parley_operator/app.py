@@ -229,6 +229,9 @@ class Operator:
                 worker_lost_after=settings.worker_lost_after,
                 concurrency=settings.concurrency,
                 snapshot_wait=SNAPSHOT_WAIT,
+                # A watch that is behind is helped out well before the kubelet is asked to restart.
+                count_every=settings.watch_stale_after / 4,
+                relist_after=settings.watch_stale_after / 3,
                 nodes=settings.watch_nodes,
             ),
             new_ticket=lambda: secrets.token_urlsafe(32),
