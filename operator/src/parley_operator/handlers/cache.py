@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 
 from parley_operator.api.constants import Body
@@ -84,31 +83,17 @@ def _version(body: Body) -> int:
 
 def _slim(body: Body, present: Body | None) -> Body:
     """Without the record of who wrote which field and without kubectl's copy: often more than half of an
-    object, and of no use here. Keys are the same few in every object, so that one text each is enough; and
-    a spec that is still the same is kept as the object that it was."""
+    object, and of no use here. A spec that is still the same is kept as the object that it was."""
     metadata = metadata_of(body)
     metadata.pop("managedFields", None)
     annotations = metadata.get("annotations")
     if isinstance(annotations, dict) and LAST_APPLIED in annotations:
         metadata["annotations"] = {k: v for k, v in annotations.items() if k != LAST_APPLIED}
-    rest = {**body, "metadata": metadata}
+    slim = {**body, "metadata": metadata}
     kept = present.get("spec") if present is not None else None
-    if kept is not None and kept == rest.get("spec"):
-        del rest["spec"]
-    else:
-        kept = None
-    slim = _interned(rest)
-    if not isinstance(slim, dict):
-        return body
-    if kept is not None:
+    if kept is not None and kept == slim.get("spec"):
         slim["spec"] = kept
     return slim
-
-
-def _interned(value: object) -> object:
-    if isinstance(value, dict):
-        return {sys.intern(key): _interned(item) for key, item in value.items()}
-    return [_interned(item) for item in value] if isinstance(value, list) else value
 
 
 def _uid(body: Body) -> str:

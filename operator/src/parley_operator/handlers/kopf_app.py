@@ -6,6 +6,7 @@ import asyncio
 import base64
 import itertools
 import logging
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
@@ -90,9 +91,9 @@ def build_registry(
 
 
 def plain(value: Any) -> Any:
-    """A plain copy of kopf's views."""
+    """A plain copy of kopf's views. Keys are the same few in every object: one text each is enough."""
     if hasattr(value, "items"):
-        return {key: plain(item) for key, item in value.items()}
+        return {sys.intern(key): plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 

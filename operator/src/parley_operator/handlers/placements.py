@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from parley_operator.api.constants import SESSION
@@ -81,9 +81,10 @@ class PlacementBook:
             known.pop(uid, None)
         self._looked.discard(uid)
 
-    def restore(self) -> None:
-        """Before the first placement: take back what earlier decisions promised."""
+    def restore(self) -> Iterator[None]:
+        """Before the first placement: take back what earlier decisions promised; one session at a time."""
         for key, body in self._context.cache.of_kind(SESSION):
+            yield
             subject, _ = subject_of(body)
             placement = bound_placement(subject.status)
             if placement is None or subject.over:

@@ -28,6 +28,7 @@ from .strays import StraySweep
 log = logging.getLogger(__name__)
 
 _REMEMBERED_DELETIONS = 20_000
+_BREATH = 50
 # Fields of a pool's spec that say nothing about who may use it and how.
 _NO_RULES = frozenset({"replicas", "autoscaling", "updateStrategy", "recycle", "placement", "quotas"})
 _RETRY_FIRST, _RETRY_MOST = 0.2, 30.0
@@ -155,12 +156,15 @@ class Reconciler:
         """Read every object and every snapshot. Raises `StoreError` when the lists cannot be had."""
         for kind in self._kinds():
             # The oldest first: those who wait get their places in that order.
-            for body in sorted(await self._context.store.list(kind, self._labels(kind)), key=_created):
+            listed = sorted(await self._context.store.list(kind, self._labels(kind)), key=_created)
+            for number, body in enumerate(listed):
                 self.observe(kind, body)
+                await _breathe(number)
         silent = await self._context.links.wait_snapshots(self._context.settings.snapshot_wait)
         if silent:
             log.warning("no snapshot of workers %s: they count as full", ", ".join(silent))
-        self.sessions.book.restore()
+        for number, _ in enumerate(self.sessions.book.restore()):
+            await _breathe(number)
         self.sessions.line.look_again()
 
     async def run(self) -> None:
@@ -248,8 +252,9 @@ class Reconciler:
             present = {
                 text_at(b, "metadata", "uid"): b for b in await context.store.list(kind, self._labels(kind))
             }
-            for body in present.values():
+            for number, body in enumerate(present.values()):
                 self.observe(kind, body)
+                await _breathe(number)
             for key, body in before.items():
                 if text_at(body, "metadata", "uid") in present:
                     continue
@@ -305,3 +310,9 @@ def _rules(pool: Body) -> dict[str, object]:
 
 def _generation(body: Body) -> object:
     return metadata_of(body).get("generation")
+
+
+async def _breathe(number: int) -> None:
+    """Thousands of objects in a row would keep the event loop from the lease, and the lease would be lost."""
+    if number % _BREATH == _BREATH - 1:
+        await asyncio.sleep(0)
