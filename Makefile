@@ -138,6 +138,10 @@ chaos-report: setup ## Write docs/benchmarks/chaos.md from build/chaos.json
 loadgen: ## Build the load program (build/bin/parley-loadgen) and test it
 	@tests/load/loadgen/build.sh
 
+load-restart: setup ## An operator that restarts, and one that takes over, with 5,000 live sessions (10 minutes)
+	@$(CLUSTER)/build.sh etcd kube-apiserver
+	$(BIN)/python tests/load/operator_restart.py $(RESTART)
+
 load-placement: setup ## Create to Ready by both paths, beside a floor that makes the same writes (5 minutes)
 	@$(CLUSTER)/build.sh etcd kube-apiserver
 	$(BIN)/python tests/load/placement/run.py $(PLACEMENT)
@@ -182,4 +186,4 @@ lock: setup ## Compile the pins anew from pyproject.toml
 clean: ## Remove what the build made in the tree
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
-.PHONY: load-placement chaos chaos-report bench-ground bench-density bench-latency bench-soak bench-storm bench-events bench-report bench-peers help setup peers programs demo test lint types gen verify-gen unit fuzz integration conformance e2e loadgen chart-test cluster-tools ground-integration ground-conformance ground-e2e images cluster-up cluster-down docs verify-docs format lock clean
+.PHONY: load-restart load-placement chaos chaos-report bench-ground bench-density bench-latency bench-soak bench-storm bench-events bench-report bench-peers help setup peers programs demo test lint types gen verify-gen unit fuzz integration conformance e2e loadgen chart-test cluster-tools ground-integration ground-conformance ground-e2e images cluster-up cluster-down docs verify-docs format lock clean

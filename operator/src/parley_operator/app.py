@@ -8,7 +8,8 @@ import logging
 import secrets
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 from . import pki
 from .api.constants import Body
@@ -23,6 +24,7 @@ from .handlers.http import serve_admin
 from .handlers.kopf_app import KopfStuck, run_kopf
 from .handlers.leader_mark import LeaderMark
 from .handlers.leadership import Leadership
+from .handlers.lease_thread import LeaseThread
 from .handlers.pools import PoolReconciler
 from .handlers.reconciler import Reconciler
 from .handlers.watch_keeper import WatchKeeper
@@ -70,7 +72,8 @@ class Operator:
             may_write=lambda: self.leadership.leading,
             on_written=self._written,
         )
-        # Apart from all other traffic, and never repeated behind the elector's back.
+        self._elect = LeaseThread()
+        # Apart from all other traffic, on a loop of its own, and never repeated behind the elector's back.
         times = settings.lease
         self._lease_store = KubeStore(
             login, timeout=times.renew / 2, attempts=1, on_error=self.metrics.api_error
@@ -85,6 +88,7 @@ class Operator:
             floor=lambda: epoch_floor(self._lease_store, settings.namespace),
             address=settings.pod_ip,
             times=times,
+            alive=self._elect.alive,
         )
 
     def stop(self) -> None:
@@ -95,22 +99,45 @@ class Operator:
         admin = serve_admin(
             settings.http_host, settings.http_port, self.metrics, self._unhealthy, self._unready
         )
-        async with admin as self.port, self._store, self._lease_store:
+        async with admin as self.port, self._store, self._elect, self._lease():
             front = asyncio.create_task(self._front(), name="session service")
             front.add_done_callback(lambda _: self._stop.set())
             try:
                 while await self._follow():
                     await self._lead()
             finally:
+                # Nothing writes any more, however it came to this.
+                await self._elect.run(self.leadership.release())
                 front.cancel()
                 await asyncio.gather(front, return_exceptions=True)
             if not front.cancelled() and front.exception() is not None:
                 raise RuntimeError("the session service failed") from front.exception()
 
+    @asynccontextmanager
+    async def _lease(self) -> AsyncIterator[None]:
+        """The lease's store, open on the lease's loop."""
+        await self._elect.run(self._lease_store.__aenter__())
+        try:
+            yield
+        finally:
+            await self._elect.run(self._lease_store.__aexit__(None, None, None))
+            # Its connections close a little later.
+            await self._elect.run(asyncio.sleep(0.1))
+
     async def _follow(self) -> bool:
         """Until this process leads; false when told to stop."""
         self._wrong = ""
-        return await self.leadership.campaign(self._stop)
+        stop = asyncio.Event()
+        campaign = asyncio.create_task(self._elect.run(self.leadership.campaign(stop)), name="campaign")
+        stopping = asyncio.create_task(self._stop.wait(), name="stop")
+        try:
+            await asyncio.wait({campaign, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            self._elect.soon(stop.set)
+            return await campaign
+        finally:
+            for task in (campaign, stopping):
+                task.cancel()
+            await asyncio.gather(campaign, stopping, return_exceptions=True)
 
     def _unhealthy(self) -> str:
         context = self._context
@@ -176,7 +203,7 @@ class Operator:
     async def _lead(self) -> None:
         """Until the lease is lost, the process is to stop, or a part of the term fails."""
         over = asyncio.Event()
-        keeping = asyncio.create_task(self.leadership.keep(), name="lease")
+        keeping = asyncio.create_task(self._elect.run(self.leadership.keep()), name="lease")
         stopping = asyncio.create_task(self._stop.wait(), name="stop")
         term = asyncio.create_task(self._term(over), name="term")
         try:
@@ -189,10 +216,11 @@ class Operator:
                 await term
             finally:
                 self._context = self._keeper = None
+                self.metrics.idle()
                 for task in (keeping, stopping):
                     task.cancel()
                 await asyncio.gather(keeping, stopping, return_exceptions=True)
-                self.leadership.step_down("the term is over")
+                self._elect.soon(self.leadership.step_down, "the term is over")
 
     async def _term(self, over: asyncio.Event) -> None:
         self._wrong = "taking over"
@@ -208,7 +236,7 @@ class Operator:
             try:
                 return await load_authority(self._store, namespace, self._clock, epoch)
             except StaleEpoch as error:
-                self.leadership.step_down(str(error))
+                self._elect.soon(self.leadership.step_down, str(error))
                 return None
             except StoreError as error:
                 log.error("cannot load the control CA: %s", error)
@@ -272,7 +300,7 @@ class Operator:
             if self._stop.is_set() and self.leadership.leading:
                 # Nobody writes any more: another may lead while kopf takes its leave of the API server.
                 await mark.drop()
-                await self.leadership.release()
+                await self._elect.run(self.leadership.release())
             await asyncio.gather(links.close(), ending, return_exceptions=True)
             await self._ended(watching)
 

@@ -105,6 +105,16 @@ def test_a_leader_that_finds_its_own_write_goes_on_but_no_longer() -> None:
     assert elector.left(102.0) == pytest.approx(1.0)
 
 
+def test_a_renewal_under_way_does_not_undo_stepping_down() -> None:
+    elector = leading(at=100.0)
+    claim = elector.claim(101.0, 0)
+    assert claim is not None
+    elector.step_down()
+    elector.written(claim, record("3", "me", 4), 101.0)
+    assert not elector.leads(101.1)
+    assert elector.claim(101.2, 0) == Claim("3", 5, taking=True)
+
+
 def test_who_resigned_claims_nothing_any_more() -> None:
     elector = leading()
     assert elector.resign() == Claim("2", 4, taking=False)

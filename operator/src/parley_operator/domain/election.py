@@ -131,6 +131,9 @@ class Elector:
         if self.standing is Standing.RESIGNED:
             return
         self.seen, self._seen_since = record, begun
+        if self.standing is Standing.FOLLOWING and not claim.taking:
+            # Stepped down while the renewal was under way: the next term needs an epoch of its own.
+            return
         self.epoch = claim.epoch
         self._until = begun + self.times.renew
         if self.standing is Standing.FOLLOWING:

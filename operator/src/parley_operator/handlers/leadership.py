@@ -28,7 +28,9 @@ Floor = Callable[[], Awaitable[int]]
 
 
 class Leadership:
-    """Who leads, and whether it is this process. One for the life of the process, on one event loop."""
+    """Who leads, and whether it is this process. One for the life of the process.
+
+    What it does runs on one event loop; what others ask may be asked from any thread."""
 
     def __init__(
         self,
@@ -41,13 +43,16 @@ class Leadership:
         floor: Floor,
         address: str = "",
         times: LeaseTimes | None = None,
+        alive: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`alive` says whether what leads still moves: if not, the lease is not renewed."""
         self._store = store
         self._namespace = namespace
         self._clock = clock
         self._metrics = metrics
         self._floor = floor
         self._own_address = address
+        self._alive = alive
         self._elector = Elector(name, times or LeaseTimes())
         self._heard = clock.monotonic()
         self._ever_heard = False
@@ -150,6 +155,9 @@ class Leadership:
             if left <= 0:
                 # Frozen for longer than that: not even the lease is written any more.
                 return 0.0
+            if not self._alive():
+                log.error("lease %s: not renewed: the event loop stands still", LEASE_NAME)
+                return self._elector.times.retry
             try:
                 async with asyncio.timeout(min(left, self._patience)):
                     return self._elector.times.retry if await self._renew() else _AGAIN

@@ -146,16 +146,18 @@ class Metrics:
             self._sessions.labels(phase)
 
     def lease(self, event: str, epoch: int) -> None:
-        """`acquired`, `lost` or `released`. One who follows knows nothing of sessions and workers."""
+        """`acquired`, `lost` or `released`."""
         self._lease.labels(event).inc()
         self._leading.set(event == "acquired")
         self._epoch.set(epoch)
-        if event != "acquired":
-            self.sessions({})
-            self.workers({}, 0, 0.0)
-            for gauge in (self._queue, self._reserved, self._strays, self._reaping):
-                gauge.set(0)
-            self._watch_owes.clear()
+
+    def idle(self) -> None:
+        """The term is over: one who follows knows nothing of sessions and workers."""
+        self.sessions({})
+        self.workers({}, 0, 0.0)
+        for gauge in (self._queue, self._reserved, self._strays, self._reaping):
+            gauge.set(0)
+        self._watch_owes.clear()
 
     def watch_age(self, kind: str, seconds: float) -> None:
         self._watch_owes.labels(kind).set(seconds)
