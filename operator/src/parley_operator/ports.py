@@ -134,6 +134,7 @@ class WorkerTarget:
     labels: Mapping[str, str] = field(default_factory=dict)
     draining: bool = False
     drain_deadline: float = 0.0
+    parting: bool = False
     vouched: bool = False
     unreachable: bool = False
 

@@ -238,6 +238,10 @@ async def test_a_cordoned_node_is_left_by_its_pods_one_after_the_other(pool: Poo
     await pool.look()
     assert len(await pool.pods()) == 3, "the replacement comes first"
     assert plane.links.drains == []
+    assert {name for name, t in plane.links.targets.items() if t.parting} == {
+        f"media/{first}",
+        f"media/{second}",
+    }
     [new] = await pool.run()
     await pool.look()
     assert plane.links.drains == [f"media/{first}"]
@@ -268,6 +272,26 @@ async def test_a_pod_that_somebody_deletes_is_replaced_and_told_its_time(pool: P
     pool.worker(name, drain_deadline=plane.clock.at + 17)
     await pool.look()
     assert len(plane.links.deadlines) == 1
+
+
+async def test_a_clock_that_leaps_ends_no_session(pool: Pool) -> None:
+    plane = pool.plane
+    await pool.apply(replicas=2)
+    first, second = await pool.run()
+    pool.busy(first, "one")
+    pool.busy(second, "two")
+    clock = plane.clock
+    monotonic = clock.at
+    clock.monotonic = lambda: monotonic  # type: ignore[method-assign]
+    await pool.apply(replicas=1)
+    killed = {"deletionTimestamp": timestamp(clock.at + 75), "deletionGracePeriodSeconds": 75}
+    await plane.store.patch(POD, "media", second, {"metadata": killed})
+    await pool.see()
+    for leap in (3600, -7200):
+        plane.links.deadlines.clear()
+        await pool.look(leap)
+        assert {worker for worker, _, _ in plane.links.deadlines} == {f"media/{first}", f"media/{second}"}
+        assert min(left for _, left, _ in plane.links.deadlines) >= 60
 
 
 async def test_a_worker_that_was_told_to_end_is_replaced_at_once(pool: Pool) -> None:

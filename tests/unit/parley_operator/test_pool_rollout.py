@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parley_operator.domain.pools.ending import LAST_WORK, deadline_due
+from parley_operator.domain.pools.ending import LAST_WORK, time_left
 from parley_operator.domain.pools.pods import WorkerPod
 from parley_operator.domain.pools.rollout import AFTER_DEADLINE, SCALE_DOWN, decide_pool
 
@@ -217,17 +217,34 @@ def test_scaling_up_again_makes_new_pods_and_cuts_nothing() -> None:
     assert fleet.cut == []
 
 
-def test_a_worker_learns_when_its_pod_is_killed() -> None:
+ENDING = pod("a", terminating=True, grace=30.0, killed_at=NOW + 30)
+
+
+@pytest.mark.parametrize(
+    ("facts", "drain_timeout", "seen_for", "left"),
+    [
+        ({}, 600.0, 0, 30 - LAST_WORK),
+        ({}, 5.0, 0, 5),
+        ({}, 600.0, 4, 30 - LAST_WORK - 4),
+        # It guessed less, or more, than there is, or just right.
+        ({"reported_deadline": NOW + 2}, 600.0, 0, 30 - LAST_WORK),
+        ({"reported_deadline": NOW + 600}, 600.0, 0, 30 - LAST_WORK),
+        ({"reported_deadline": NOW + 18}, 600.0, 0, None),
+        # What an operator promised before holds as far as there is time.
+        ({"marked": True, "reported_deadline": NOW + 10}, 600.0, 0, None),
+        ({"marked": True, "reported_deadline": NOW + 60}, 600.0, 0, 30 - LAST_WORK),
+        ({"killed_at": NOW, "grace": 0.0}, 600.0, 0, 0),
+        # The deletion was seen late, as by another operator.
+        ({"killed_at": NOW + 20}, 600.0, 0, 20 - LAST_WORK),
+        # Clocks that cannot be right: nobody is ended at once.
+        ({"killed_at": NOW + 30 - 3600}, 600.0, 0, 30 - LAST_WORK),
+        ({"killed_at": NOW + 30 + 3600}, 600.0, 5, 30 - LAST_WORK - 5),
+        ({"terminating": False}, 600.0, 0, None),
+        ({"certain": False}, 600.0, 0, None),
+    ],
+)
+def test_a_worker_learns_when_its_pod_is_killed(
+    facts: dict[str, Any], drain_timeout: float, seen_for: float, left: float | None
+) -> None:
     """SIGTERM does not say how much time there is; the pod's deletion does."""
-    ends = pod("a", terminating=True, grace=30.0, killed_at=NOW + 30)
-    assert deadline_due(ends, 600.0) == NOW + 30 - LAST_WORK
-    assert deadline_due(ends, 5.0) == NOW + 5
-    # It guessed less, or more, than there is.
-    assert deadline_due(replace(ends, reported_deadline=NOW + 2), 600.0) == NOW + 30 - LAST_WORK
-    assert deadline_due(replace(ends, reported_deadline=NOW + 600), 600.0) == NOW + 30 - LAST_WORK
-    assert deadline_due(replace(ends, reported_deadline=NOW + 18), 600.0) == 0
-    # What an operator promised before holds as far as there is time.
-    marked = replace(ends, marked=True, deadline=NOW + 10)
-    assert deadline_due(marked, 600.0) == NOW + 10
-    assert deadline_due(replace(ends, killed_at=NOW, grace=0.0), 600.0) == NOW
-    assert deadline_due(pod("a"), 600.0) == 0
+    assert time_left(replace(ENDING, **facts), drain_timeout, seen_for, NOW) == left

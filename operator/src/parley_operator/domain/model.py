@@ -109,7 +109,8 @@ class WorkerView:
     `unreachable` that its node is not ready. `media_endpoint` is where callers will reach it, as far as
     known; `telephony_endpoint` the URL for telephony streams, empty for none. `labels` and `revision` are
     those of its pod, `zone` that of its node; `draining` says that pod or node are to go, until
-    `drain_deadline` (unix seconds, 0 while unknown). `occupied` counts its sessions, also those not reported
+    `drain_deadline` (unix seconds, 0 while unknown). `parting`: its node is to go,
+    others are preferred. `occupied` counts its sessions, also those not reported
     yet; `sessions_total` all since it `started` (unix seconds, 0 while unknown).
     """
 
@@ -135,6 +136,7 @@ class WorkerView:
     unreachable: bool = False
     draining: bool = False
     drain_deadline: float = 0.0
+    parting: bool = False
     occupied: int = 0
     started: float = 0.0
     sessions_total: int = 0

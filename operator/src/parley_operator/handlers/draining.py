@@ -13,7 +13,7 @@ from parley_operator.api.constants import (
     POD,
 )
 from parley_operator.domain.model import worker_id
-from parley_operator.domain.pools.ending import deadline_due
+from parley_operator.domain.pools.ending import time_left
 from parley_operator.domain.pools.pods import WorkerPod
 from parley_operator.domain.status import timestamp
 from parley_operator.domain.subjects import PoolView
@@ -30,6 +30,8 @@ class Drainer:
     def __init__(self, context: Context, pods: PoolPods) -> None:
         self._context = context
         self._pods = pods
+        # When pods were seen to be deleted (monotonic), by pool and uid.
+        self._ending: dict[tuple[str, str], dict[str, float]] = {}
 
     async def mark(self, pool: PoolView, name: str, reason: str) -> None:
         """From now on the pod takes no session, and goes when it is empty or the time is over."""
@@ -55,13 +57,22 @@ class Drainer:
 
     async def keep_told(self, pool: PoolView, pods: Sequence[WorkerPod]) -> None:
         """Workers that do not know yet, such as those that started anew, or that know another deadline."""
-        now, most = self._context.clock.now(), pool.spec.drain_timeout
+        now, monotonic = self._context.clock.now(), self._context.clock.monotonic()
+        most = pool.spec.drain_timeout
+        ending = self._ending.get((pool.namespace, pool.name), {})
+        seen = {pod.uid: ending.get(pod.uid, monotonic) for pod in pods if pod.terminating}
+        self._ending[pool.namespace, pool.name] = seen
         asks = []
         for pod in pods:
             worker = worker_id(pool.namespace, pod.name)
-            due = deadline_due(pod, most)
-            if due:
-                asks.append(self._context.links.drain(worker, max(0.0, due - now), exactly=True))
+            left = time_left(pod, most, monotonic - seen.get(pod.uid, monotonic), now)
+            if left is not None:
+                asks.append(self._context.links.drain(worker, left, exactly=True))
             elif pod.marked and pod.certain and not pod.told and not pod.terminating:
-                asks.append(self._context.links.drain(worker, max(0.0, min(most, pod.deadline - now))))
+                # Whatever the clock says: who has not heard of it yet is not ended at once.
+                left = pod.deadline - now
+                asks.append(self._context.links.drain(worker, left if 0 < left < most else most))
         await asyncio.gather(*asks)
+
+    def forget(self, namespace: str, pool: str) -> None:
+        self._ending.pop((namespace, pool), None)

@@ -110,6 +110,7 @@ class PoolPods:
             labels={k: str(v) for k, v in labels.items() if k not in (LABEL_BUSY, LABEL_DRAINING)},
             draining=pod.draining or pod.terminating,
             drain_deadline=pod.deadline or pod.killed_at,
+            parting=bool(leaving(found, body)),
         )
 
     # -- what is asked

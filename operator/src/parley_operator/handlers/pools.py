@@ -93,6 +93,7 @@ class PoolReconciler:
         for known in (self._holds, self._written, self._secured, self._scalings):
             known.pop(key, None)
         self._shield.forget(key)
+        self._drainer.forget(key.namespace, key.name)
         self._context.metrics.pool_gone(key.namespace, key.name)
 
     def _next_look(self, key: Key, pool: PoolView, pods: Sequence[WorkerPod], again: float | None) -> float:

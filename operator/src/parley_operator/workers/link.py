@@ -174,6 +174,7 @@ class WorkerLink:
             revision=target.revision or self._state.revision,
             zone=target.zone,
             labels=target.labels,
+            parting=target.parting,
             draining=target.draining or self._state.state is WorkerState.DRAINING,
             drain_deadline=self._state.drain_deadline or target.drain_deadline,
         )
@@ -499,7 +500,7 @@ def _facts(view: WorkerView) -> tuple[object, ...]:
 
 def _standing(view: WorkerView) -> tuple[object, ...]:
     fate = (view.dead, view.vouched, view.unreachable)
-    return *fate, view.revision, view.zone, view.labels, view.draining, view.drain_deadline
+    return *fate, view.revision, view.zone, view.labels, view.draining, view.drain_deadline, view.parting
 
 
 async def _shut(link: WorkerLink, task: asyncio.Task[None]) -> None:

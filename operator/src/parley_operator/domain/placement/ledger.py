@@ -35,6 +35,7 @@ class Row:
     revision: str = ""
     zone: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    parting: bool = False
 
     @property
     def used(self) -> int:
@@ -88,6 +89,7 @@ class Ledger:
         row.capacity = view.capacity
         row.open = view.answers and view.state is WorkerState.READY and not view.draining
         row.revision, row.zone, row.labels = view.revision, view.zone, view.labels
+        row.parting = view.parting
         live = {uid: report.namespace for uid, report in view.sessions.items() if report.live}
         for uid in row.live - live.keys():
             self._leave(row, row.live, uid)

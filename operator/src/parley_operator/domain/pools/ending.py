@@ -1,4 +1,4 @@
-"""When the sessions of a pod must be over that somebody deletes: as late as its kubelet lets them."""
+"""How long the sessions of a pod may go on that somebody deletes: as long as its kubelet lets them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,23 @@ LAST_WORK = 13.0
 NEAR = 3.0
 
 
-def deadline_due(pod: WorkerPod, drain_timeout: float) -> float:
-    """The deadline (unix seconds) that the worker of a terminating pod is to be told; 0 when it knows it.
+def time_left(pod: WorkerPod, drain_timeout: float, seen_for: float, now: float) -> float | None:
+    """Seconds that the worker of a terminating pod is to be told; `None` when it knows.
 
-    Its pod says when it is killed, which the worker cannot see: it guessed when SIGTERM came.
+    Its pod says when it is killed, which the worker cannot see: it guessed when SIGTERM came. `seen_for` is
+    how many seconds ago the deletion was noticed, `now` unix seconds. Of the API server's clock only
+    differences are used where it cannot be right by ours: a clock that leaps ends no session.
     """
     if not (pod.terminating and pod.certain and pod.killed_at):
-        return 0.0
-    asked = pod.killed_at - pod.grace
-    wanted = pod.deadline if pod.marked else asked + drain_timeout
-    wanted = max(asked, min(wanted, pod.killed_at - LAST_WORK))
-    known = pod.reported_deadline
-    return 0.0 if known and abs(known - wanted) <= NEAR else wanted
+        return None
+    passed = now - (pod.killed_at - pod.grace)
+    if not -NEAR <= passed <= pod.grace + NEAR:
+        passed = 0.0
+    passed = max(passed, seen_for)
+    left = max(0.0, pod.grace - LAST_WORK - passed)
+    known = pod.reported_deadline - now if pod.reported_deadline else None
+    if pod.marked:
+        # What was promised before holds as far as there is time.
+        return left if known is None or known > left + NEAR else None
+    left = max(0.0, min(left, drain_timeout - passed))
+    return left if known is None or abs(known - left) > NEAR else None
