@@ -15,11 +15,15 @@ import contextlib
 import json
 import secrets
 import sys
+import time
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+from parley_operator.domain.rate import Buckets
+from parley_operator.handlers.event_posting import NORMAL_BURST, NORMAL_RATE
 from parley_operator.kube.login import from_kubeconfig
 
 GROUP, PLURAL, KIND = "floor.parley.dev", "floorsessions", "FloorSession"
@@ -71,6 +75,27 @@ def status(meta: dict[str, Any], ticket: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def event(meta: dict[str, Any]) -> dict[str, Any]:
+    regarding = {
+        "apiVersion": f"{GROUP}/v1alpha1",
+        "kind": KIND,
+        **{key: meta[key] for key in ("namespace", "name", "uid", "resourceVersion")},
+    }
+    return {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"name": f"{meta['name']}.{secrets.token_hex(8)}", "namespace": meta["namespace"]},
+        "eventTime": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+        "reportingController": "floor",
+        "reportingInstance": "floor",
+        "action": "Placing",
+        "reason": "Placed",
+        "type": "Normal",
+        "note": "on worker bench/default-aaaaaa",
+        "regarding": regarding,
+    }
+
+
 class Floor:
     def __init__(self, http: aiohttp.ClientSession, server: str, token: str) -> None:
         self._http, self._server = http, server
@@ -78,6 +103,8 @@ class Floor:
         self._places = asyncio.Semaphore(AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
         self._taken: set[str] = set()
+        self._told = Buckets(NORMAL_RATE, NORMAL_BURST)
+        self._telling = asyncio.Semaphore(1)
 
     async def watch(self) -> None:
         """For ever: the API server ends watches whenever it makes the storage of a definition anew."""
@@ -116,6 +143,11 @@ class Floor:
             version = {"resourceVersion": meta["resourceVersion"]}
             patch = {"metadata": version, "status": status(meta, ticket)}
             await self._send("PATCH", path, patch, "application/merge-patch+json")
+        if self._told.take("", time.monotonic()):
+            # One after the other, as nothing waits for them.
+            async with self._telling:
+                events = f"/apis/events.k8s.io/v1/namespaces/{meta['namespace']}/events"
+                await self._send("POST", events, event(meta), "application/json")
 
     async def _send(self, verb: str, path: str, body: dict[str, Any], media: str) -> None:
         headers = {**self._headers, "Content-Type": media}

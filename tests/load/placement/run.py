@@ -4,9 +4,10 @@
 
 A real etcd and kube-apiserver, the operator as a process, workers that are real control servers, and three
 paths by
-turns: a floor (a plain watch that POSTs a ticket Secret and PATCHes the status), VoiceSessions created
-through the API as kubectl does, and SessionService.CreateSession. Each round has them idle (one session at
-a time), in a burst (20 clients, 300 sessions) and paced at half the burst's rate. Everything shares this
+turns: a floor (a plain watch that POSTs a ticket Secret, PATCHes the status and POSTs Events as rarely as
+the operator), VoiceSessions created through the API as kubectl does, and SessionService.CreateSession. Each
+round has them idle (one session at a time), in a burst (20 clients, 300 sessions) and paced at half the
+burst's rate. Everything shares this
 machine: compare the paths of one run only. Writes build/bench/placement.json and prints the table.
 """
 
