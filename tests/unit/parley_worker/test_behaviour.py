@@ -330,6 +330,17 @@ def test_goodbye_is_said_before_the_maximum_duration() -> None:
     assert talk.end is EndReason.MAX_DURATION
 
 
+def test_goodbye_is_said_before_the_worker_goes_away() -> None:
+    talk = Talk(Behaviour(goodbye_before=20, goodbye=Line("I have to go.")))
+    talk.feed(ev.DrainAnnounced(talk.now + 60))
+    talk.until(39)
+    assert talk.lines == []
+    talk.until(2)
+    assert talk.lines == [say_instructions("I have to go.")]
+    talk.hear()
+    assert talk.said() == ["goodbye"]
+
+
 def test_goodbye_cuts_an_answer_that_is_too_long_and_is_heard_past_the_limit() -> None:
     talk = Talk(Behaviour(goodbye_before=20, goodbye=Line("I have to go.")))
     for _ in range(2):
