@@ -23,6 +23,9 @@ CONNECT_TIMEOUT: Final = 5.0
 # What becomes of a recording is told when its file is complete: after the session has ended.
 RECORDED: Final = frozenset({"recording-finished", "recording-failed"})
 FETCH_SECONDS: Final = 1.0
+LOST: Final = frozenset({"ShardLost", "WorkerLost"})
+"""Ends of a placement, after which the session may go on elsewhere."""
+GOES_ON_SECONDS: Final = 15.0
 _COMMON: Final = frozenset(
     {"namespace", "name", "sessionUid", "attempt", "sequence", "occurTime", "worker", "workerInstanceId"}
 )
@@ -88,6 +91,8 @@ async def read_events(
 ) -> AsyncIterator[SessionEvent]:
     """Give out a session's events in order, until `ended` unless `follow` goes on without it.
 
+    After the `ended` of a lost worker those of the next one are waited for.
+
     Args:
         url: NATS server, such as `nats://127.0.0.1:4222`; credentials may be in it.
         namespace: of the VoiceSession.
@@ -104,8 +109,8 @@ async def read_events(
     client = await _connect(url)
     try:
         subscription = await _subscribe(client, url, f"parley.events.{namespace}.{uid}.>", from_start)
-        quiet, over, told = 0.0, False, False
-        while not (over and (told or quiet >= recorded)):
+        quiet, over, told, lost = 0.0, False, False, False
+        while not (over and (told or quiet >= recorded)) and not (lost and quiet >= GOES_ON_SECONDS):
             try:
                 messages = await subscription.fetch(64, timeout=FETCH_SECONDS)
             except nats.errors.TimeoutError:
@@ -122,7 +127,8 @@ async def read_events(
                     continue
                 yield event
                 told = told or event.type in RECORDED
-                over = over or event.type == "ended"
+                lost = event.type == "ended" and event.fields.get("reason") in LOST
+                over = over or (event.type == "ended" and not lost)
                 if over and (told or not recorded):
                     return
     finally:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from nats_reader import journal_of
 from parley.control.v1 import control_pb2 as pb
-from recovering import fleet, in_order, resume
+from recovering import fleet, in_order, reference, resume
 
 
 @pytest.mark.parametrize("shards", [0, 1])
@@ -41,6 +41,35 @@ async def test_a_worker_that_slept_cannot_talk_for_a_session_that_moved(tmp_path
         journal = await journal_of(it.nats.url, "default", "u")
         attempts = [record.body.attempt for record in journal]
         assert attempts == sorted(attempts), "the old worker wrote behind the new one"
+
+
+@pytest.mark.parametrize("word", ["moved", "lost"])
+async def test_a_worker_that_was_only_cut_off_from_the_operator_sends_its_caller_on(
+    tmp_path: Path, word: str
+) -> None:
+    async with fleet(tmp_path) as it:
+        first, second = it.hosts
+        place = await it.admit(first, "u")
+        async with it.call("u", place) as guest:
+            await guest.ask("q1 remember alpha")
+            await guest.answered("a1")
+            await guest.calm()
+            await asyncio.sleep(0.3)
+            moved = await it.admit(second, "u", 2, resume())
+            assert guest.call.stats.resumes == guest.call.stats.moves == 0
+            # The operator can be heard again, and says how things are.
+            if word == "moved":
+                assert not await it.moved(first, "u", 1, moved)
+            else:
+                end = pb.TerminateRequest(session=reference("u", 1), fence=first.operator.fence())
+                end.reason = "WorkerLost"
+                assert (await first.operator.stub.Terminate(end)).found
+            await guest.until(lambda: guest.call.stats.resumes + guest.call.stats.moves == 1)
+            await guest.ask("q2 recall")
+            assert await guest.answered("a2") == "a2 alpha"
+            in_order(guest.numbers())
+            assert first.watch.ended("u") is None
+        assert (await it.facts("u")).count("ended") == 1
 
 
 async def test_an_older_attempt_is_refused_and_ends_nothing(tmp_path: Path) -> None:

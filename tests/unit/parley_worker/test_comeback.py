@@ -174,17 +174,20 @@ def test_a_handed_over_session_that_nobody_came_to_leaves_no_trace() -> None:
     assert not [e for e in driver.effects if isinstance(e, fx.Publish)]
 
 
-@pytest.mark.parametrize("cause", ["moved", "stale"])
-def test_a_session_that_lives_elsewhere_ends_without_a_word(cause: str) -> None:
+@pytest.mark.parametrize("told", [True, False])
+def test_a_session_that_lives_elsewhere_ends_without_a_word(told: bool) -> None:
     driver = Driver().ready()
     driver.attach()
-    effects = driver.feed(ev.Departed(cause))
+    if told:
+        where = ev.MovedAway("h:1", "", 2)
+        assert to_leg(driver.feed(where), ev.MovedAway) == [where]
+    effects = driver.feed(ev.Departed("moved" if told else "stale"))
     assert to_leg(effects, fx.Ended) == []
     assert driver.journal() == [("session_configured", {"session_json": "{}"})]
     assert driver.facts()[-1] == "session_moved"
     assert driver.session.report.departed
     (drop,) = [e for e in effects if isinstance(e, fx.DropLeg)]
-    assert (drop.refusal is None) == (cause == "moved")
+    assert (drop.refusal is None) == told
 
 
 def test_a_moment_is_quiet_when_nothing_is_under_way() -> None:

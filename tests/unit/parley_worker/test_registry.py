@@ -66,6 +66,9 @@ class FakeRunner:
         self.crash = True
         self._over.set()
 
+    def depart(self, cause: str) -> None:
+        self.terminate(EndReason.WORKER_LOST, cause)
+
     def terminate(self, reason: EndReason, message: str) -> None:
         self.say(state=SessionState.ENDED, end_reason=reason, end_message=message)
         self._over.set()

@@ -344,6 +344,8 @@ def _restore(restore: pb.Restore, attempt: int) -> RestoreConfig:
         except ValueError as error:
             raise InvalidRequest(f"config.restore.hand_over.{error}: admit without it") from None
         require(given.attempt < attempt, "config.restore.hand_over", given.attempt, "an earlier attempt")
+        # What was handed over is there for nothing but to go on with.
+        mode = RestoreMode.RESUME
     return RestoreConfig(mode, max(0, restore.journal_last), given)
 
 

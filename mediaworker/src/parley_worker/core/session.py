@@ -104,7 +104,7 @@ class Session:
         self._resume_sha256: tuple[bytes, ...] = ()
         self._follows_moves = True
         self._hears = EventFilter()
-        self._save = False
+        self._save = self._sent_on = False
         held = config.restore is not None and config.restore.hand_over is not None
         self._held: list[Publish] | None = [] if held else None
         """Records of a session that another worker still writes: until the caller is here."""
@@ -239,7 +239,8 @@ class Session:
             case ev.Departed(cause):
                 return self._depart(cause, now)
             case ev.MovedAway():
-                return [SendLeg(event)] if self.state is S.ACTIVE else []
+                self._sent_on = self.state is S.ACTIVE
+                return [SendLeg(event)] if self._sent_on else []
             case ev.DrainAnnounced(deadline_unix):
                 return self._on_drain(deadline_unix, now)
             case ev.DeadlineReached():
@@ -498,7 +499,7 @@ class Session:
         self._report = replace(self._report, departed=True, ended_at=self._recorder.unix(now))
         effects.append(self._become(S.ENDED, now))
         if attached:
-            effects.append(DropLeg(None if cause == "moved" else MOVED, "replaced"))
+            effects.append(DropLeg(None if self._sent_on else MOVED, "replaced"))
         return effects
 
     # Others

@@ -137,7 +137,7 @@ class SessionRegistry:
         if not verdict.new:
             return verdict
         if verdict.replaces and older is not None:
-            self._runners[older].terminate(EndReason.TERMINATED, f"attempt {key.attempt} takes over")
+            self._runners[older].depart("stale")
         self._metrics.admitted()
         self._start(config)
         return verdict

@@ -31,7 +31,7 @@ from parley_worker.runtime.scenario import SessionScenario
 from parley_worker.runtime.session_guard import SessionGuard
 from parley_worker.runtime.session_media import SessionMedia
 from parley_worker.runtime.setting_up import group_of
-from parley_worker.runtime.standing_still import MAX_GIVEN_BYTES, STILL_SECONDS, Standstill
+from parley_worker.runtime.standing_still import STILL_SECONDS, Standstill, give_away
 from parley_worker.runtime.tool_calls import ToolCalls
 from parley_worker.runtime.unravel import unravel
 from parley_worker.transport.ports import HearFrame, LegPort
@@ -45,6 +45,7 @@ FLUSH_SECONDS = 2.0
 """For the records of a session that moves to be stored."""
 UNMOVED = frozenset({"rate_limits.updated"})
 """What a provider may say without the conversation going on."""
+LOST = (EndReason.WORKER_LOST, EndReason.SHARD_LOST)
 PLAYED = (ev.Progress, ev.MarkPlayed, ev.Cleared)
 MESSAGES_A_SECOND = 200
 MESSAGES_BURST = 2000
@@ -84,6 +85,7 @@ class SessionRunner:
         self._left_connecting = asyncio.Event()
         self._ended = asyncio.Event()
         self._still: Standstill | None = None
+        self._elsewhere: ev.MovedAway | None = None
         self._checking: asyncio.Task[None] | None = None
         self._tools = ToolCalls(config.key, deps.tools, clock, self._feed, deps.metrics.task_crashed)
         self._scenario: SessionScenario | None = None
@@ -107,8 +109,12 @@ class SessionRunner:
         return self._resume_sha256
 
     def terminate(self, reason: EndReason, message: str) -> None:
-        """End the session; nothing happens when it is over."""
-        self._feed(ev.TerminateRequested(reason, message))
+        """End the session; nothing happens when it is over. Lost is what the control plane calls a placement
+        whose session goes on elsewhere: that ends without a word."""
+        if reason in LOST:
+            self.depart("stale")
+        else:
+            self._feed(ev.TerminateRequested(reason, message))
 
     def command(self, instruction: ev.CommandReceived | ev.ConfigChanged) -> None:
         """Pass a client event to the provider, ask for silence, or change the configuration."""
@@ -139,26 +145,19 @@ class SessionRunner:
         return given
 
     def _give_away(self) -> HandOver | str:
-        now = self._deps.clock.monotonic()
         if self._still is not None or self._provider is None:
             return "the session is being set up or moved"
-        if not self._session.report.migratable:
-            return "the session cannot be moved: see `migratable`"
-        items = self._provider.handing_over() if self._session.settled(now) else None
-        if items is None:
-            return "no quiet moment came"
-        if isinstance(items, str):
-            return items
-        given = self._session.hand_over(items, now)
-        if len(given.write()) > MAX_GIVEN_BYTES and not self._config.privacy:
-            given = self._session.hand_over(None, now)
-        return given
+        return give_away(self._session, self._provider, self._deps.clock.monotonic())
 
     def moved(self, to: ev.MovedAway) -> bool:
-        """Send the caller there and end without a word; false where the session does not hold still any
-        more."""
+        """Send the caller there and end without a word; false where the session does not hold still any more.
+
+        Then the journal is asked whether that is so all the same: perhaps this worker was taken for lost.
+        """
         still = self._still
         if still is None or still.given is None:
+            self._elsewhere = to
+            self.doubt()
             return False
         if not still.left:
             resend_from = still.resend_from
@@ -170,6 +169,8 @@ class SessionRunner:
 
     def depart(self, cause: str) -> None:
         """The session lives elsewhere: end here, and tell nobody. `cause` is `moved` or `stale`."""
+        if cause == "stale" and self._elsewhere is not None:
+            self._feed(self._elsewhere)
         self._feed(ev.Departed(cause))
 
     def doubt(self) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from parley_worker.core.saved import HandOver
+from parley_worker.core.session import Session
+from parley_worker.runtime.provider import Provider
 
 STILL_SECONDS = 10.0
 """How long a session that was made ready to move waits to be told where to."""
@@ -94,3 +96,18 @@ class Standstill:
                 self._passes(payload)
         self._audio.clear()
         self._media.go_on()
+
+
+def give_away(session: Session, provider: Provider, now: float) -> HandOver | str:
+    """What another worker needs to go on with the session, if this is a quiet moment; or why it stays."""
+    if not session.report.migratable:
+        return "the session cannot be moved: see `migratable`"
+    items = provider.handing_over() if session.settled(now) else None
+    if items is None:
+        return "no quiet moment came"
+    if isinstance(items, str):
+        return items
+    given = session.hand_over(items, now)
+    if len(given.write()) > MAX_GIVEN_BYTES and not session.config.privacy:
+        given = session.hand_over(None, now)
+    return given

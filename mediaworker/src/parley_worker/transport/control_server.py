@@ -13,7 +13,7 @@ from parley.control.v1 import control_pb2_grpc
 
 from parley_worker.codec import command_pb, control_pb
 from parley_worker.codec.events_pb import timestamp
-from parley_worker.core.admission import Admission, Fence, Place, Refusal, RefusalReason
+from parley_worker.core.admission import ENDED_COUNT, Admission, Fence, Place, Refusal, RefusalReason
 from parley_worker.core.events import CommandReceived, ConfigChanged, MovedAway
 from parley_worker.core.model import EndReason, LimitsConfig, SessionConfig, SessionKey, SessionReport
 from parley_worker.core.saved import HandOver
@@ -174,6 +174,7 @@ class ControlBase(control_pb2_grpc.WorkerControlServiceServicer):
         self._watched, self._drain, self._sink = registry, drain, sink
         self._metrics, self._limits = metrics, limits
         self._heartbeat = heartbeat
+        self._moved_on: dict[tuple[str, int], None] = {}
         self._memory = memory
 
     async def _place(
@@ -305,6 +306,17 @@ class ControlBase(control_pb2_grpc.WorkerControlServiceServicer):
         except control_pb.InvalidRequest as error:
             await abort(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
 
+    def _told(self, key: SessionKey, found: bool) -> pb.MovedResponse:
+        """Answers a Moved; one that is repeated, because its answer was lost, is answered the same."""
+        place = (key.uid, key.attempt)
+        if found:
+            self._moved_on[place] = None
+            while len(self._moved_on) > ENDED_COUNT:
+                del self._moved_on[next(iter(self._moved_on))]
+        return pb.MovedResponse(
+            worker_instance_id=self._identity.instance, found=found or place in self._moved_on
+        )
+
     async def _fence(self, fence: pb.Fence, context: Any, *, instance_optional: bool = False) -> None:
         refusal = self._watched.check(control_pb.fence(fence), instance_optional=instance_optional)
         if refusal:
@@ -369,8 +381,7 @@ class ControlService(ControlBase):
 
     async def Moved(self, request: pb.MovedRequest, context: Any) -> pb.MovedResponse:
         key, to = await self._moved(request, context)
-        found = self._registry.moved(key, to)
-        return pb.MovedResponse(worker_instance_id=self._identity.instance, found=found)
+        return self._told(key, self._registry.moved(key, to))
 
 
 async def abort(context: Any, code: grpc.StatusCode, message: str) -> NoReturn:

@@ -104,7 +104,7 @@ class FrontControl(ControlBase):
         order = pb.TerminateRequest(
             session=request.session,
             fence=request.fence,
-            reason=EndReason.TERMINATED,
+            reason=EndReason.WORKER_LOST,
             message=f"attempt {request.session.attempt} takes over",
         )
         order.session.attempt = attempt
@@ -138,9 +138,7 @@ class FrontControl(ControlBase):
     async def Moved(self, request: pb.MovedRequest, context: Any) -> pb.MovedResponse:
         key, _ = await self._moved(request, context)
         reply = await self._pass(key, Kind.MOVED, request, context)
-        if reply is not None:
-            return pb.MovedResponse.FromString(reply)
-        return pb.MovedResponse(worker_instance_id=self._identity.instance, found=False)
+        return self._told(key, reply is not None and pb.MovedResponse.FromString(reply).found)
 
     async def _pass(self, key: SessionKey, kind: Kind, request: Any, context: Any) -> bytes | None:
         """The answer of the shard that runs this placement; None when there is none, or no more."""
