@@ -105,8 +105,7 @@ class Session:
         self._follows_moves = True
         self._hears = EventFilter()
         self._save = self._sent_on = False
-        held = config.restore is not None and config.restore.hand_over is not None
-        self._held: list[Publish] | None = [] if held else None
+        self._held: list[Publish] | None = [] if config.restore and config.restore.hand_over else None
         """Records of a session that another worker still writes: until the caller is here."""
         self.ledger.epoch = first_epoch(config.key)
         self._limits = Deadlines(config.limits, bounds)
@@ -493,13 +492,12 @@ class Session:
     def _depart(self, cause: str, now: float) -> list[Effect]:
         """End without a word: it is no end of the session."""
         attached = self.state is S.ACTIVE
-        effects: list[Effect] = [DetachMedia()] if attached else []
-        effects += self._desk.abandon()
-        effects.append(self._recorder.event("session_moved", now, cause=cause))
+        gone = self._recorder.event("session_moved", now, cause=cause)
         self._report = replace(self._report, departed=True, ended_at=self._recorder.unix(now))
-        effects.append(self._become(S.ENDED, now))
+        effects: list[Effect] = [*self._desk.abandon(), gone, self._become(S.ENDED, now)]
         if attached:
-            effects.append(DropLeg(None if self._sent_on else MOVED, "replaced"))
+            drop = DropLeg(None if self._sent_on else MOVED, "replaced")
+            return [DetachMedia(), *effects, drop]
         return effects
 
     # Others
