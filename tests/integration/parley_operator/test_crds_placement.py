@@ -34,7 +34,7 @@ def test_what_is_stored_is_what_the_operator_reads(call: Call) -> None:
         "placement": {"zones": ["b", "a"]},
         "quotas": [{"namespace": "shop", "maxSessions": 3}, {"namespace": "*", "whenExceeded": "Refuse"}],
     }
-    code, pool = create(call, "VoiceWorkerPool", "shared", spec)
+    code, pool = create(call, "VoiceWorkerPool", "divided-for-a-test", spec)
     assert code == 201, pool
     read = parse_pool_spec(pool["spec"])
     assert (read.placement.policy, read.placement.zones) == ("Packed", ("b", "a"))
