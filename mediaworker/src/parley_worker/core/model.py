@@ -185,7 +185,7 @@ class EndReason(StrEnum):
 class SessionReport:
     """The state of a session as the worker tells it. Times are Unix seconds, None for not yet.
 
-    `departed`: it has ended here and lives elsewhere, so its end is told to nobody.
+    `departed`: it has ended here and lives elsewhere, so its end is told without a reason.
     """
 
     key: SessionKey

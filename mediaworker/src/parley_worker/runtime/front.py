@@ -269,13 +269,14 @@ class Front:
                 self._watchers.tell(None)
 
     def _on_departed(self, index: int, report: SessionReport) -> None:
-        """It lives elsewhere: that is no end, and nobody is told but of the place that is free."""
+        """It lives elsewhere: an end without a reason is no end of the session."""
         held = self._held.get((report.key.uid, report.key.attempt))
         if held is None or held.shard != index:
             return
         self._settled(held)
         self._free(held)
         self.admission.ended(report.key.uid, report.key.attempt, self._clock.monotonic())
+        self._watchers.tell(report)
         self._watchers.tell(None)
 
     def _finish(self, held: _Held, report: SessionReport) -> None:

@@ -225,8 +225,6 @@ class ControlBase(control_pb2_grpc.WorkerControlServiceServicer):
             sequence = 1
             while not watcher.overflowed:
                 change = await watcher.next(self._heartbeat)
-                if change is not None and change.departed:
-                    continue
                 sequence += 1
                 if change is None:
                     yield self._message(sequence, worker=self._worker())

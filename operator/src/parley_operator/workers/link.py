@@ -325,7 +325,17 @@ class WorkerLink:
         except grpc.aio.AioRpcError as error:
             log.warning("worker %s: terminate of %s: %s", self.target.name, uid, error.code().name)
             return None
+        if not response.found:
+            self._forget(uid, attempt)
         return bool(response.found)
+
+    def _forget(self, uid: str, attempt: int) -> None:
+        """The worker has no such attempt: what it said of it is old."""
+        report = self._state.sessions.get(uid)
+        if report is not None and report.live and report.attempt == attempt:
+            kept = {key: value for key, value in self._state.sessions.items() if key != uid}
+            self._state = replace(self._state, sessions=kept)
+            self._changed(self.target.name, None)
 
     async def update(self, request: UpdateRequest) -> bool | None:
         message = codec.update_message(request, self._epoch)

@@ -1751,7 +1751,7 @@ class SessionReport(_message.Message):
     state: Global___SessionState.ValueType
     """State of the session."""
     end_reason: _builtins.str
-    """endReason when ENDED."""
+    """endReason when ENDED. Empty then: the session lives on another worker, and this is no end of it."""
     end_message: _builtins.str
     """What happened, for people."""
     client_id: _builtins.str
