@@ -120,6 +120,40 @@ def test_no_pod_monitor_without_the_kind(tools: Tools) -> None:
     )
 
 
+def test_nodes_are_read_only_where_they_are_watched(tools: Tools) -> None:
+    for watched, verbs in (("true", {"list", "watch"}), ("false", set())):
+        manifests = documents(render(tools, "default", "--set", f"operator.watchNodes={watched}"))
+        rules = [r for m in manifests if m["kind"] == "ClusterRole" for r in m["rules"]]
+        assert {v for r in rules if "nodes" in r["resources"] for v in r["verbs"]} == verbs
+        told = {
+            item["value"]
+            for _, spec in pods(manifests)
+            for container in spec["containers"]
+            for item in container.get("env", [])
+            if item["name"] == "PARLEY_OPERATOR_WATCH_NODES"
+        }
+        assert told == {watched}
+
+
+def test_the_default_pool_may_scale_by_itself_or_be_scaled(tools: Tools) -> None:
+    def pool(*settings: str) -> dict:
+        arguments = [part for setting in settings for part in ("--set", setting)]
+        manifests = documents(render(tools, "default", *arguments))
+        [found] = [m for m in manifests if m["kind"] == "ConfigMap" and "pool.yaml" in m["data"]]
+        made = yaml.safe_load(found["data"]["pool.yaml"])
+        tools.kubeconform(yaml.safe_dump(made))
+        return made["spec"]
+
+    scaled = pool("defaultPool.autoscaling.enabled=true", "defaultPool.recycle.maxAge=24h")
+    assert "replicas" not in scaled
+    assert scaled["autoscaling"] == {"min": 1, "max": 10, "bufferSessions": "20%", "stabilization": "5m"}
+    assert scaled["recycle"] == {"maxAge": "24h"}
+    assert "replicas" not in pool("defaultPool.replicas=null")
+    with pytest.raises(subprocess.CalledProcessError) as failure:
+        pool("defaultPool.autoscaling.min=20")
+    assert "must not be greater than max" in failure.value.stderr
+
+
 def test_operator_cannot_look_around_in_secrets(tools: Tools) -> None:
     roles = [m for m in documents(render(tools, "trial")) if m["kind"] in ("ClusterRole", "Role")]
     verbs = {v for m in roles for r in m["rules"] if "secrets" in r["resources"] for v in r["verbs"]}
