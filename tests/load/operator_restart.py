@@ -39,6 +39,8 @@ from parley_operator.kube.login import from_kubeconfig  # noqa: E402
 from parley_operator.kube.store import KubeStore  # noqa: E402
 
 LONG = 1800.0
+# For the operator that fills the scene: on a busy machine the API server may be slow for seconds meanwhile.
+PATIENT = {"LEASE_DURATION": "60", "LEASE_RENEW_DEADLINE": "40", "LEASE_RETRY": "5"}
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 # A bare client: pages of the list, parsed and kept.
@@ -251,7 +253,7 @@ async def measure(server: ApiServer, folder: Path, sessions: int, workers: int) 
         stack.push_async_callback(made.stop_workers)
         capacity = sessions // workers + 10
         first = await stack.enter_async_context(
-            operator_process("operator-1", made.namespace, server.kubeconfig, folder, POD_NAME="")
+            operator_process("operator-1", made.namespace, server.kubeconfig, folder, POD_NAME="", **PATIENT)
         )
         await until(first.leads, "the operator leads")
         await made.pool(sessionsPerWorker=capacity, replicas=workers)
