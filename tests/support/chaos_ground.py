@@ -247,6 +247,8 @@ class Party:
             row.moved += attempt > 1
             row.turns_lost += talker.turns.lost
             row.turns_doubled += talker.turns.doubled
+            if talker.turns.lost or talker.turns.doubled:
+                print(f"{talker.name}: turns {talker.turns.told}, cut in {talker.turns.cut}", flush=True)
             row.longest_silence_ms = max(row.longest_silence_ms, round(talker.excess * 1000))
             wrong = talker.failure or (ended if ended not in self.expected else "")
             reason = str(status.get("endReason", ""))

@@ -29,7 +29,7 @@ from cluster_fixture import ClusterError, ensure_cluster, why_not
 from e2e_release import IMAGES, install
 
 ROOT = Path(__file__).resolve().parents[2]
-LIMIT = 420.0
+LIMIT = 600.0
 """Seconds that a case may take with its preparations; then it has failed."""
 
 
