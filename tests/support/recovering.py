@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nats_reader import events_of
+from nats_reader import events_of, journal_of
 from nats_server import NatsServer
 from parley.control.v1 import control_pb2 as pb
 from parley_client import (
@@ -123,6 +123,13 @@ class Fleet:
         assert given.ready, given.message
         place = await self.admit(new, uid, attempt + 1, resume(given.hand_over))
         assert await self.moved(old, uid, attempt, place)
+
+    async def settled(self, uid: str) -> None:
+        """Wait until no more of the session's journal is on its way: what is stored later may be lost."""
+        before, now = -1, len(await journal_of(self.nats.url, "default", uid))
+        while before != now:
+            await asyncio.sleep(0.5)
+            before, now = now, len(await journal_of(self.nats.url, "default", uid))
 
     async def facts(self, uid: str, last: str = "ended") -> list[str]:
         """The session's events, once the last one is stored."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 from pathlib import Path
 
@@ -10,6 +9,8 @@ import pytest
 from nats_reader import journal_of
 from parley.control.v1 import control_pb2 as pb
 from recovering import fleet, in_order, reference, resume
+
+pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.mark.parametrize("shards", [0, 1])
@@ -21,6 +22,7 @@ async def test_a_worker_that_slept_cannot_talk_for_a_session_that_moved(tmp_path
             await guest.ask("q1 remember alpha")
             await guest.answered("a1")
             await guest.calm()
+            await it.settled("u")
             first.signal(signal.SIGSTOP)
             try:
                 await it.admit(second, "u", 2, resume())
@@ -54,7 +56,7 @@ async def test_a_worker_that_was_only_cut_off_from_the_operator_sends_its_caller
             await guest.ask("q1 remember alpha")
             await guest.answered("a1")
             await guest.calm()
-            await asyncio.sleep(0.3)
+            await it.settled("u")
             moved = await it.admit(second, "u", 2, resume())
             assert guest.call.stats.resumes == guest.call.stats.moves == 0
             # The operator can be heard again, and says how things are.
@@ -90,7 +92,7 @@ async def test_what_is_lost_while_nats_is_away_is_said(tmp_path: Path) -> None:
             await guest.ask("q1 remember alpha")
             await guest.answered("a1")
             await guest.calm()
-            await asyncio.sleep(0.3)
+            await it.settled("u")
             await it.nats.kill()
             await guest.ask("q2 remember beta")
             await guest.answered("a2")
@@ -116,7 +118,7 @@ async def test_a_conversation_that_begins_anew_keeps_its_caller(tmp_path: Path) 
         async with it.call("u", place) as guest:
             await guest.ask("q1 remember alpha")
             await guest.answered("a1")
-            await asyncio.sleep(0.3)
+            await it.settled("u")
             first.signal(signal.SIGKILL)
             await it.admit(second, "u", 2, pb.Restore(mode=pb.Restore.MODE_RESTART))
             await guest.until(lambda: guest.call.stats.resumes == 1)

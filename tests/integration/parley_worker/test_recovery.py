@@ -13,6 +13,8 @@ from parley.control.v1 import control_pb2 as pb
 from parley_client import Reconnecting
 from recovering import fleet, in_order, reference, resume
 
+pytestmark = pytest.mark.timeout(180)
+
 
 @pytest.mark.parametrize("shards", [0, 1])
 async def test_a_conversation_goes_on_where_its_worker_was_killed(tmp_path: Path, shards: int) -> None:
@@ -29,7 +31,7 @@ async def test_a_conversation_goes_on_where_its_worker_was_killed(tmp_path: Path
             await guest.call.send_tool_output(asked["call_id"], "q2 gamma")
             await guest.answered("a2")
             await guest.calm()
-            await asyncio.sleep(0.3)
+            await it.settled("u")
             before = it.held.items(-1)
             first.signal(signal.SIGKILL)
             await it.admit(second, "u", 2, resume())

@@ -12,6 +12,8 @@ from parley.control.v1 import control_pb2 as pb
 from parley_client import MediaGateway, Playout
 from recovering import fleet, in_order, longest_silence, resume
 
+pytestmark = pytest.mark.timeout(180)
+
 
 async def test_an_answer_that_was_cut_is_taken_up_where_it_was_heard(tmp_path: Path) -> None:
     async with fleet(tmp_path) as it:
@@ -71,7 +73,7 @@ async def test_a_function_that_the_caller_runs_may_be_answered_to_the_next_worke
             await guest.ask("q1 lookup beta")
             await guest.until(lambda: bool(guest.events("response.function_call_arguments.done")))
             await guest.calm()
-            await asyncio.sleep(0.3)
+            await it.settled("u")
             (asked,) = guest.events("response.function_call_arguments.done")
             first.signal(signal.SIGKILL)
             await guest.call.send_tool_output(asked["call_id"], "q1 gamma")
@@ -101,7 +103,7 @@ async def test_a_function_that_a_service_ran_is_not_run_again(tmp_path: Path) ->
             await guest.ask("q1 lookup beta")
             async with asyncio.timeout(15):
                 await ran.wait()
-            await asyncio.sleep(0.3)
+            await it.settled("u")
             first.signal(signal.SIGKILL)
             await it.admit(second, "u", 2, resume(), tools=routes)
             await guest.until(lambda: len(guest.answers()) == 1)
