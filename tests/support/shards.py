@@ -48,7 +48,8 @@ class Watch:
         return [report for report in self.sessions if report.session.session_uid == uid]
 
     def ended(self, uid: str) -> pb.SessionReport | None:
-        return next((r for r in self.of(uid) if r.state == pb.SESSION_STATE_ENDED), None)
+        """The session's end; one without a reason says only that it lives elsewhere."""
+        return next((r for r in self.of(uid) if r.state == pb.SESSION_STATE_ENDED and r.end_reason), None)
 
     async def end_of(self, uid: str, timeout: float = 20) -> pb.SessionReport:
         await self.until(lambda: self.ended(uid) is not None, timeout)
