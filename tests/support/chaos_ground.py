@@ -243,7 +243,7 @@ class Party:
             status = sessions.get(talker.name, {}).get("status", {})
             ended = talker.ended.reason if talker.ended else ""
             attempt = int(status.get("attempt") or 1)
-            row.resumed += bool(talker.resumes)
+            row.resumed += bool(talker.resumes) or attempt > 1
             row.moved += attempt > 1
             row.turns_lost += talker.turns.lost
             row.turns_doubled += talker.turns.doubled

@@ -77,6 +77,7 @@ class Conversation:
         self._items: list[str] = []
         self.sid = 0
         self.turn = 0
+        self._carried: dict[int, int] = {}
         self._clock = 0.0  # seconds of caller audio
         self._quiet_until = QUIET
         self._speaking: asyncio.Task[None] | None = None
@@ -115,6 +116,7 @@ class Conversation:
                 self._session = _merged(self._session, event["session"])
                 if found := re.search(r"sid=(\d+)", str(self._session.get("instructions", ""))):
                     self.sid = int(found[1])
+                    self.turn = max(self.turn, self._carried.get(self.sid, 0))  # items may have come before
                 self.tell("session.updated", session=self._session)
             case "conversation.item.create":
                 self._create(event)
@@ -139,10 +141,9 @@ class Conversation:
 
     def _create(self, event: Event) -> None:
         item = {"id": _new("item"), "object": "realtime.item", "status": "completed", **event["item"]}
-        words = json.dumps(item.get("content", []))
-        for sid, turn in TURN.findall(words):
-            if int(sid) == self.sid:
-                self.turn = max(self.turn, int(turn))
+        for sid, turn in TURN.findall(json.dumps(item.get("content", []))):
+            self._carried[int(sid)] = max(self._carried.get(int(sid), 0), int(turn))
+        self.turn = max(self.turn, self._carried.get(self.sid, 0))
         previous = event.get("previous_item_id")
         if previous == "root":
             self._items.insert(0, item["id"])
