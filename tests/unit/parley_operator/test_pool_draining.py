@@ -6,10 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from parley_operator.api.constants import BUDGET
 from parley_operator.domain.model import SessionReport, SessionState, WorkerState
 from parley_operator.domain.placement.demand import Choice, Request
 from parley_operator.domain.status import timestamp
 from parley_operator.handlers.queue import Key
+from parley_operator.ports import StoreError
 from reconcile_plane import HOSTS, POD, POOL, Plane
 
 KEY = Key(POOL, "media", "p")
@@ -218,6 +220,22 @@ async def test_the_budget_is_made_once(pool: Pool) -> None:
     await pool.look(700)
     budget = pool.plane.store.peek("PodDisruptionBudget", "media", "parley-pool-p-busy")
     assert budget["metadata"]["resourceVersion"] == version
+
+
+async def test_a_budget_that_was_not_written_is_written_at_the_next_look(pool: Pool) -> None:
+    store, failures = pool.plane.store, iter([StoreError("no answer")])
+    apply = store.apply
+
+    async def fails_once(kind: str, body: Any) -> Any:
+        for error in failures if kind == BUDGET else ():
+            raise error
+        return await apply(kind, body)
+
+    store.apply = fails_once  # type: ignore[method-assign]
+    with pytest.raises(StoreError):
+        await pool.apply(replicas=0)
+    await pool.look(1)
+    assert store.peek(BUDGET, "media", "parley-pool-p-busy") is not None
 
 
 def node(name: str, **spec: Any) -> dict[str, Any]:

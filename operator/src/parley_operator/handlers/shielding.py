@@ -53,13 +53,13 @@ class Shield:
         known, until = self._budgets.get(key, ("", 0.0))
         if known == uid and now < until:
             return
-        self._budgets[key] = (uid, now + BUDGET_EVERY)
         try:
             budget = build_budget(pool.name, pool.namespace, owner_reference(pool, uid))
             await self._context.store.apply(BUDGET, budget)
         except Refused as error:
             # Without it nodes are drained less gently; the pool works all the same.
             log.warning("pool %s/%s: no disruption budget: %s", key.namespace, key.name, error)
+        self._budgets[key] = (uid, now + BUDGET_EVERY)
 
 
 def _busy(pods: Sequence[WorkerPod], uid: str) -> bool:
