@@ -329,6 +329,30 @@ async def test_rights_are_asked_for_by_verb_and_remembered_briefly() -> None:
             assert "alice" in str(fault)
 
 
+@virtual
+async def test_rights_of_one_token_are_not_those_of_another() -> None:
+    desks = Desks()
+    narrow = replace(ALICE, extra={"scopes": ("user:info",)})
+    await desks.gate.require(ALICE, "create", "default")
+    desks.reviews.denied.add(("alice", "create"))
+    await desks.gate.require(ALICE, "create", "default")
+    assert (await fault_of(desks.gate.require(narrow, "create", "default"))).reason == "forbidden"
+
+
+@virtual
+async def test_resolve_tells_nobody_of_sessions_that_they_may_not_see() -> None:
+    desks = Desks()
+    desks.plane.links.add("w")
+    async with desks.working():
+        made = await desks.create()
+        desks.reviews.denied.add(("bob", "get"))
+        uid = made.body["metadata"]["uid"]
+        there = await fault_of(desks.finder.by_token(uid, BOB))
+        not_there = await fault_of(desks.finder.by_token("no-such-uid", BOB))
+        assert there.reason == "forbidden"
+        assert str(there) == str(not_there)
+
+
 async def _caller(caller: Any) -> Any:
     return caller
 

@@ -80,7 +80,9 @@ class Gate:
 
     async def require(self, caller: Caller, verb: str, namespace: str, name: str = "") -> None:
         """Raises `Fault` unless the caller may do `verb`."""
-        key = "\0".join((caller.username, caller.uid, *sorted(caller.groups), "", verb, namespace, name))
+        # All that the API server judges by: tokens of one user may differ in what they are good for.
+        extra = sorted((kind, sorted(values)) for kind, values in caller.extra.items())
+        key = repr((caller.username, caller.uid, sorted(caller.groups), extra, verb, namespace, name))
         allowed = await self._answer(
             self._rights, key, lambda: self._reviews.allowed(caller, verb, namespace, name)
         )

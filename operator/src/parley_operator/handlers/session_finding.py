@@ -82,7 +82,13 @@ class SessionFinder:
         if key is None:
             await self._gate.require(caller, "get", "")
             raise _unknown(uid)
-        await self._gate.require(caller, "get", key.namespace, key.name)
+        try:
+            await self._gate.require(caller, "get", key.namespace, key.name)
+        except Fault as fault:
+            if fault.code is FaultCode.DENIED:
+                # In the words for one that does not exist: where it is must not be learned from them.
+                await self._gate.require(caller, "get", "")
+            raise
         return await self._find(key, uid, after, wait)
 
     @property
