@@ -325,3 +325,32 @@ async def test_few_at_a_time(plane: Plane) -> None:
         assert [task.done() for task in moves].count(True) == 2
         waiting.set()
     assert sorted(task.result() or 0.0 for task in moves) == [0.5, 0.5, 1.0, 1.0, 1.0, 1.0]
+
+
+async def test_a_worker_that_dies_while_its_session_moves_leaves_one_attempt(plane: Plane) -> None:
+    first = await talk(plane)
+    plane.links.add("third")
+    asked: list[tuple[str, int]] = []
+    admit = plane.links.admit
+
+    async def dies_meanwhile(worker: str, request: AdmitRequest) -> AdmitOutcome:
+        asked.append((worker, request.attempt))
+        if len(asked) == 1:
+            plane.links.remove("old")
+            await plane.look()
+            await plane.look()
+        return await admit(worker, request)
+
+    await plane.look()
+    plane.links.answer = becomes(plane, SessionState.READY)
+    plane.links.admit = dies_meanwhile  # type: ignore[method-assign]
+    plane.links.moved_answer = None
+    assert await plane.reconciler.sessions.migrator.migrate(MOVE) == 1.0
+    await plane.look()
+    # The move's attempt is none that the recovery takes, and it is ended.
+    assert [attempt for _, attempt in asked] == [2, 3]
+    assert plane.status()["attempt"] == 3
+    place = plane.reconciler.sessions.book.get(first.uid)
+    assert place is not None
+    assert (place.worker, place.attempt) == (plane.status()["worker"]["name"], 3) == (asked[1][0], 3)
+    assert ("new", first.uid) in plane.links.terminates

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from parley_operator.domain.model import AdmitOutcome, AdmitRequest, AdmitVerdict, SessionReport, SessionState
 from parley_operator.domain.placement.demand import Choice, Request
-from parley_operator.handlers.queue import SERVE, Key
+from parley_operator.handlers.queue import DOOM, SERVE, Key
 from reconcile_plane import HOSTS, NOW, POOL, SESSION, Links, Plane
 
 OPEN = {**HOSTS, "allowedNamespaces": ["*"]}
@@ -43,7 +43,7 @@ async def worked_off(plane: Plane) -> list[Key]:
         key = await plane.context.queue.get()
         plane.context.queue.done(key)
         seen.append(key)
-        if key.kind in (SESSION, SERVE):
+        if key.kind in (SESSION, SERVE, DOOM):
             await plane.reconciler._handle(key)
             plane.reconciler.sessions.line.serve()
     return seen
@@ -328,6 +328,25 @@ async def test_no_place_is_kept_for_a_session_that_is_refused_or_deleted(plane: 
     assert plane.links.admits == []
     assert plane.context.desk.grants == plane.context.ledger.reservations == 0
     assert plane.conditions("one")["Accepted"] == ("False", "HostNotAllowed")
+
+
+async def test_a_session_deleted_while_it_is_looked_at_leaves_nothing_behind(plane: Plane) -> None:
+    body = await plane.session()
+    get = plane.store.get
+
+    async def deleted_meanwhile(kind: str, namespace: str, name: str) -> Any:
+        if plane.context.cache.get(SESSION, "default", "call"):
+            plane.reconciler.observe(SESSION, body, deleted=True)
+            await worked_off(plane)
+        return await get(kind, namespace, name)
+
+    plane.store.get = deleted_meanwhile  # type: ignore[method-assign]
+    await plane.look()
+    await worked_off(plane)
+    plane.links.add("w")
+    await worked_off(plane)
+    assert plane.links.admits == []
+    assert len(plane.context.desk) == plane.context.desk.grants == plane.context.ledger.reservations == 0
 
 
 async def test_who_waits_is_checked_again_when_the_rules_change_not_when_the_pool_grows(plane: Plane) -> None:

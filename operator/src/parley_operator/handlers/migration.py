@@ -35,7 +35,7 @@ from parley_operator.domain.model import (
 )
 from parley_operator.domain.observation import Observation, Plan, Subject
 from parley_operator.domain.placement.ledger import Row
-from parley_operator.domain.recovery import restore_of
+from parley_operator.domain.recovery import attempt_floor, restore_of
 from parley_operator.domain.subjects import subject_of
 
 from .admits import admit_request
@@ -87,13 +87,20 @@ class Migrator:
     def consider(self, key: Key, seen: Observation) -> None:
         """Have a session looked at that is to leave its worker."""
         uid = seen.subject.uid
+        if uid in self._fence.moving:
+            return
         view = self._context.links.view(seen.placement.worker) if seen.placement else None
         if seen.subject.over or not seen.leaving:
             self._tries.pop(uid, None)
-        elif uid not in self._fence.moving and not seen.subject.deleting:
+        elif not seen.subject.deleting:
             wanted = is_to_move(seen.subject.spec, seen.placement, seen.report, view, seen.now)
             if wanted:
                 self._context.queue.add(Key(MIGRATE, key.namespace, key.name))
+
+    def newest(self, uid: str) -> int:
+        """The highest attempt that moves tried, 0 for none: it may live, whether it was heard of or not."""
+        tries = self._tries.get(uid)
+        return tries.newest if tries is not None else 0
 
     def forget(self, uid: str) -> None:
         """The session is over or deleted."""
@@ -206,8 +213,7 @@ class Migrator:
     async def _take_over(self, move: _Move) -> None:
         """From ready to told. Raises `MoveFailed` as long as there is a way back."""
         await self._ready(move)
-        if not self._still_wanted(move):
-            raise MoveFailed("the session ended meanwhile")
+        self._check_wanted(move)
         links, uid = self._context.links, move.subject.uid
         told: bool | None = None
         for _ in range(_TELLS):
@@ -220,6 +226,7 @@ class Migrator:
             # Whether it heard us will show: what it reports decides, see `PlacementBook.find`.
             log.warning("%s/%s: worker %s did not answer", move.key.namespace, move.key.name, move.old.worker)
             return
+        self._check_wanted(move)
         self._book.remember(move.key, uid, move.new)
         self._fence.told(uid, move.old.worker, move.old.attempt)
         log.info(
@@ -249,13 +256,21 @@ class Migrator:
         report = view.sessions.get(uid)
         return report if report is not None and report.attempt == place.attempt else None
 
+    def _check_wanted(self, move: _Move) -> None:
+        """Raises `MoveFailed` for a session that ended, or that was placed anew, while it moved."""
+        if not self._still_wanted(move):
+            raise MoveFailed("the session ended or was placed anew meanwhile")
+
     def _still_wanted(self, move: _Move) -> bool:
         body = self._context.cache.get(SESSION, move.key.namespace, move.key.name)
         if body is None:
             return False
         subject, _ = subject_of(body)
-        same = subject.uid == move.subject.uid and not (subject.over or subject.deleting)
-        return same and self._book.get(subject.uid) is not None
+        if subject.uid != move.subject.uid or subject.over or subject.deleting:
+            return False
+        place = self._book.get(subject.uid)
+        known = place is not None and (place.worker, place.attempt) in (_whose(move.old), _whose(move.new))
+        return known and attempt_floor(subject.status) <= move.new.attempt
 
     def _old_lives(self, move: _Move) -> bool:
         view = self._context.links.view(move.old.worker)
@@ -277,6 +292,10 @@ def _place(row: Row, home: WorkerView, attempt: int) -> Placement:
         tls_server_name=home.tls_server_name,
         telephony_endpoint=home.telephony_endpoint,
     )
+
+
+def _whose(place: Placement) -> tuple[str, int]:
+    return place.worker, place.attempt
 
 
 def _promise(uid: str) -> str:

@@ -79,6 +79,14 @@ class SessionReconciler:
         if body is None:
             return None
         subject, problem = subject_of(body)
+        try:
+            return await self._look(key, subject, problem)
+        finally:
+            if self._context.cache.gone(subject.uid):
+                # Deleted while it was looked at: whatever was taken up since must be let go.
+                self._context.queue.add(Key(DOOM, "", subject.uid))
+
+    async def _look(self, key: Key, subject: Subject, problem: Problem | None) -> float | None:
         seen = await self._gather(key, subject, problem)
         decision = decide(seen)
         self._count_refusal(seen)
@@ -108,7 +116,7 @@ class SessionReconciler:
             node=view.node if view else "",
             worker_pool=view.pool if view else "",
             vouched=bool(view and view.vouched),
-            newest_attempt=self.book.newest_attempt(subject),
+            newest_attempt=max(self.book.newest_attempt(subject), self.migrator.newest(subject.uid)),
             leaving=bool(view and view.leaving),
             drain_deadline=view.drain_deadline if view else 0.0,
             journal_degraded=bool(view and view.journal_degraded),
