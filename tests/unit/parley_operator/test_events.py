@@ -41,7 +41,7 @@ MOVED = {**ACTIVE, "attempt": 2, "worker": {"name": "w-2"}}
         ({**ACTIVE, "phase": "Recovering"}, MOVED, ["Resumed"]),
         (ACTIVE, MOVED, ["Moved"]),
         (ACTIVE, {**ACTIVE, "conditions": [*ACTIVE["conditions"], cond("Draining", True)]}, ["Draining"]),  # type: ignore[misc]
-        ({}, status("Pending", cond("Placed", False, "Queued", "number 3")), ["Queued"]),
+        ({}, status("Pending", cond("Placed", False, "Full", "number 3")), ["Queued"]),
         ({}, status("Pending", cond("Accepted", False, "SecretNotFound")), ["!NotAccepted"]),
         (ACTIVE, status("Active", cond("Updated", False, "Refused"), attempt=1), ["!NotUpdated"]),
         (ACTIVE, status("Completed", endReason="CallerHangup"), ["Ended"]),
@@ -55,8 +55,8 @@ def test_what_a_status_tells(before: Any, after: Any, reasons: list[str]) -> Non
 
 
 def test_the_same_queue_is_told_once() -> None:
-    first = status("Pending", cond("Placed", False, "Queued", "number 3"))
-    second = status("Pending", cond("Placed", False, "Queued", "number 2"))
+    first = status("Pending", cond("Placed", False, "Full", "number 3"))
+    second = status("Pending", cond("Placed", False, "NoWorker", "number 2"))
     assert session_facts(first, second) == []
 
 

@@ -12,8 +12,10 @@ from parley_operator.api.v1alpha1 import map_at, text_at
 
 from .phases import TERMINAL, Phase, phase_of
 from .phases import end_reason as reason_of
+from .placement.desk import WaitReason
 
 MAX_NOTE = 1024
+_WAITS = frozenset(WaitReason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ def _normal(before: Mapping[str, object], after: Mapping[str, object]) -> Fact |
     if _is(new, "Updated") and _key(new["Updated"]) != _key(old.get("Updated", {})):
         return Fact("Updated", f"runs generation {new['Updated'].get('observedGeneration')}", "Update")
     queued = new.get("Placed", {})
-    if queued.get("reason") == "Queued" and old.get("Placed", {}).get("reason") != "Queued":
+    if queued.get("reason") in _WAITS and old.get("Placed", {}).get("reason") not in _WAITS:
         return Fact("Queued", _words(queued), "Place")
     return None
 
