@@ -158,3 +158,15 @@ async def test_names_lead_to_no_other_path(server: tuple[Server, str], store: Ku
     [(_, path, _)] = server[0].requests
     assert path.startswith("/apis/parley.dev/v1alpha1/namespaces/n/voicesessions/..%2F")
     assert path.count("/") == 7
+
+
+async def test_a_token_that_cannot_be_read_is_an_error_that_may_pass(
+    server: tuple[Server, str], tmp_path: Path
+) -> None:
+    server[0].plan = [401]
+    file = tmp_path / "token"
+    file.write_text("t")
+    async with KubeStore(Login(server[1], token_file=file), timeout=5.0) as store:
+        file.unlink()
+        with pytest.raises(StoreError, match="no token"):
+            await store.get("VoiceSession", "n", "a")

@@ -244,7 +244,10 @@ class KubeStore:
                 self._on_error(verb, answer.status)
             if answer.status == 401 and not refreshed:
                 refreshed = True
-                self._token = self._login.token()
+                try:
+                    self._token = self._login.token()
+                except OSError as error:
+                    raise StoreError(f"{verb} {path}: no token: {type(error).__name__}", code=401) from error
                 continue
             # The server refuses with 429 before it does anything.
             repeat = answer.status == 429 or (answer.status in _REPEATED and harmless)
