@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from parley_operator.domain.placement.strays import Brake, StrayRules
 from parley_operator.handlers.queue import DOOM
 from parley_operator.ports import StoreError
 from reconcile_plane import HOSTS, POOL, Plane
+from virtual_time import run as run_virtually
 
 RULES = StrayRules()
 
@@ -120,3 +122,24 @@ async def test_silent_workers_have_no_strays(plane: Plane) -> None:
     await plane.reconciler._strays.sweep()
     await plane.reconciler._strays.sweep()
     assert doomed(plane) == []
+
+
+def test_a_sweep_that_fails_unexpectedly_does_not_end_the_term(caplog: pytest.LogCaptureFixture) -> None:
+    async def story() -> None:
+        plane, swept = Plane(), 0
+
+        async def sweep() -> None:
+            nonlocal swept
+            swept += 1
+            raise RuntimeError("an odd object")
+
+        plane.reconciler._strays.sweep = sweep  # type: ignore[method-assign]
+        task = asyncio.create_task(plane.reconciler.run())
+        await asyncio.sleep(12.0)
+        assert not task.done()
+        assert swept == 3
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    run_virtually(story())
+    assert "cannot look after lost objects" in caplog.text

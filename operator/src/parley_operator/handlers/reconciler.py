@@ -232,9 +232,9 @@ class Reconciler:
         settings, clock = self._context.settings, self._context.clock
         resync_at = clock.monotonic() + settings.resync_every
         while True:
-            self._gauges()
-            self.agents.count()
             try:
+                self._gauges()
+                self.agents.count()
                 self.sessions.line.look_again()
                 await self._strays.sweep()
                 if clock.monotonic() >= resync_at:
@@ -242,6 +242,9 @@ class Reconciler:
                     await self.resync()
             except StoreError as error:
                 log.warning("cannot look after lost objects: %s", error)
+            except Exception:
+                # One object that is odd must not end the term, and the next one, and the next.
+                log.exception("cannot look after lost objects")
             await asyncio.sleep(settings.sweep_every)
 
     async def resync(self) -> None:

@@ -54,6 +54,9 @@ class WatchKeeper:
             except StoreError as error:
                 # An API server that does not answer proves nothing about the watches.
                 log.info("the watches cannot be checked: %s", error)
+            except Exception:
+                # One object that is odd must not end the term.
+                log.exception("the watches cannot be checked")
             self._tell()
 
     async def _compare(self) -> None:
