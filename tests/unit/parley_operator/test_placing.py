@@ -460,3 +460,16 @@ async def heard(plane: Plane, report: SessionReport) -> None:
 
 async def given(plane: Plane) -> None:
     plane.reconciler.sessions.line.serve()
+
+
+@pytest.mark.parametrize("leap", [3600.0, -3600.0])
+async def test_a_clock_that_leaps_ends_no_wait_and_prolongs_none(plane: Plane, leap: float) -> None:
+    clock, elapsed = plane.clock, 0.0
+    clock.monotonic = lambda: NOW + elapsed  # type: ignore[method-assign]
+    await plane.session(limits={"queueTimeout": "30s"})
+    await plane.look()
+    for seconds, reason in ((0.0, None), (25.0, None), (6.0, "NoCapacity")):
+        elapsed += seconds
+        clock.at = NOW + leap + elapsed
+        await plane.look()
+        assert plane.status().get("endReason") == reason

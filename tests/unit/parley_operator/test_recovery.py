@@ -382,3 +382,19 @@ async def test_sessions_of_a_draining_worker_say_so(plane: Plane) -> None:
     assert plane.conditions()["Draining"] == ("True", "WorkerDrains")
     [words] = [c["message"] for c in plane.status()["conditions"] if c["type"] == "Draining"]
     assert "2027-01-15T08:01:00Z" in words
+
+
+@pytest.mark.parametrize("leap", [3600.0, -3600.0])
+async def test_a_clock_that_leaps_ends_no_recovery(plane: Plane, leap: float) -> None:
+    clock, monotonic = plane.clock, plane.clock.at
+    clock.monotonic = lambda: monotonic  # type: ignore[method-assign]
+    await talk(plane)
+    plane.links.remove("w")
+    await plane.look()
+    await plane.look()
+    clock.at += leap
+    await plane.look()
+    assert plane.status()["phase"] == "Recovering"
+    plane.links.add("x")
+    await plane.look()
+    assert [worker for worker, _ in plane.links.admits][1:] == ["x"]

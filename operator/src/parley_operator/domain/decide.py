@@ -237,8 +237,8 @@ def _recovery_begun(seen: Observation, placement: Placement, recovery: Recovery)
 def _replaced(seen: Observation) -> Decision:
     """A session that lost its place, and comes before all that never had one."""
     recovery = recovery_of(seen.subject.status)
-    pause = pause_left(recovery, seen.now)
-    left = queue_deadline(seen) - seen.now
+    pause = pause_left(recovery, seen.steady)
+    left = queue_deadline(seen) - seen.steady
     if left <= 0:
         return _no_place(seen, recovery.message)
     return Decision(again=min(pause, left)) if pause else _queued(seen)
@@ -260,7 +260,7 @@ def _unanswered(seen: Observation) -> Decision:
         # Should it have the session: the next attempt fences it out.
         return Decision(Act.FORGET)
     since = seen.placement.since if seen.placement else 0.0
-    if seen.now >= max(queue_deadline(seen), since + ASK_AT_LEAST):
+    if seen.steady >= queue_deadline(seen) and seen.now - since >= ASK_AT_LEAST:
         if recovering(seen.subject.status):
             return _no_place(seen, recovery_of(seen.subject.status).message)
         words = "the worker that was asked did not answer before spec.limits.queueTimeout"
@@ -269,7 +269,7 @@ def _unanswered(seen: Observation) -> Decision:
 
 
 def _not_accepted(seen: Observation, problem: Problem) -> Decision:
-    left = queue_deadline(seen) - seen.now
+    left = queue_deadline(seen) - seen.steady
     if recovering(seen.subject.status):
         if left <= 0 or seen.subject.spec is None:
             recovery = recovery_of(seen.subject.status)
@@ -292,7 +292,7 @@ def _queued(seen: Observation) -> Decision:
     standing = seen.standing
     if standing is None:
         return Decision(again=RETRY_PROBLEM)
-    left = queue_deadline(seen) - seen.now
+    left = queue_deadline(seen) - seen.steady
     if standing.refused:
         words = (
             "the namespace has its quota of the pool's sessions; end some or have the pool's owner raise it"

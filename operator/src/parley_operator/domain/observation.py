@@ -73,7 +73,8 @@ class Observation:
     is kept for the session, `standing` its place in the queue; `refusals` which workers said no, for
     people. `last` is the last report of the placement, also of a worker that is gone. `vouched`: the kubelet
     says that a silent worker runs. `newest_attempt` is the highest that was ever heard of. `leaving`: the
-    worker drains, until `drain_deadline` (0 for unknown).
+    worker drains, until `drain_deadline` (0 for unknown). `leapt`: so many seconds the clock of `now` was set
+    forward while the session waited.
     """
 
     subject: Subject
@@ -97,6 +98,13 @@ class Observation:
     ticket_hash: str = ""
     ticket_secret: str = ""
     worker_pool: str = ""
+    leapt: float = 0.0
+
+    @property
+    def steady(self) -> float:
+        """`now`, had nobody set the clock since the session began to wait: what deadlines are held against,
+        so that a clock that leaps ends no session."""
+        return self.now - self.leapt
 
     @property
     def generation(self) -> int:

@@ -54,6 +54,8 @@ class SessionReconciler:
         # Whose every check passed, with where they may go: while they wait, nobody reads their Secret.
         self._accepted: dict[str, Choices] = {}
         self._refusals: dict[str, Refusals] = {}
+        # Since when sessions wait for a place, by both clocks.
+        self._waiting: dict[str, tuple[float, float]] = {}
         self.line = WaitingLine(context)
         self.fence = Fence(context)
         self.migrator = Migrator(context, self.book, self.fence)
@@ -65,6 +67,7 @@ class SessionReconciler:
         self._refused.pop(uid, None)
         self._accepted.pop(uid, None)
         self._refusals.pop(uid, None)
+        self._waiting.pop(uid, None)
         self._context.desk.forget(uid)
 
     def check_anew(self) -> None:
@@ -127,7 +130,9 @@ class SessionReconciler:
         settled = placement is not None and (placement.confirmed or report is not None)
         if subject.over or subject.deleting or settled:
             context.desk.leave(subject.uid)
+            self._waiting.pop(subject.uid, None)
             return seen
+        seen = replace(seen, leapt=self._leapt(subject.uid))
         if problem is not None:
             return self._not_accepted(seen, problem)
         if placement is not None:
@@ -135,6 +140,12 @@ class SessionReconciler:
             pool = (view.namespace, view.pool) if view else None
             return replace(seen, plan=await gather_plan(context, subject, pool))
         return await self._wait(seen)
+
+    def _leapt(self, uid: str) -> float:
+        clock = self._context.clock
+        now, monotonic = clock.now(), clock.monotonic()
+        begun, begun_monotonic = self._waiting.setdefault(uid, (now, monotonic))
+        return (now - begun) - (monotonic - begun_monotonic)
 
     async def _wait(self, seen: Observation) -> Observation:
         """Stand in line; whoever has a place kept is looked at closely."""
@@ -312,7 +323,7 @@ class SessionReconciler:
             return 1.0
         self.book.unplace(seen.subject.uid)
         until = min(seen.subject.created + TICKET_PATIENCE, queue_deadline(seen))
-        if seen.now < until:
+        if seen.steady < until:
             return 0.5
         words = f"metadata.name: Secret {name} exists and is not of this session; delete it or rename one"
         found = replace(seen, placement=None, plan=Problem("TicketSecretTaken", words))
