@@ -129,7 +129,7 @@ e2e: setup ground-e2e ## A real cluster: ours, or the one of KUBECONFIG
 	$(BIN)/pytest tests/e2e
 
 CASES ?=
-chaos: setup ground-e2e ## Break things on a cluster while sessions talk; CASES="node-kill api-down" for some (all: 25 minutes)
+chaos: setup ground-e2e ## Break things on a cluster while sessions talk; CASES="node-kill api-down" for some (all: 15 minutes)
 	$(BIN)/python tests/support/chaos_run.py $(CASES)
 
 chaos-report: setup ## Write docs/benchmarks/chaos.md from build/chaos.json

@@ -262,7 +262,8 @@ def remove_leftovers(cluster: Cluster) -> None:
     """A run that was killed leaves a release and its definitions: only ours, known by the release's name."""
     for found in json.loads(cluster.helm("list", "-A", "-o", "json")):
         if found["name"] == RELEASE:
-            cluster.helm("uninstall", RELEASE, "-n", found["namespace"], "--wait", "--timeout", "60s")
+            with contextlib.suppress(ClusterError):  # its namespace may be going away
+                cluster.helm("uninstall", RELEASE, "-n", found["namespace"], "--wait", "--timeout", "60s")
     for crd in CRDS:
         with contextlib.suppress(ClusterError):
             notes = cluster.get("crd", crd)["metadata"].get("annotations", {})
