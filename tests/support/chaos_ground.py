@@ -58,14 +58,20 @@ class Ground:
         image = self.release.cluster.images["localprovider"]
         self.release.apply(*provider_manifests(image, source, self.first_node()))
         self.release.apply(agent(self.release))
-        definition = json.dumps(self.release.cluster.get("crd", "voicesessions.parley.dev"))
-        self.policy = "Resume" if '"Resume"' in definition else "Fail"  # an earlier commit knows no other
-        definition = json.dumps(self.release.cluster.get("crd", "voiceworkerpools.parley.dev"))
-        self.spreads = '"Spread"' in definition
+        self.look()
         self.apply_pool()
         self.release.kubectl("wait", "--for=condition=Ready", f"pod/{PROVIDER}", "--timeout=90s", timeout=100)
         self.release.wait_workers(POOL, 2)
         self.spread()
+
+    def look(self) -> None:
+        """What the installed definitions know: those of an earlier commit know neither Resume nor Spread."""
+        texts = [
+            json.dumps(self.release.cluster.get("crd", f"{kind}.parley.dev"))
+            for kind in ("voicesessions", "voiceworkerpools")
+        ]
+        self.policy = "Resume" if '"Resume"' in texts[0] else "Fail"
+        self.spreads = '"Spread"' in texts[1]
 
     def apply_pool(self, name: str = POOL, **spec: Any) -> None:
         """The suite's pool as every case expects it, or another like it."""
@@ -148,6 +154,7 @@ class Ground:
         for node in self.release.cluster.get("nodes")["items"]:
             if node["spec"].get("unschedulable"):
                 self.release.cluster.kubectl("uncordon", node["metadata"]["name"])
+        self.look()
         self.apply_pool()
         self.release.wait_workers(POOL, 2, timeout=180)
         self.spread()
