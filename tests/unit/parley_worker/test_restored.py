@@ -166,6 +166,12 @@ def test_a_question_without_an_answer_is_asked() -> None:
     assert not unheard(Journal().restored(), None).asks
 
 
+def test_nothing_is_owed_to_a_session_that_was_moved() -> None:
+    """A program may have left words without asking for an answer, and moves come when none is owed."""
+    note = {"id": "n", "type": "message", "role": "user", "content": [{"type": "input_text", "text": "x"}]}
+    assert not unheard(from_hand_over(HandOver(1, SavedState(), (note,))), None).asks
+
+
 def test_what_a_cut_answer_was_heard_of_is_known_by_its_share() -> None:
     restored = Journal().heard("u", "x").said("a", "one two three four five six seven eight").restored()
     history = ConversationHistory()

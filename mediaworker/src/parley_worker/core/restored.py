@@ -145,11 +145,14 @@ class Unheard:
 
 def unheard(restored: Restored, reach: Reach | None) -> Unheard:
     """What the caller, who came `reach` far (None: it does not say), has not heard, and whether it waits."""
+    if restored.handed_over:
+        # It was a moment in which nothing was owed and everything was heard.
+        return Unheard()
     items = restored.items
     last = items[-1] if items else {}
     if last.get("role") == "user" or last.get("type") == "function_call_output":
         return Unheard(asks=True)
-    if restored.handed_over or reach is None or not reach.item_id:
+    if reach is None or not reach.item_id:
         return Unheard()
     at = next((n for n, item in enumerate(items) if item.get("id") == reach.item_id), None)
     if at is None:
