@@ -505,8 +505,9 @@ class Call:
         self._outgoing.set()
 
     async def _write(self, leg: AttachedLeg) -> str:
+        said = False  # a hang-up that no Ended answered is said again on the next leg
         while True:
-            while self._control or self._audio or self._hangup is not None:
+            while self._control or self._audio or (self._hangup is not None and not said):
                 if self._control:
                     await self._write_control(leg)
                 elif self._audio:
@@ -514,7 +515,7 @@ class Call:
                     self.stats.frames_sent += 1
                 elif self._hangup is not None:
                     await leg.write(self._hangup)
-                    self._hangup = None
+                    said = True
             self._outgoing.clear()
             await self._outgoing.wait()
 

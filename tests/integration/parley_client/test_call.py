@@ -258,6 +258,23 @@ async def test_a_refused_attach_is_typed_and_keeps_the_ticket_out_of_its_text(
     assert TICKET not in repr(target(server.address))
 
 
+async def test_a_hang_up_that_was_lost_with_its_stream_is_said_again() -> None:
+    async def first(leg: DoubleLeg) -> None:
+        await leg.started()
+        await leg.expect("hangup")
+        await leg.refuse(grpc.StatusCode.UNAVAILABLE, "session-moved", "elsewhere")
+
+    async def second(leg: DoubleLeg) -> None:
+        await leg.started()
+        await leg.until_hangup()
+
+    async with media_server(first, second) as server, connect(target(server.address), options=QUICK) as call:
+        ended = await call.hang_up()
+        assert ended is not None
+        assert ended.reason == "CallerHangup"
+    assert len(server.legs) == 2
+
+
 async def test_a_leg_that_was_replaced_is_not_resumed() -> None:
     async def script(leg: DoubleLeg) -> None:
         await leg.started()
