@@ -237,6 +237,22 @@ def test_a_quiet_moment_is_one_in_which_nothing_is_under_way(change: Any, settle
     assert kept.keeper.settled is settled
 
 
+def test_what_another_provider_has_to_hear_again_is_what_no_turn_has_taken() -> None:
+    kept = Kept()
+    kept.keeper.tape.append(second(1.5))
+    assert kept.keeper.unsettled_ms == 1500
+    kept.turn("u1", 200, 1100, words="hello")
+    assert kept.keeper.unsettled_ms == 400
+    kept.keeper.tape.append(second(3))
+    assert kept.keeper.unsettled_ms == 2000, "no more than speech can have begun in unnoticed"
+    by_hand = Kept({"audio": {"input": {"turn_detection": None}}})
+    by_hand.keeper.tape.append(second(3))
+    assert by_hand.keeper.unsettled_ms == 3000
+    by_hand.client("input_audio_buffer.commit")
+    by_hand.server("input_audio_buffer.committed", item_id="u1")
+    assert by_hand.keeper.unsettled_ms == 0
+
+
 def test_silence_is_kept_for_a_shorter_time_than_speech() -> None:
     tape = InputTape(PCM16, replay_ms=1000, quiet_ms=200)
     tape.speaking = False

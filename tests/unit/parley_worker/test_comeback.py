@@ -190,6 +190,19 @@ def test_a_session_that_lives_elsewhere_ends_without_a_word(told: bool) -> None:
     assert (drop.refusal is None) == told
 
 
+def test_whatever_happens_to_a_session_that_was_sent_on_is_no_end_of_it() -> None:
+    lost = ev.ProviderLost(EndReason.PROVIDER_UNAVAILABLE, "gone", 1006)
+    for event in (ev.TerminateRequested(EndReason.DRAIN_DEADLINE, "the worker went away"), lost):
+        driver = Driver().ready()
+        driver.attach()
+        driver.feed(ev.MovedAway("h:1", "", 2))
+        effects = driver.feed(event)
+        assert to_leg(effects, fx.Ended) == []
+        assert "session_ended" not in [kind for kind, _ in driver.journal()]
+        assert driver.session.report.departed
+        assert driver.session.report.end_reason is None
+
+
 def test_a_moment_is_quiet_when_nothing_is_under_way() -> None:
     driver = Driver().ready()
     driver.attach()

@@ -49,11 +49,13 @@ class FakeProvider:
 
     client_id, web_socket_id = "client", "socket"
     queued_bytes = messages_received = 0
+    unsettled_ms = 0.0
 
     def __init__(self, **given: Any) -> None:
         self.on_event: Callable[[Mapping[str, Any]], None] = given["on_event"]
         self.on_audio: Callable[[bytes, str, str, int], None] = given["on_audio"]
         self.sent: list[Mapping[str, Any]] = []
+        self.heard: list[bytes] = []
         self.full = False
         self._closed = asyncio.Event()
 
@@ -70,7 +72,10 @@ class FakeProvider:
         self.sent.append(event)
 
     def push_audio(self, payload: bytes) -> None:
-        """Heard."""
+        self.heard.append(payload)
+
+    def handing_over(self) -> tuple[Mapping[str, Any], ...]:
+        return ()
 
     def close(self) -> None:
         self._closed.set()
@@ -84,6 +89,7 @@ class FakeLeg:
 
     def __init__(self, broken: str = "") -> None:
         self.broken = broken
+        self.frames: list[OutFrame] = []
         self.messages: list[fx.ToLeg] = []
         self.finished: list[ev.LegRefusal | None] = []
         self.queued: dict[tuple[str, int], int] = {}
@@ -96,6 +102,7 @@ class FakeLeg:
     def send_audio(self, frame: OutFrame) -> None:
         if self.broken == "audio":
             raise RuntimeError("text of the caller")
+        self.frames.append(frame)
 
     def drop_audio(self) -> dict[tuple[str, int], int]:
         return self.queued
@@ -110,10 +117,23 @@ class FakeLeg:
         self.finished.append(refusal)
 
 
+class Journal:
+    """Takes its time to store records: until `answer` is set."""
+
+    journals = True
+
+    def __init__(self) -> None:
+        self.answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    async def flushed(self, key: SessionKey, timeout: float) -> bool:
+        return await asyncio.shield(self.answer)
+
+
 class Host:
     """One runner and everything it told."""
 
     def __init__(self, privacy: bool) -> None:
+        self.journal = Journal()
         self.records: list[EventRecord] = []
         self.reports: list[SessionReport] = []
         self.metrics = Metrics()
@@ -132,6 +152,7 @@ class Host:
             random_token=self._next_token,
             worker_instance_id="instance",
             settings=RunnerSettings(budget=BudgetLimits(cpu_share=100.0)),
+            restorer=self.journal,  # type: ignore[arg-type]
             setting_up=SettingUp(resolver=mock.Mock(lookup=mock.AsyncMock(return_value=[]))),
         )
         config = SessionConfig(
@@ -389,3 +410,103 @@ async def test_a_resume_token_that_was_replaced_and_whose_successor_was_used_is_
         assert stale.reason == "resume-token-unknown"
         assert host.attach(FakeLeg(), "token-3") is None
         assert host.attach(FakeLeg(), "token-1") is not None
+
+
+# Holding still
+
+
+async def frozen(host: Host) -> asyncio.Task[Any]:
+    """A session that holds still, and whose journal is not stored yet."""
+    move = asyncio.create_task(host.runner.migrate(5.0))
+    while host.runner._still is None:  # noqa: ASYNC110 - few rounds
+        await asyncio.sleep(0.01)
+    return move
+
+
+def caller_says(host: Host, leg: FakeLeg) -> None:
+    assert host.runner.leg_audio(leg, bytes(960), host.runner._media.last_frame + 1, 0) is None
+
+
+async def test_a_move_that_nobody_waits_for_any_more_is_over_at_once() -> None:
+    async with running() as host:
+        host.attach(leg := FakeLeg())
+        move = await frozen(host)
+        caller_says(host, leg)
+        assert host.provider.heard == []
+        move.cancel()
+        await asyncio.wait([move])
+        assert len(host.provider.heard) == 1
+
+
+@pytest.mark.parametrize(("unsettled", "again"), [(0.0, 0), (400.0, 20), (9000.0, None)])
+async def test_only_audio_that_no_turn_has_taken_is_said_again_elsewhere(
+    unsettled: float, again: int | None
+) -> None:
+    async with running() as host:
+        host.attach(leg := FakeLeg())
+        for _ in range(150):
+            caller_says(host, leg)
+        host.provider.unsettled_ms = unsettled
+        host.journal.answer.set_result(True)
+        await asyncio.sleep(0.3)
+        given = await host.runner.migrate(0.5)
+        if again is None:
+            assert isinstance(given, str)
+            return
+        assert host.runner.moved(ev.MovedAway("h:1", "", 2))
+        (moved,) = [message for message in leg.messages if isinstance(message, ev.MovedAway)]
+        assert moved.resend_from == 151 - again
+
+
+async def test_a_command_to_a_session_that_holds_still_is_not_lost() -> None:
+    async with running() as host:
+        host.attach(FakeLeg())
+        host.journal.answer.set_result(True)
+        given = await (await frozen(host))
+        assert not isinstance(given, str)
+        assert host.runner.command(ev.CommandReceived({"type": "response.create"}, clear=False))
+        assert not host.runner.moved(ev.MovedAway("h:1", "", 2)), "what was given away lacks the command"
+
+
+async def test_a_session_that_was_sent_on_takes_no_command() -> None:
+    async with running() as host:
+        host.attach(FakeLeg())
+        host.journal.answer.set_result(True)
+        await (await frozen(host))
+        assert host.runner.moved(ev.MovedAway("h:1", "", 2))
+        assert not host.runner.command(ev.CommandReceived({"type": "response.create"}, clear=False))
+        host.runner.terminate(EndReason.DRAIN_DEADLINE, "the worker went away")
+        assert host.runner.report.departed
+    assert "ended" not in host.facts()
+
+
+async def test_a_doubt_is_not_settled_by_what_the_provider_says() -> None:
+    async with running() as host:
+        host.attach(leg := FakeLeg())
+        host.runner.doubt()
+        await asyncio.sleep(0)
+        host.provider.on_event({"type": "response.created", "response": {"id": "r"}})
+        host.provider.on_audio(bytes(4800), "r", "i", 0)
+        assert leg.frames == []
+        host.journal.answer.set_result(True)
+        await asyncio.sleep(0.05)
+        assert leg.frames
+
+
+async def test_a_session_that_connects_is_heard_though_its_process_slept() -> None:
+    host = Host(False)
+    with mock.patch.object(session_runner, "open_provider", host.open):
+        run = asyncio.create_task(host.runner.run())
+        await asyncio.sleep(0)
+        host.runner.doubt()
+        while not getattr(host, "provider", None) or not host.provider.sent:  # noqa: ASYNC110 - few rounds
+            await asyncio.sleep(0)
+        host.provider.on_event({"type": "session.updated", "session": {}})
+        host.journal.answer.set_result(True)
+        await asyncio.sleep(0.05)
+        host.attach(leg := FakeLeg())
+        caller_says(host, leg)
+        assert len(host.provider.heard) == 1
+        assert next(r.type for r in host.records if r.kind == "journal") == "session_configured"
+        host.runner.terminate(EndReason.TERMINATED, "the test is over")
+        await run

@@ -192,6 +192,10 @@ class Lifeline:
             return None
         return self._keeper.plan()
 
+    def unsettled_ms(self) -> float:
+        """Of the latest caller audio: what another client's provider would have to hear again."""
+        return self._keeper.unsettled_ms
+
     def _first_opened(self, socket_id: str) -> None:
         self.socket_id = socket_id
         self._sink.opened(socket_id)

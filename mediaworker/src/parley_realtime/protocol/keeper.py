@@ -71,7 +71,7 @@ class ConversationKeeper:
         self.tape = InputTape(audio, replay_ms, quiet_ms)
         self._ga = ga
         self._answers = answers
-        self._outward = outward
+        self._inward, self._outward = audio, outward
         self._turns: OrderedDict[str, _Turn] = OrderedDict()
         self._owed = False
         self._asks: list[Event] = []
@@ -122,6 +122,13 @@ class ConversationKeeper:
         awaited = self.transcribes and any(item.transcript_comes for item in self.history)
         busy = self.outstanding.answers or len(self.outstanding) or self.speaking or self._owed
         return not (busy or awaited or (self._turn_detection is None and self.tape.torn))
+
+    @property
+    def unsettled_ms(self) -> float:
+        """How much of the latest audio a provider that goes on with the conversation has to hear: what is of
+        no turn yet, and of that no more than speech can have begun in unnoticed."""
+        held = self.tape.size * 1000 / self._inward.bytes_per_second
+        return held if self._turn_detection is None else min(held, REJOINED_MS)
 
     # Fed
 

@@ -496,8 +496,7 @@ class Session:
         self._report = replace(self._report, departed=True, ended_at=self._recorder.unix(now))
         effects: list[Effect] = [*self._desk.abandon(), gone, self._become(S.ENDED, now)]
         if attached:
-            drop = DropLeg(None if self._sent_on else MOVED, "replaced")
-            return [DetachMedia(), *effects, drop]
+            return [DetachMedia(), *effects, DropLeg(None if self._sent_on else MOVED, "replaced")]
         return effects
 
     # Others
@@ -581,6 +580,8 @@ class Session:
         return self._talk.on_deadline(now)
 
     def _end(self, reason: EndReason, message: str, now: float, note: str = "") -> list[Effect]:
+        if self._sent_on:
+            return self._depart("moved", now)
         message = redacted(message, self.config.provider.api_key)
         effects: list[Effect] = []
         attached = self.state is S.ACTIVE

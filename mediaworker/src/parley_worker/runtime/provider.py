@@ -119,6 +119,12 @@ class Provider:
             return plan.reason
         return None if plan is None else tuple(create["item"] for create in plan.creates)
 
+    @property
+    def unsettled_ms(self) -> float:
+        """How much of the latest caller audio another worker's provider has to hear again."""
+        connection = self._client._connection
+        return connection.unsettled_ms() if isinstance(connection, Lifeline) else 0.0
+
     def close(self) -> None:
         """Close the connection or the attempt."""
         self._client.close()

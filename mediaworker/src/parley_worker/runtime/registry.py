@@ -40,7 +40,7 @@ class Runner(SessionPort, Protocol):
 
     def terminate(self, reason: EndReason, message: str) -> None: ...
 
-    def command(self, instruction: ev.CommandReceived | ev.ConfigChanged) -> None: ...
+    def command(self, instruction: ev.CommandReceived | ev.ConfigChanged) -> bool: ...
 
     def announce_drain(self, deadline_unix: float) -> None: ...
 
@@ -267,9 +267,7 @@ class SessionRegistry:
     def command(self, key: SessionKey, instruction: ev.CommandReceived | ev.ConfigChanged) -> bool:
         """Pass an instruction to that placement; false when it is not here."""
         runner = self._live(key)
-        if runner:
-            runner.command(instruction)
-        return runner is not None
+        return runner is not None and runner.command(instruction)
 
     async def migrate(self, key: SessionKey, patience: float) -> HandOver | str | None:
         """Ask that placement to hold still and give its conversation away; why not, or None when it is not

@@ -116,9 +116,11 @@ class SessionRunner:
         else:
             self._feed(ev.TerminateRequested(reason, message))
 
-    def command(self, instruction: ev.CommandReceived | ev.ConfigChanged) -> None:
-        """Pass a client event to the provider, ask for silence, or change the configuration."""
-        self._feed(instruction)
+    def command(self, instruction: ev.CommandReceived | ev.ConfigChanged) -> bool:
+        """Pass an event to the provider, ask for silence, or change the configuration; false: it has left."""
+        if stirred := self._stirred():
+            self._feed(instruction)
+        return stirred
 
     def announce_drain(self, deadline_unix: float) -> None:
         """Tell the caller that the worker goes away."""
@@ -136,13 +138,16 @@ class SessionRunner:
                 return given
             await asyncio.sleep(QUIET_LOOK_SECONDS)
         still = self._still = self._stand_still(STILL_SECONDS)
-        if not await self._deps.restorer.flushed(self._config.key, FLUSH_SECONDS):
-            self._go_on()
-            return "its journal could not be stored in time: NATS is late"
-        if self._still is not still:
-            return "the conversation went on"
-        still.given = given
-        return given
+        stored = False
+        try:
+            stored = await self._deps.restorer.flushed(self._config.key, FLUSH_SECONDS)
+        finally:
+            if not stored and self._still is still:
+                self._go_on()
+        if stored and self._still is still:
+            still.given = given
+            return given
+        return "the conversation went on" if stored else "its journal was not stored in time: NATS is late"
 
     def _give_away(self) -> HandOver | str:
         if self._still is not None or self._provider is None:
@@ -178,8 +183,8 @@ class SessionRunner:
         journal has told, or is silent for too long."""
         if self._still is not None or self._ended.is_set() or not self._deps.restorer.journals:
             return
-        if self._config.privacy:
-            return
+        if self._config.privacy or self._session.state is SessionState.CONNECTING:
+            return  # who connects asks the journal, or learns it by the first record
         self._still = self._stand_still(2 * FLUSH_SECONDS)
         self._feed(ev.Doubted())
         self._checking = asyncio.get_running_loop().create_task(self._check_journal(), name="doubt")
@@ -190,7 +195,9 @@ class SessionRunner:
             self._go_on()
 
     def _stand_still(self, seconds: float) -> Standstill:
-        return Standstill(self._media, self._session.provider_format.bytes_per_ms, seconds, self._go_on)
+        again = self._provider.unsettled_ms if self._provider is not None else 0.0
+        rate = self._session.provider_format.bytes_per_ms
+        return Standstill(self._media, rate, again, seconds, self._go_on)
 
     def _go_on(self) -> None:
         still, self._still = self._still, None
@@ -200,10 +207,10 @@ class SessionRunner:
 
     def _stirred(self) -> bool:
         """Something happens: a session that was to move does not any more. False: it has left already."""
-        if self._still is not None and self._still.left:
-            return False
-        self._go_on()
-        return True
+        left = self._still is not None and self._still.left
+        if not left and (self._checking is None or self._checking.done()):  # a doubt is not settled by it
+            self._go_on()
+        return not left
 
     async def run(self) -> SessionReport:
         """Connect, converse, end; returns after the provider's socket and all tasks are gone."""

@@ -22,9 +22,10 @@ LEAVE_SECONDS = 10.0
 """How long a caller that was told where to go may take to leave."""
 HELD_SECONDS = 10.0
 """Of caller audio that waits; of more the newest."""
-REJOINED_MS = 2000
-"""How much audio before that goes again, too: speech may have begun unnoticed in it."""
 FRAME_MS = 20
+MAX_AGAIN_MS = 5000
+"""Of caller audio of no turn yet: who commits turns by hand and has said more is in the middle of one, and
+might not have kept it."""
 MAX_GIVEN_BYTES = 512 * 1024
 """Of a conversation that is handed over; a longer one is read from the journal."""
 
@@ -43,12 +44,21 @@ class HeldMedia(Protocol):
 
 
 class Standstill:
-    """One such moment. `on_late` is called when it lasts longer than `seconds`."""
+    """One such moment. `on_late` is called when it lasts longer than `seconds`.
+
+    `again_ms` is how much audio from before goes again when the caller leaves: speech may have begun
+    unnoticed in it.
+    """
 
     def __init__(
-        self, media: HeldMedia, bytes_per_ms: float, seconds: float, on_late: Callable[[], None]
+        self,
+        media: HeldMedia,
+        bytes_per_ms: float,
+        again_ms: float,
+        seconds: float,
+        on_late: Callable[[], None],
     ) -> None:
-        self._media, self._bytes_per_ms = media, bytes_per_ms
+        self._media, self._bytes_per_ms, self._again_ms = media, bytes_per_ms, again_ms
         self._most = int(bytes_per_ms * HELD_SECONDS * 1000)
         self._audio: deque[bytes] = deque()
         self._bytes = 0
@@ -73,7 +83,7 @@ class Standstill:
         if not self._last_frame and not self._audio:
             return 0
         first = len(self._audio[0]) / self._bytes_per_ms if self._audio else FRAME_MS
-        return max(1, self._last_frame + 1 - math.ceil(REJOINED_MS / max(first, 1.0)))
+        return max(1, self._last_frame + 1 - math.ceil(self._again_ms / max(first, 1.0)))
 
     def leave(self, on_late: Callable[[], None]) -> None:
         """The caller goes; what it said here it says again there."""
@@ -102,7 +112,8 @@ def give_away(session: Session, provider: Provider, now: float) -> HandOver | st
     """What another worker needs to go on with the session, if this is a quiet moment; or why it stays."""
     if not session.report.migratable:
         return "the session cannot be moved: see `migratable`"
-    items = provider.handing_over() if session.settled(now) else None
+    calm = session.settled(now) and provider.unsettled_ms <= MAX_AGAIN_MS
+    items = provider.handing_over() if calm else None
     if items is None:
         return "no quiet moment came"
     if isinstance(items, str):
