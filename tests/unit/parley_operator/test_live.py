@@ -87,6 +87,15 @@ async def test_a_spec_that_breaks_a_rule_is_not_even_sent() -> None:
     assert len(plane.store.status_writes) == writes, "nothing changed, nothing is written"
 
 
+async def test_a_change_that_is_refused_takes_no_other_news_back() -> None:
+    plane, request = await live()
+    plane.links.report("w", request, SessionState.ACTIVE, recovery_degraded=True)
+    webhook = {"webhook": {"url": "https://elsewhere.example/f"}}
+    await change(plane, agent={"provider": PROVIDER, "tools": [{**TOOL, "route": webhook}]})
+    assert plane.conditions()["Updated"] == ("False", "HostNotAllowed")
+    assert plane.conditions()["RecoveryDegraded"] == ("True", "JournalLate")
+
+
 async def test_an_operator_that_restarts_tells_it_again() -> None:
     plane, _ = await live()
     await change(plane, limits={"maxDuration": "2h"})

@@ -196,7 +196,11 @@ class SessionReconciler:
         if decision.act is Act.ASK_AGAIN and seen.placement is not None:
             return await self._admit(key, seen, seen.placement, fresh=False)
         if decision.act is Act.UPDATE and seen.placement is not None:
-            status, again = await tell_update(self._context, seen, seen.placement)
+            known, placement = self._context.cache.get(SESSION, key.namespace, key.name), seen.placement
+            if known is not None:
+                # What was written just now is not to be written over.
+                seen = replace(seen, subject=subject_of(known)[0])
+            status, again = await tell_update(self._context, seen, placement)
             if status:
                 await self._write(key, seen, Decision(status=status))
             return again
