@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import json
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing
@@ -553,7 +554,14 @@ async def test_guesses_and_impatience_are_slowed_down() -> None:
         uid = made.body["metadata"]["uid"]
         guesses = [(await fault_of(desks.finder.by_ticket(uid, f"g{n}", "evil"))).reason for n in range(8)]
         assert guesses == ["ticket-unknown"] * 5 + ["too-many-bad-tickets"] * 3
-        # Others are not held up by that, and time forgives.
+        # Whoever has a ticket is not held up by that, whatever the address, and time forgives.
+        status = {"ticketHash": hashlib.sha256(b"ticket-text").hexdigest()}
+        [(_, body)] = desks.plane.context.cache.of_kind(SESSION)
+        written = await desks.plane.store.patch_status(SESSION, body, status)
+        desks.plane.reconciler.observe(SESSION, written)
+        where, _ = await desks.finder.by_ticket(uid, "ticket-text", "evil")
+        assert where.endpoint == "1.2.3.4:5"
+        desks.plane.clock.at += 0.5
         assert (await fault_of(desks.finder.by_ticket(uid, "x", "good"))).reason == "ticket-unknown"
         desks.plane.clock.at += 1
         assert (await fault_of(desks.finder.by_ticket(uid, "x", "evil"))).reason == "ticket-unknown"
