@@ -61,7 +61,7 @@ class CallOptions:
         opus: how Opus packets are made, by this side and by the worker.
         playout: who paces the agent's audio.
         attach_timeout: seconds until the first attach must have succeeded.
-        resume_timeout: seconds that a cut stream is tried to be resumed.
+        resume_timeout: seconds that a cut stream is tried to be resumed: a lost node takes up to 50.
         hangup_timeout: seconds to wait for the session's end after a hang-up.
         resume: False to let a cut stream end the call.
         keep_audio: seconds of caller audio, at most 8, that are kept while there is no stream, and to be said
@@ -76,7 +76,7 @@ class CallOptions:
     playout: Playout = Playout.REALTIME
     opus: OpusSettings = field(default_factory=OpusSettings)
     attach_timeout: float = 10.0
-    resume_timeout: float = 30.0
+    resume_timeout: float = 60.0
     hangup_timeout: float = 5.0
     resume: bool = True
     keep_audio: float = 8.0
