@@ -5,6 +5,7 @@ A session keeps the state it started with: whoever places it again asks here by 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -35,6 +36,7 @@ class Revisions:
 
     def __init__(self) -> None:
         self._stored: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._storing = asyncio.Lock()
         self._specs: OrderedDict[tuple[str, str], AgentSpec] = OrderedDict()
 
     async def find(self, context: Context, subject: Subject, name: str) -> tuple[AgentSpec, Origin] | Problem:
@@ -89,8 +91,14 @@ class Revisions:
 
     async def store(self, context: Context, namespace: str, origin: Origin) -> None:
         """Have the revision kept before a session runs as it; once a process. Raises `StoreError`."""
+        if origin.agent_revision:
+            # Sessions of one agent come together: the first of them keeps its state for all.
+            async with self._storing:
+                await self._store(context, namespace, origin)
+
+    async def _store(self, context: Context, namespace: str, origin: Origin) -> None:
         key = (namespace, origin.agent_revision)
-        if not origin.agent_revision or key in self._stored:
+        if key in self._stored:
             return
         body = context.cache.get(AGENT, namespace, origin.agent)
         if body is None or revision_of(body).name != origin.agent_revision:
