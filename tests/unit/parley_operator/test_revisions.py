@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -82,6 +83,26 @@ async def test_without_the_right_to_keep_revisions_calls_go_on() -> None:
     plane.store.before = forbid
     await placed(plane)
     assert plane.status()["phase"] == "Active"
+
+
+async def test_sessions_that_come_together_keep_their_agent_once() -> None:
+    plane = await plane_with(desk=STABLE)
+    written: list[str] = []
+    create = plane.store.create
+
+    async def slowly(kind: str, body: Any) -> Any:
+        if kind == REVISION:
+            written.append(kind)
+            await asyncio.sleep(0.01)
+        return await create(kind, body)
+
+    plane.store.create = slowly  # type: ignore[method-assign]
+    names = [f"call-{number}" for number in range(5)]
+    for name in names:
+        await plane.apply(SESSION, name, {"agentRef": {"name": "desk"}})
+    await asyncio.gather(*(plane.look(name) for name in names))
+    assert len(plane.links.admits) == 5
+    assert written == [REVISION]
 
 
 async def test_old_revisions_go_but_none_in_use() -> None:
