@@ -213,7 +213,9 @@ class Queue(_message.Message):
     position: _builtins.int
     """1 is next; 0: not known yet."""
     reason: _builtins.str
-    """Why it has no place, for machines: `Queued`, or why it is not accepted as it is, such as `AgentNotFound`."""
+    """Why it has no place, for machines: `Full`, `OverQuota`, `NoMatchingWorker` or `NoWorker`, or why it is not
+    accepted as it is, such as `AgentNotFound`.
+    """
     message: _builtins.str
     """The same for people, with field and remedy."""
     def __init__(
