@@ -91,7 +91,7 @@ class Revisions:
 
     async def store(self, context: Context, namespace: str, origin: Origin) -> None:
         """Have the revision kept before a session runs as it; once a process. Raises `StoreError`."""
-        if origin.agent_revision:
+        if origin.agent_revision and (namespace, origin.agent_revision) not in self._stored:
             # Sessions of one agent come together: the first of them keeps its state for all.
             async with self._storing:
                 await self._store(context, namespace, origin)
