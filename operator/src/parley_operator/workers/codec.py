@@ -127,15 +127,20 @@ def _limits(limits: LimitsSpec) -> pb.Limits:
     return pb.Limits(**{key: duration(value) for key, value in wanted.items() if value})
 
 
+def _session_ref(request: AdmitRequest | UpdateRequest) -> pb.SessionRef:
+    return pb.SessionRef(
+        namespace=request.namespace, name=request.name, session_uid=request.uid, attempt=request.attempt
+    )
+
+
+def _fence(request: AdmitRequest | UpdateRequest, leader_epoch: int) -> pb.Fence:
+    return pb.Fence(leader_epoch=leader_epoch, worker_instance_id=request.instance_id)
+
+
 def update_message(request: UpdateRequest, leader_epoch: int) -> pb.CommandRequest:
     return pb.CommandRequest(
-        session=pb.SessionRef(
-            namespace=request.namespace,
-            name=request.name,
-            session_uid=request.uid,
-            attempt=request.attempt,
-        ),
-        fence=pb.Fence(leader_epoch=leader_epoch, worker_instance_id=request.instance_id),
+        session=_session_ref(request),
+        fence=_fence(request, leader_epoch),
         reconfigure=pb.Reconfigure(
             session_json=request.session_json,
             tools=[tool_route(target) for target in request.conduct.tools],
@@ -147,13 +152,8 @@ def update_message(request: UpdateRequest, leader_epoch: int) -> pb.CommandReque
 
 def admit_message(request: AdmitRequest, leader_epoch: int) -> pb.AdmitRequest:
     message = pb.AdmitRequest(
-        session=pb.SessionRef(
-            namespace=request.namespace,
-            name=request.name,
-            session_uid=request.uid,
-            attempt=request.attempt,
-        ),
-        fence=pb.Fence(leader_epoch=leader_epoch, worker_instance_id=request.instance_id),
+        session=_session_ref(request),
+        fence=_fence(request, leader_epoch),
         config=pb.SessionConfig(
             provider=pb.Provider(
                 url=request.provider.url,
