@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from parley.control.v1 import control_pb2 as pb
 
@@ -41,6 +41,7 @@ class FrontPort(WatchedPort, Protocol):
     def link_of(self, key: SessionKey) -> ShardLink | None: ...
 
 
+Found = TypeVar("Found", pb.TerminateResponse, pb.CommandResponse, pb.MigrateResponse)
 Spawn = Callable[[str, Coroutine[Any, Any, Any]], "asyncio.Task[Any]"]
 
 
@@ -116,29 +117,29 @@ class FrontControl(ControlBase):
 
     async def Terminate(self, request: pb.TerminateRequest, context: Any) -> pb.TerminateResponse:
         key, _ = await self._ending(request, context)
-        reply = await self._pass(key, Kind.TERMINATE, request, context)
-        if reply is not None:
-            return pb.TerminateResponse.FromString(reply)
-        return pb.TerminateResponse(worker_instance_id=self._identity.instance, found=False)
+        return await self._answer(key, Kind.TERMINATE, request, context, pb.TerminateResponse)
 
     async def Command(self, request: pb.CommandRequest, context: Any) -> pb.CommandResponse:
         key, _ = await self._instruction(request, context)
-        reply = await self._pass(key, Kind.COMMAND, request, context)
-        if reply is not None:
-            return pb.CommandResponse.FromString(reply)
-        return pb.CommandResponse(worker_instance_id=self._identity.instance, found=False)
+        return await self._answer(key, Kind.COMMAND, request, context, pb.CommandResponse)
 
     async def Migrate(self, request: pb.MigrateRequest, context: Any) -> pb.MigrateResponse:
         key, _ = await self._moving(request, context)
-        reply = await self._pass(key, Kind.MIGRATE, request, context)
-        if reply is not None:
-            return pb.MigrateResponse.FromString(reply)
-        return pb.MigrateResponse(worker_instance_id=self._identity.instance, found=False)
+        return await self._answer(key, Kind.MIGRATE, request, context, pb.MigrateResponse)
 
     async def Moved(self, request: pb.MovedRequest, context: Any) -> pb.MovedResponse:
         key, _ = await self._moved(request, context)
         reply = await self._pass(key, Kind.MOVED, request, context)
         return self._told(key, reply is not None and pb.MovedResponse.FromString(reply).found)
+
+    async def _answer(
+        self, key: SessionKey, kind: Kind, request: Any, context: Any, response: type[Found]
+    ) -> Found:
+        """What the shard says, or that there is no such placement."""
+        reply = await self._pass(key, kind, request, context)
+        if reply is not None:
+            return response.FromString(reply)
+        return response(worker_instance_id=self._identity.instance, found=False)
 
     async def _pass(self, key: SessionKey, kind: Kind, request: Any, context: Any) -> bytes | None:
         """The answer of the shard that runs this placement; None when there is none, or no more."""
