@@ -40,6 +40,9 @@ type Order struct {
 	Events      *bool   `json:"events"`
 }
 
+// wantsEvents tells whether the caller is to be told conversation events; that is so unless it says otherwise.
+func (o *Order) wantsEvents() bool { return o.Events == nil || *o.Events }
+
 func (o *Order) target() Target { return Target{o.Endpoint, o.TLSCA, o.TLSName} }
 
 // An ending is how a leg ended.

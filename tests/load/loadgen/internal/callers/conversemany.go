@@ -10,7 +10,7 @@ type converseMany struct{}
 func newConverseMany(c *call) (leg, error) {
 	r := newRider(c, converseMany{})
 	r.hello = func(handle uint64) []byte {
-		return wire.ManyMessage(handle, wire.Start(c.order.Ticket, c.order.SessionUID, c.format, c.order.Events == nil || *c.order.Events))
+		return wire.ManyMessage(handle, wire.Start(c.order.Ticket, c.order.SessionUID, c.format, c.order.wantsEvents()))
 	}
 	r.goodbye = func(handle uint64) []byte { return wire.ManyMessage(handle, wire.Hangup()) }
 	r.listener = &listener{call: c, started: r.ready, reply: func(message []byte) {

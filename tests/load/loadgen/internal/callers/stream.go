@@ -56,7 +56,7 @@ func newFloor(c *call) (leg, error) {
 func newConverse(c *call) (leg, error) {
 	s := newStream(c)
 	s.method = "/parley.media.v1.MediaService/Converse"
-	s.first = wire.Start(c.order.Ticket, c.order.SessionUID, c.format, c.order.Events == nil || *c.order.Events)
+	s.first = wire.Start(c.order.Ticket, c.order.SessionUID, c.format, c.order.wantsEvents())
 	s.head = func(frame uint64, payload int) []byte {
 		return wire.AudioHead(make([]byte, 0, 40), frame+1, payload)
 	}
