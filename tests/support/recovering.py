@@ -231,6 +231,12 @@ class Guest:
     def answers(self) -> list[str]:
         return [e["transcript"] for e in self.events(WORDS)]
 
+    async def remember(self, word: str = "alpha") -> None:
+        """The first question of a conversation: a word that can be asked for later."""
+        await self.ask(f"q1 remember {word}")
+        await self.answered("a1")
+        await self.calm()
+
     async def answered(self, head: str) -> str:
         """The answer that begins with this word."""
         await self.until(lambda: any(words.split()[:1] == [head] for words in self.answers()))

@@ -85,9 +85,7 @@ def host_of(it: Fleet, plane: EmbeddedControlPlane) -> tuple[Host, str]:
 
 
 async def remember(guest: Guest) -> None:
-    await guest.ask("q1 remember alpha")
-    await guest.answered("a1")
-    await guest.calm()
+    await guest.remember()
     # The journal is written beside the conversation.
     await asyncio.sleep(0.5)
 

@@ -14,7 +14,7 @@ import os
 import random
 import subprocess
 from asyncio.subprocess import PIPE, STDOUT
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ import pytest
 import yaml
 from apiserver import PLAIN_USER, ROOT, ApiServer, find_binary
 from control_worker import ControlTls, ControlWorker
+from operator_ground import until
 from parley.control.v1 import control_pb2 as pb
 from parley.control.v1 import control_pb2_grpc
 from parley_operator.app import Operator
@@ -38,18 +39,6 @@ from prometheus_client.parser import text_string_to_metric_families
 POD, POOL, SESSION, AGENT, SECRET = "Pod", "VoiceWorkerPool", "VoiceSession", "VoiceAgent", "Secret"
 MERGE = {"apiVersion": "parley.dev/v1alpha1"}
 pytestmark = pytest.mark.timeout(240)
-
-
-async def until(check: Callable[[], Any], what: str, timeout: float = 60.0) -> Any:
-    try:
-        async with asyncio.timeout(timeout):
-            while True:
-                found = await check()
-                if found:
-                    return found
-                await asyncio.sleep(0.1)
-    except TimeoutError:
-        pytest.fail(f"did not happen: {what}")
 
 
 class Cluster:

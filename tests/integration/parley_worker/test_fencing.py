@@ -19,9 +19,7 @@ async def test_a_worker_that_slept_cannot_talk_for_a_session_that_moved(tmp_path
         first, second = it.hosts
         place = await it.admit(first, "u")
         async with it.call("u", place) as guest:
-            await guest.ask("q1 remember alpha")
-            await guest.answered("a1")
-            await guest.calm()
+            await guest.remember()
             await it.settled("u")
             first.signal(signal.SIGSTOP)
             try:
@@ -53,9 +51,7 @@ async def test_a_worker_that_was_only_cut_off_from_the_operator_sends_its_caller
         first, second = it.hosts
         place = await it.admit(first, "u")
         async with it.call("u", place) as guest:
-            await guest.ask("q1 remember alpha")
-            await guest.answered("a1")
-            await guest.calm()
+            await guest.remember()
             await it.settled("u")
             moved = await it.admit(second, "u", 2, resume())
             assert guest.call.stats.resumes == guest.call.stats.moves == 0
@@ -89,9 +85,7 @@ async def test_what_is_lost_while_nats_is_away_is_said(tmp_path: Path) -> None:
         first, second = it.hosts
         place = await it.admit(first, "u")
         async with it.call("u", place) as guest:
-            await guest.ask("q1 remember alpha")
-            await guest.answered("a1")
-            await guest.calm()
+            await guest.remember()
             await it.settled("u")
             await it.nats.kill()
             await guest.ask("q2 remember beta")

@@ -22,9 +22,7 @@ async def test_a_conversation_goes_on_where_its_worker_was_killed(tmp_path: Path
         first, second = it.hosts
         place = await it.admit(first, "u")
         async with it.call("u", place) as guest:
-            await guest.ask("q1 remember alpha")
-            await guest.answered("a1")
-            await guest.calm()
+            await guest.remember()
             await guest.ask("q2 lookup beta")
             await guest.until(lambda: bool(guest.events("response.function_call_arguments.done")))
             (asked,) = guest.events("response.function_call_arguments.done")
@@ -62,9 +60,7 @@ async def test_a_session_moves_and_nobody_hears_it(tmp_path: Path, shards: int) 
         first, second = it.hosts
         place = await it.admit(first, "u")
         async with it.call("u", place) as guest:
-            await guest.ask("q1 remember alpha")
-            await guest.answered("a1")
-            await guest.calm()
+            await guest.remember()
             await it.migrate(first, second, "u")
             await guest.until(lambda: guest.call.stats.moves == 1)
             assert it.held.items(-1) == it.held.items(-2)
@@ -96,9 +92,7 @@ async def test_what_is_said_while_a_session_moves_is_heard_once(tmp_path: Path) 
         first, second = it.hosts
         place = await it.admit(first, "u")
         async with it.call("u", place) as guest:
-            await guest.ask("q1 remember alpha")
-            await guest.answered("a1")
-            await guest.calm()
+            await guest.remember()
             await asyncio.sleep(0.5)
             given = await it.freeze(first, "u")
             assert given.ready, given.message
@@ -118,9 +112,7 @@ async def test_a_session_that_is_not_told_where_to_goes_on(tmp_path: Path, stirs
         first, second = it.hosts
         place = await it.admit(first, "u")
         async with it.call("u", place) as guest:
-            await guest.ask("q1 remember alpha")
-            await guest.answered("a1")
-            await guest.calm()
+            await guest.remember()
             given = await it.freeze(first, "u")
             assert given.ready, given.message
             moved = await it.admit(second, "u", 2, resume(given.hand_over))

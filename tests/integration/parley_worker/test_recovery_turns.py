@@ -49,9 +49,7 @@ async def test_a_sentence_during_which_the_worker_was_killed_is_heard_whole(
         first, second = it.hosts
         place = await it.admit(first, "u")
         async with it.call("u", place) as guest:
-            await guest.ask("q1 remember alpha")
-            await guest.answered("a1")
-            await guest.calm()
+            await guest.remember()
             speaking = asyncio.create_task(guest.say([12, 34, 56, 78, 90]))
             await guest.until(lambda: bool(guest.events("input_audio_buffer.speech_started")))
             await asyncio.sleep(at - 0.9)
@@ -121,9 +119,7 @@ async def test_calls_of_a_gateway_follow_their_sessions(tmp_path: Path) -> None:
             await it.through(gateway, uid, place) for uid, place in zip(("u1", "u2"), places, strict=True)
         ]
         for guest in guests:
-            await guest.ask("q1 remember alpha")
-            await guest.answered("a1")
-            await guest.calm()
+            await guest.remember()
         await asyncio.sleep(0.5)
         await it.migrate(first, second, "u1")
         await guests[0].until(lambda: guests[0].call.stats.moves == 1)
