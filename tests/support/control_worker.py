@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,8 @@ import grpc
 import grpc.aio
 from parley.control.v1 import control_pb2 as pb
 from parley.control.v1 import control_pb2_grpc
+
+_ENDED_KEPT = 1024
 
 
 @dataclass
@@ -48,8 +51,12 @@ class ControlWorker(control_pb2_grpc.WorkerControlServiceServicer):
     commands: list[pb.CommandRequest] = field(default_factory=list)
     terminates: list[pb.TerminateRequest] = field(default_factory=list)
     drains: list[pb.DrainRequest] = field(default_factory=list)
+    # All that live, and as many of those that are over as a real worker remembers.
     sessions: dict[str, pb.SessionReport] = field(default_factory=dict)
     peak: int = 0
+    # What an Admit costs must not grow with the sessions that were: benches have thousands.
+    _live: dict[str, None] = field(default_factory=dict)
+    _over: deque[str] = field(default_factory=deque)
 
     async def start(self) -> str:
         self._watchers: set[asyncio.Queue[pb.WatchResponse]] = set()
@@ -72,17 +79,23 @@ class ControlWorker(control_pb2_grpc.WorkerControlServiceServicer):
     async def crash(self) -> None:
         """As after SIGKILL and a restart: same address, other instance, nothing known."""
         await self.stop()
-        self.sessions.clear()
+        for known in (self.sessions, self._live, self._over):
+            known.clear()
         self.instance_id = uuid.uuid4().hex
         await self.start()
 
     @property
     def live(self) -> list[pb.SessionReport]:
-        return [s for s in self.sessions.values() if s.state != pb.SESSION_STATE_ENDED]
+        return [self.sessions[uid] for uid in self._live]
 
     def report(self, uid: str, state: int, reason: str = "", **fields: Any) -> None:
         report = self.sessions[uid]
         report.state = state  # type: ignore[assignment]
+        if state == pb.SESSION_STATE_ENDED and uid in self._live:
+            del self._live[uid]
+            self._over.append(uid)
+            if len(self._over) > _ENDED_KEPT:
+                del self.sessions[self._over.popleft()]
         report.end_reason = reason
         for key, value in fields.items():
             if key == "usage":
@@ -101,7 +114,7 @@ class ControlWorker(control_pb2_grpc.WorkerControlServiceServicer):
             version="test",
             state=self.state,  # type: ignore[arg-type]
             capacity=self.capacity,
-            sessions=len(self.live),
+            sessions=len(self._live),
             telephony_endpoint=self.telephony,
         )
 
@@ -131,7 +144,7 @@ class ControlWorker(control_pb2_grpc.WorkerControlServiceServicer):
         reason = self.refuse_with
         if request.fence.worker_instance_id != self.instance_id:
             reason = pb.REFUSAL_REASON_WRONG_INSTANCE
-        elif not reason and uid not in self.sessions and len(self.live) >= self.capacity:
+        elif not reason and uid not in self.sessions and len(self._live) >= self.capacity:
             reason = pb.REFUSAL_REASON_FULL
         if reason:
             refused = pb.Refused(reason=reason, message="no")  # type: ignore[arg-type]
@@ -147,7 +160,8 @@ class ControlWorker(control_pb2_grpc.WorkerControlServiceServicer):
                 shard=0,
                 origin=request.config.origin,
             )
-            self.peak = max(self.peak, len(self.live))
+            self._live[uid] = None
+            self.peak = max(self.peak, len(self._live))
             self.report(uid, pb.SESSION_STATE_READY if self.auto_ready else pb.SESSION_STATE_CONNECTING)
         admitted = pb.Admitted(shard=0, endpoint=self.endpoint, telephony_endpoint=self.telephony)
         return pb.AdmitResponse(worker_instance_id=self.instance_id, admitted=admitted)
@@ -155,7 +169,7 @@ class ControlWorker(control_pb2_grpc.WorkerControlServiceServicer):
     async def Terminate(self, request: pb.TerminateRequest, context: Any) -> pb.TerminateResponse:
         self.terminates.append(request)
         uid = request.session.session_uid
-        found = uid in {s.session.session_uid for s in self.live}
+        found = uid in self._live
         if found:
             self.report(uid, pb.SESSION_STATE_ENDED, request.reason)
         return pb.TerminateResponse(worker_instance_id=self.instance_id, found=found)
@@ -163,7 +177,7 @@ class ControlWorker(control_pb2_grpc.WorkerControlServiceServicer):
     async def Command(self, request: pb.CommandRequest, context: Any) -> pb.CommandResponse:
         self.commands.append(request)
         uid = request.session.session_uid
-        found = uid in {s.session.session_uid for s in self.live}
+        found = uid in self._live
         if found and request.HasField("reconfigure"):
             report = self.sessions[uid]
             report.origin.generation = request.reconfigure.generation
@@ -173,7 +187,7 @@ class ControlWorker(control_pb2_grpc.WorkerControlServiceServicer):
     async def Drain(self, request: pb.DrainRequest, context: Any) -> pb.DrainResponse:
         self.drains.append(request)
         self.set_state(pb.WORKER_STATE_DRAINING)
-        return pb.DrainResponse(worker_instance_id=self.instance_id, sessions=len(self.live))
+        return pb.DrainResponse(worker_instance_id=self.instance_id, sessions=len(self._live))
 
     async def Watch(self, request: pb.WatchRequest, context: Any) -> AsyncIterator[pb.WatchResponse]:
         queue: asyncio.Queue[pb.WatchResponse] = asyncio.Queue()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sys
+
+import uvloop
 
 from . import __version__
 from .config import ConfigError, help_text, load_settings
@@ -34,7 +37,11 @@ def main() -> int:
     # Imported late, since kopf and gRPC take their time and --help needs neither.
     from .app import run
 
-    asyncio.run(run(settings, login))
+    # Most of what there is lives as long as the process or a session: looking through it is seldom worth it.
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run(settings, login))
     return 0
 
 

@@ -4,6 +4,7 @@ reconciler and kopf's watches, a term, of which nothing is left when the lease i
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import secrets
 import signal
@@ -334,6 +335,8 @@ class Operator:
             return bool(version) and context.cache.version(kind, namespace, name) == version
 
         await reconciler.started.wait()
+        # Thousands of sessions were read: they are not to be looked through again and again.
+        gc.freeze()
         kopf_ready = asyncio.Event()
         marking = asyncio.create_task(self._mark_ready(kopf_ready), name="ready")
         try:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
 
+import uvloop
 from operator_ground import POD, Ground
 from parley_operator.kube.login import from_kubeconfig
 from parley_operator.kube.store import KubeStore
@@ -39,4 +40,6 @@ async def main(kubeconfig: str, namespace: str, count: int, capacity: int) -> No
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))
+    # As the workers do.
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))

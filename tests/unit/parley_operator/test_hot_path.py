@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from parley_operator.api.memo import ByIdentity
 from parley_operator.api.v1alpha1 import map_at, text_at
+from parley_operator.domain.model import SessionReport, SessionState
 from parley_operator.handlers.cache import ObjectCache
 from parley_operator.handlers.queue import Key, KeyedQueue
+from parley_operator.workers.reports import Reports
+from reconcile_plane import CALL, HOSTS, POOL, SESSION, Plane
 from virtual_time import run
-
-SESSION = "VoiceSession"
 
 
 def body(version: int, **rest: Any) -> dict[str, Any]:
@@ -52,6 +54,105 @@ def test_a_status_write_leaves_the_spec_the_object_that_it_was() -> None:
     changed = {**body(3), "spec": {"x": [2]}}
     cache.put(SESSION, changed)
     assert cache.get(SESSION, "n", "a")["spec"] == {"x": [2]}  # type: ignore[index]
+
+
+def test_equal_specs_of_different_sessions_are_one_object() -> None:
+    cache = ObjectCache()
+    for number in range(3):
+        made = body(number + 1)
+        made["metadata"].update(name=f"s{number}", uid=f"u{number}")
+        cache.put(SESSION, made)
+    specs: list[Any] = [cache.get(SESSION, "n", f"s{number}")["spec"] for number in range(3)]  # type: ignore[index]
+    assert specs[0] is specs[1] is specs[2]
+    # One of them changes, the others do not change with it.
+    changed = {**body(9), "spec": {"x": [2]}}
+    changed["metadata"].update(name="s1", uid="u1")
+    cache.put(SESSION, changed)
+    assert [cache.get(SESSION, "n", f"s{n}")["spec"]["x"] for n in range(3)] == [[1], [2], [1]]  # type: ignore[index]
+
+
+def report(uid: str, state: SessionState, end_time: float = 0.0) -> SessionReport:
+    return SessionReport(uid, 1, "n", uid, state, end_time=end_time)
+
+
+def test_of_sessions_that_are_over_the_last_1024_are_remembered_and_all_that_live() -> None:
+    live = [report(f"live-{n}", SessionState.READY) for n in range(2000)]
+    ended = [report(f"ended-{n}", SessionState.ENDED, 1000.0 - n) for n in range(1024)]
+    reports = Reports([*ended, *live])
+    known = reports.by_uid
+    assert len(known) == 3024
+    reports.take(report("live-7", SessionState.ENDED, 2000.0))
+    # Forgotten is who ended first, whatever the order of the snapshot.
+    assert "ended-1023" not in known
+    assert {"ended-0", "live-7", "live-8"} <= known.keys()
+    # Admitted again: not to be forgotten with its old end.
+    reports.take(report("ended-1022", SessionState.CONNECTING))
+    for number in range(1024):
+        reports.take(report(f"more-{number}", SessionState.ENDED, 3000.0 + number))
+    assert known["ended-1022"].live
+    assert sum(not each.live for each in known.values()) == 1024
+    reports.drop("live-8")
+    reports.drop("live-8")
+    assert "live-8" not in known
+
+
+async def test_an_own_write_is_not_looked_at_and_a_foreign_change_during_it_is() -> None:
+    plane = Plane()
+    await plane.apply(POOL, "default", HOSTS)
+    plane.links.add("default/a")
+    await plane.session()
+    queue = plane.context.queue
+
+    def drain() -> list[Key]:
+        taken = []
+        while len(queue):
+            taken.append(queue._ready.popleft())
+            queue._waiting.discard(taken[-1])
+        return [key for key in taken if key == CALL]
+
+    drain()
+    observed: Any = plane.reconciler.observe
+
+    def echo(verb: str, kind: str) -> None:
+        observed(SESSION, plane.store.peek(SESSION, "default", "call"))
+
+    # The watch is faster than the answer of the write.
+    plane.store.after = echo
+    await plane.look()
+    _, request = plane.links.admits[0]
+    plane.links.report("default/a", request, SessionState.READY)
+    drain()
+    await plane.look()
+    assert plane.status()["phase"] == "Ready"
+    assert drain() == []
+
+    def foreign(verb: str, kind: str) -> None:
+        fresh: Any = plane.store.peek(SESSION, "default", "call")
+        version = str(int(fresh["metadata"]["resourceVersion"]) + 1)
+        observed(SESSION, {**fresh, "metadata": {**fresh["metadata"], "resourceVersion": version}})
+
+    plane.store.after = foreign
+    plane.links.report("default/a", request, SessionState.ACTIVE)
+    await plane.look()
+    assert plane.status()["phase"] == "Active"
+    assert drain() == [CALL]
+
+
+async def test_the_first_word_of_a_worker_says_no_more_than_its_answer() -> None:
+    plane = Plane()
+    await plane.apply(POOL, "default", HOSTS)
+    plane.links.add("default/a")
+    await plane.session()
+    await plane.look()
+    _, request = plane.links.admits[0]
+    foreseen = plane.reconciler.sessions.book.foreseen
+    said = plane.links.report("default/a", request, SessionState.CONNECTING)
+    assert foreseen("default/a", said)
+    # Another worker, another attempt or another state is news.
+    assert not foreseen("default/b", said)
+    assert not foreseen("default/a", replace(said, attempt=2))
+    assert not foreseen("default/a", replace(said, state=SessionState.READY))
+    assert not foreseen("default/a", replace(said, uid="other"))
 
 
 def test_paths_through_what_is_no_object_lead_nowhere() -> None:

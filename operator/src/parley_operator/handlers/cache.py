@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import msgspec
+
 from parley_operator.api.constants import Body
 from parley_operator.api.v1alpha1 import metadata_of, text_at
 
@@ -11,7 +13,10 @@ from .queue import Key
 
 # Deletions beyond this are old enough that no list speaks of them any more.
 _REMEMBERED = 20_000
+# Different specs of one kind that are kept as one object; most sessions are made from a few templates.
+_SPECS = 1024
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+_encode = msgspec.json.Encoder().encode
 
 
 class ObjectCache:
@@ -22,6 +27,7 @@ class ObjectCache:
         self.listener: Callable[[str, Key, Body, bool], None] = lambda kind, key, body, gone: None
         self._objects: dict[str, dict[Key, Body]] = {}
         self._gone: dict[str, None] = {}
+        self._specs: dict[bytes, object] = {}
 
     @staticmethod
     def key(kind: str, body: Body) -> Key:
@@ -38,7 +44,7 @@ class ObjectCache:
             if present is not None and _uid(present) != _uid(body):
                 self._forget(_uid(present))
                 self.listener(kind, key, present, True)
-            kind_objects[key] = slim = _slim(body, present)
+            kind_objects[key] = slim = self._slim(body, present)
             self.listener(kind, key, slim, False)
         return key
 
@@ -50,6 +56,28 @@ class ObjectCache:
             del self._objects[kind][key]
             self.listener(kind, key, present, True)
         return key
+
+    def _slim(self, body: Body, present: Body | None) -> Body:
+        """Without the record of who wrote which field and without kubectl's copy: often more than half of an
+        object, and of no use here. Specs that are the same are one object: whatever was read from one before
+        is known by its identity."""
+        metadata = metadata_of(body)
+        metadata.pop("managedFields", None)
+        annotations = metadata.get("annotations")
+        if isinstance(annotations, dict) and LAST_APPLIED in annotations:
+            metadata["annotations"] = {k: v for k, v in annotations.items() if k != LAST_APPLIED}
+        slim = {**body, "metadata": metadata}
+        spec, kept = body.get("spec"), present.get("spec") if present is not None else None
+        if spec is not None:
+            slim["spec"] = kept if kept == spec else self._one(spec)
+        return slim
+
+    def _one(self, spec: object) -> object:
+        text = _encode(spec)
+        found = self._specs.setdefault(text, spec)
+        if len(self._specs) > _SPECS:
+            del self._specs[next(iter(self._specs))]
+        return found
 
     def _forget(self, uid: str) -> None:
         if uid:
@@ -79,21 +107,6 @@ class ObjectCache:
 def _version(body: Body) -> int:
     text = text_at(body, "metadata", "resourceVersion")
     return int(text) if text.isdigit() else 0
-
-
-def _slim(body: Body, present: Body | None) -> Body:
-    """Without the record of who wrote which field and without kubectl's copy: often more than half of an
-    object, and of no use here. A spec that is still the same is kept as the object that it was."""
-    metadata = metadata_of(body)
-    metadata.pop("managedFields", None)
-    annotations = metadata.get("annotations")
-    if isinstance(annotations, dict) and LAST_APPLIED in annotations:
-        metadata["annotations"] = {k: v for k, v in annotations.items() if k != LAST_APPLIED}
-    slim = {**body, "metadata": metadata}
-    kept = present.get("spec") if present is not None else None
-    if kept is not None and kept == slim.get("spec"):
-        slim["spec"] = kept
-    return slim
 
 
 def _uid(body: Body) -> str:

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import itertools
 import logging
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
@@ -53,30 +52,38 @@ class NoDiffBase(kopf.DiffBaseStorage):
 def build_registry(
     observe: Observe, login: Login, known: Known, heard: Heard, *, nodes: bool = False
 ) -> kopf.OperatorRegistry:
-    """A registry of our own with one event handler a kind."""
+    """A registry of our own with one event handler a kind.
+
+    What is to be done with an event is done by the handler's filter, which lets nothing pass. kopf calls
+    filters as they are; a handler costs it as much again as everything else about an event, for what we have
+    no use: progress, results, time limits, threads.
+    """
     registry = kopf.OperatorRegistry()
 
     def watch(kind: str) -> Any:
-        # A coroutine: kopf runs plain functions in threads.
-        async def seen(event: Any, **_: Any) -> None:
+        def taken(event: Any, **_: Any) -> bool:
             found, metadata = event["object"], event["object"]["metadata"]
             version = metadata.get("resourceVersion", "")
-            if event["type"] is None and known(
-                kind, metadata.get("namespace", ""), metadata.get("name", ""), version
-            ):
-                # What kopf lists at its start was listed just before: not to be copied and looked at again.
+            told_before = event["type"] is None or (kind == SESSION and event["type"] == "MODIFIED")
+            if told_before and known(kind, metadata.get("namespace", ""), metadata.get("name", ""), version):
+                # What kopf lists at its start was listed just before, and most changes of sessions are our
+                # own writes: not to be looked at again.
                 heard(kind, version)
-                return
-            observe(kind, plain(found), event["type"] == "DELETED")
+            else:
+                observe(kind, found, event["type"] == "DELETED")
+            return False
 
-        seen.__name__ = f"{kind.lower()}_seen"
-        return seen
+        return taken
+
+    async def never(**_: Any) -> None:
+        """kopf wants a handler for its filter."""
 
     for kind in (SESSION, AGENT, POOL):
-        kopf.on.event(GROUP, VERSION, RESOURCES[kind][1], registry=registry)(watch(kind))
-    kopf.on.event("", "v1", "pods", labels={LABEL_POOL: kopf.PRESENT}, registry=registry)(watch(POD))
+        kopf.on.event(GROUP, VERSION, RESOURCES[kind][1], registry=registry, when=watch(kind))(never)
+    pooled = {LABEL_POOL: kopf.PRESENT}
+    kopf.on.event("", "v1", "pods", labels=pooled, registry=registry, when=watch(POD))(never)
     if nodes:
-        kopf.on.event("", "v1", "nodes", registry=registry)(watch(NODE))
+        kopf.on.event("", "v1", "nodes", registry=registry, when=watch(NODE))(never)
 
     async def connect(**_: Any) -> kopf.ConnectionInfo:
         return connection(login)
@@ -88,13 +95,6 @@ def build_registry(
 
     kopf.on.startup(registry=registry)(configure)
     return registry
-
-
-def plain(value: Any) -> Any:
-    """A plain copy of kopf's views. Keys are the same few in every object: one text each is enough."""
-    if hasattr(value, "items"):
-        return {sys.intern(key): plain(item) for key, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 class KopfStuck(RuntimeError):
@@ -117,7 +117,7 @@ def tune(settings: kopf.OperatorSettings) -> None:
     settings.watching.client_timeout = 360
     settings.networking.request_timeout = 30
     settings.networking.error_backoffs = _Patience()
-    settings.queueing.idle_timeout = 0.1
+    settings.queueing.idle_timeout = 2.0
     # Only what is watched is asked for: no look at definitions or namespaces beyond kopf's first one.
     settings.scanning.disabled = False
 
@@ -191,7 +191,11 @@ async def run_kopf(
         # kopf does not wait for the connections that it closes.
         await asyncio.sleep(0.25)
 
-    watching = asyncio.ensure_future(asyncio.to_thread(lambda: asyncio.run(operate())))
+    def in_thread() -> None:
+        with asyncio.Runner(loop_factory=type(loop)) as runner:
+            runner.run(operate())
+
+    watching = asyncio.ensure_future(asyncio.to_thread(in_thread))
     stopping = asyncio.create_task(stop.wait(), name="stop kopf")
     try:
         await asyncio.wait({watching, stopping}, return_when=asyncio.FIRST_COMPLETED)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from parley_operator.api.constants import SESSION
 from parley_operator.api.v1alpha1 import text_at
-from parley_operator.domain.model import Placement, SessionReport, WorkerView
+from parley_operator.domain.model import Placement, SessionReport, SessionState, WorkerView
 from parley_operator.domain.observation import Fate, Subject
 from parley_operator.domain.recovery import attempt_floor
 from parley_operator.domain.subjects import bound_placement, subject_of
@@ -152,6 +152,14 @@ class PlacementBook:
             self._digests[subject.uid] = ticket.digest
 
     # -- reports
+
+    def foreseen(self, worker: str, report: SessionReport) -> bool:
+        """Whether it says only what the answer of the Admit says: that the worker has the session, and
+        connects."""
+        placement = self._placements.get(report.uid)
+        if placement is None or report.state is not SessionState.CONNECTING:
+            return False
+        return (placement.worker, placement.attempt, report.attempt) == (worker, 1, 1)
 
     def ended(self, worker: str, report: SessionReport) -> None:
         """Keep a final report until the status is written; of sessions that exist and are not over."""

@@ -10,6 +10,7 @@ from parley_operator.api.fields import FieldError
 from parley_operator.api.memo import ByIdentity
 from parley_operator.api.placement import SelectorSpec
 from parley_operator.api.v1alpha1 import (
+    AgentSpec,
     PoolRef,
     SessionSpec,
     parse_pool_spec,
@@ -53,13 +54,41 @@ async def gather_plan(
     except FieldError as error:
         return problem_of(error)
     # The trust rules that need no Secret come first: a session that breaks one makes nobody read any.
-    found = make_plan(subject, spec, agent, pool, Materials())
+    found = _judge(subject, spec, agent, pool)
     if isinstance(found, Problem) and found.reason in ("SecretNotFound", "ConfigMapNotFound"):
         found = make_plan(subject, spec, agent, pool, await _read(context, subject.namespace, needs))
     if isinstance(found, Problem):
         return found
     await context.revisions.store(context, subject.namespace, origin)
     return replace(found, origin=origin)
+
+
+class _Judged:
+    """What came of specs that were judged before, without any Secret: sessions of one template on one pool
+    are all judged alike. Specs are told apart as `ByIdentity` does."""
+
+    SIZE = 1024
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[object, ...], tuple[tuple[object, ...], Plan | Problem]] = {}
+
+    def __call__(
+        self, subject: Subject, spec: SessionSpec, agent: AgentSpec, pool: PoolView
+    ) -> Plan | Problem:
+        judged = (spec, agent, pool.spec)
+        key = (subject.namespace, pool.namespace, pool.name, *map(id, judged))
+        kept = self._kept.get(key)
+        if kept is not None:
+            return kept[1]
+        found = make_plan(subject, spec, agent, pool, Materials())
+        # Holding them keeps their ids from being given to others.
+        self._kept[key] = (judged, found)
+        if len(self._kept) > self.SIZE:
+            del self._kept[next(iter(self._kept))]
+        return found
+
+
+_judge = _Judged()
 
 
 async def _read(context: Context, namespace: str, needs: Needs) -> Materials:

@@ -107,7 +107,7 @@ class Reconciler:
             self._mark_deleted(uid)
         elif replaced and replaced != uid:
             self._mark_deleted(replaced)
-        if not deleted:
+        if not deleted and not self.sessions.own_write(uid, text_at(body, "metadata", "resourceVersion")):
             self._context.queue.add(key)
 
     def _is_deleted(self, uid: str) -> bool:
@@ -140,7 +140,8 @@ class Reconciler:
         if report is not None:
             if not report.live:
                 self.sessions.book.ended(worker, report)
-            queue.add(Key(SESSION, report.namespace, report.name))
+            if not self.sessions.book.foreseen(worker, report):
+                queue.add(Key(SESSION, report.namespace, report.name))
             if report.live and report.uid in self._deleted:
                 queue.add(Key(DOOM, "", report.uid))
         else:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from parley_operator.api.constants import AGENT, LABEL_AGENT, REVISION, SESSION, Body
 from parley_operator.api.fields import FieldError
+from parley_operator.api.memo import ByIdentity
 from parley_operator.api.v1alpha1 import AgentSpec, parse_agent_spec, spec_of, text_at
 from parley_operator.domain.canary import chosen_agent, kept_spec, revision_object, superfluous
 from parley_operator.domain.canary import revision_of as revision_of
@@ -29,6 +30,9 @@ log = logging.getLogger(__name__)
 # Specs of older states, read from the API server and kept in memory; the least recently used go first.
 _KEPT = 256
 _STORED = 4096
+
+_agent_spec = ByIdentity(parse_agent_spec, 256)
+_revision = ByIdentity(revision_of, 256)
 
 
 class Revisions:
@@ -67,7 +71,7 @@ class Revisions:
             # A canary that cannot be had costs no call: the agent's own status says what is wrong with it.
             if not isinstance(canary, Problem):
                 body, spec = canary
-        revision = revision_of(body)
+        revision = _revision(body)
         return spec, Origin(subject.generation, revision.agent, revision.name, revision.generation)
 
     async def _older(self, context: Context, namespace: str, name: str) -> AgentSpec | None:
@@ -152,6 +156,6 @@ def _read(context: Context, namespace: str, name: str) -> tuple[Mapping[str, obj
             "create it or name another",
         )
     try:
-        return body, parse_agent_spec(spec_of(body))
+        return body, _agent_spec(spec_of(body))
     except FieldError as error:
         return problem_of(error, "AgentInvalid", f"spec.agentRef: VoiceAgent {name}: ")

@@ -10,6 +10,7 @@ from parley_operator.api.constants import SESSION, Body
 from parley_operator.api.v1alpha1 import map_at, text_at
 from parley_operator.domain.checks import Problem
 from parley_operator.domain.decide import (
+    BIND_DELAY,
     Act,
     Decision,
     after_refusal,
@@ -56,6 +57,8 @@ class SessionReconciler:
         self._refusals: dict[str, Refusals] = {}
         # Since when sessions wait for a place, by both clocks.
         self._waiting: dict[str, tuple[float, float]] = {}
+        # Of those whose status is being written: the resource version that was heard of meanwhile.
+        self._writing: dict[str, str] = {}
         self.line = WaitingLine(context)
         self.fence = Fence(context)
         self.migrator = Migrator(context, self.book, self.fence)
@@ -73,6 +76,14 @@ class SessionReconciler:
     def check_anew(self) -> None:
         """Agents, pools or Secrets changed: those who wait are checked again."""
         self._accepted.clear()
+
+    def own_write(self, uid: str, version: str) -> bool:
+        """Whether it is for `_write` to say if this news of the session is its own doing: its answer may come
+        after the watch's event."""
+        if uid not in self._writing:
+            return False
+        self._writing[uid] = version
+        return True
 
     # -- reconcile
 
@@ -220,8 +231,11 @@ class SessionReconciler:
         known = self._context.cache.get(SESSION, key.namespace, key.name)
         if known is None or text_at(known, "metadata", "uid") != subject.uid:
             return False
+        written = ""
+        self._writing[subject.uid] = ""
         try:
             body = await self._context.store.patch_status(SESSION, known, decision.status)
+            written = text_at(body, "metadata", "resourceVersion") if body else ""
         except Conflict:
             # Somebody was faster, or an answer was lost and the repeated write found its own work.
             fresh = await self._context.store.get(SESSION, key.namespace, key.name)
@@ -231,6 +245,10 @@ class SessionReconciler:
                     self._over(subject.uid, reason, fresh)
             self._context.queue.add(key)
             return False
+        finally:
+            heard = self._writing.pop(subject.uid)
+            if heard not in ("", written):
+                self._context.queue.add(key)
         if body is None:
             self._context.cache.drop(SESSION, known)
             self._context.queue.add(Key(DOOM, "", subject.uid))
@@ -361,7 +379,8 @@ class SessionReconciler:
                 # Deleted while the worker was asked.
                 context.queue.add(Key(DOOM, "", uid))
                 return None
-            return 0.05
+            # The worker's report comes by itself; one that lost its place before is told of at once.
+            return BIND_DELAY if placement.attempt == 1 else 0.05
         if outcome.verdict is AdmitVerdict.ENDED:
             # It was there and is over already: its report, under way, says how it ended.
             self.book.remember(key, uid, replace(placement, confirmed=True, since=now))

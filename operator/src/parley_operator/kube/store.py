@@ -8,7 +8,6 @@ token read afresh; everything else becomes a `StoreError`, whose text never hold
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Self, cast
 from urllib.parse import quote
 
 import aiohttp
+import msgspec
 
 from parley_operator.api.constants import RESOURCES, Body
 from parley_operator.api.v1alpha1 import map_at, text_at
@@ -34,6 +34,8 @@ OURS = {"fieldManager": FIELD_MANAGER}
 _Bodies = list[Body]
 _REPEATED = {429, 500, 502, 503, 504}
 _LONGEST_PAUSE = 5.0
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,10 @@ class KubeStore:
     async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(ssl=self._login.ssl_context() or True, limit=64)
         self._http = aiohttp.ClientSession(
-            connector=connector, timeout=aiohttp.ClientTimeout(total=self._timeout), trust_env=False
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(total=self._timeout),
+            trust_env=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
         )
         self._token = self._login.token()
         return self
@@ -276,13 +281,13 @@ class KubeStore:
         headers = {"Accept": "application/json", "Content-Type": media}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
-        data = None if body is None else json.dumps(body).encode()
+        data = None if body is None else _encode(body)
         url = self._login.server + path
         async with self._http.request(verb, url, data=data, headers=headers, params=query) as response:
             raw = await response.read()
             try:
-                found = json.loads(raw) if raw else {}
-            except ValueError:
+                found = _decode(raw) if raw else {}
+            except msgspec.DecodeError:
                 found = {"message": "the answer is no JSON"}
             after = response.headers.get("Retry-After", "")
             seconds = float(after) if after.isdigit() else 0.0

@@ -25,6 +25,7 @@ class Metrics:
         self._duration = Histogram(
             p + "reconcile_duration_seconds", "Time of one look.", ("kind",), buckets=_FAST, registry=r
         )
+        self._looks: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
         self._queue = Gauge(p + "queue_depth", "Keys that wait to be looked at.", registry=r)
         self._placements = Counter(p + "placements_total", "Sessions given a place.", registry=r)
         self._placed_after = Histogram(
@@ -166,8 +167,12 @@ class Metrics:
         self._reaping.set(count)
 
     def reconciled(self, kind: str, outcome: str, seconds: float) -> None:
-        self._reconciles.labels(kind, outcome).inc()
-        self._duration.labels(kind).observe(seconds)
+        known = self._looks.get((kind, outcome))
+        if known is None:
+            known = self._reconciles.labels(kind, outcome), self._duration.labels(kind)
+            self._looks[kind, outcome] = known
+        known[0].inc()
+        known[1].observe(seconds)
 
     def queue_depth(self, depth: int) -> None:
         self._queue.set(depth)

@@ -33,6 +33,7 @@ from parley_operator.domain.model import (
 from parley_operator.ports import WorkerTarget
 
 from . import codec
+from .reports import Reports
 
 log = logging.getLogger(__name__)
 # How old, in seconds, the silence of a view may be.
@@ -132,6 +133,7 @@ class WorkerLink:
         self._channel = make_channel(target)
         self._stub = control_pb2_grpc.WorkerControlServiceStub(self._channel)
         self._heard = clock.monotonic()
+        self._heard_of = Reports()
         self._state = WorkerView(
             target.name,
             target.namespace,
@@ -251,21 +253,20 @@ class WorkerLink:
             self._lost = False
             self._restarted_at = float("-inf")
             snapshot = message.snapshot
-            sessions = {r.session.session_uid: codec.session_report(r) for r in snapshot.sessions}
+            self._heard_of = Reports(codec.session_report(r) for r in snapshot.sessions)
             self._state = replace(
                 self._with_worker(snapshot.worker),
                 instance_id=message.worker_instance_id,
-                sessions=sessions,
+                sessions=self._heard_of.by_uid,
                 connected=True,
             )
             self.snapshot_seen.set()
             self._changed(self.target.name, None)
-            for report in sessions.values():
+            for report in list(self._heard_of.by_uid.values()):
                 self._changed(self.target.name, report)
         elif kind == "session":
             report = codec.session_report(message.session)
-            self._state = replace(self._state, sessions={**self._state.sessions, report.uid: report})
-            self._trim()
+            self._heard_of.take(report)
             self._changed(self.target.name, report)
         elif kind == "worker":
             before = _facts(self._state)
@@ -287,16 +288,6 @@ class WorkerLink:
             sessions_total=max(0, report.sessions_total),
             memory_bytes=max(0, report.memory_bytes),
         )
-
-    def _trim(self) -> None:
-        """At most 1024 ended sessions are remembered, as the worker itself does; the oldest go first."""
-        if len(self._state.sessions) <= 1024:
-            return
-        ended = [r for r in self._state.sessions.values() if not r.live]
-        if len(ended) > 1024:
-            gone = {r.uid for r in sorted(ended, key=lambda r: r.end_time)[: len(ended) - 1024]}
-            kept = {uid: r for uid, r in self._state.sessions.items() if uid not in gone}
-            self._state = replace(self._state, sessions=kept)
 
     def _fence(self, instance_id: str) -> pb.Fence:
         return pb.Fence(leader_epoch=self._epoch, worker_instance_id=instance_id)
@@ -333,8 +324,7 @@ class WorkerLink:
         """The worker has no such attempt: what it said of it is old."""
         report = self._state.sessions.get(uid)
         if report is not None and report.live and report.attempt == attempt:
-            kept = {key: value for key, value in self._state.sessions.items() if key != uid}
-            self._state = replace(self._state, sessions=kept)
+            self._heard_of.drop(uid)
             self._changed(self.target.name, None)
 
     async def update(self, request: UpdateRequest) -> bool | None:
