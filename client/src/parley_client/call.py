@@ -422,10 +422,8 @@ class Call:
         self._audio.extendleft(reversed(again))
         self._media_bytes -= sum(self._codecs.length(frame) for frame in again)
         self.stats.frames_resent += len(again)
-        waiting = [
-            message for message in self._trail.unconfirmed(started.attempt) if message not in self._control
-        ]
-        self._control.extendleft(reversed(waiting))
+        said = self._trail.again(started.attempt, self._moving)
+        self._control.extendleft(m for m in reversed(said) if m not in self._control)
 
     async def _serve(self, leg: AttachedLeg) -> str:
         """Run one leg to its end; return why it ended. Raises what must not be resumed."""
@@ -514,6 +512,7 @@ class Call:
                     await leg.write(self._next_frame())
                     self.stats.frames_sent += 1
                 elif self._hangup is not None:
+                    self._trail.said(self._hangup)
                     await leg.write(self._hangup)
                     said = True
             self._outgoing.clear()

@@ -110,7 +110,13 @@ def event_from_pb(response: pb.ConverseResponse) -> Event | None:
             return Draining(response.draining.deadline_time.ToNanoseconds() / 1e9)
         case "moved":
             moved = response.moved
-            return Moved(moved.endpoint, moved.tls_server_name, moved.attempt, moved.resend_from)
+            return Moved(
+                moved.endpoint,
+                moved.tls_server_name,
+                moved.attempt,
+                moved.resend_from,
+                moved.resend_messages_from,
+            )
         case "transfer":
             return Transfer(response.transfer.target, response.transfer.note)
         case "ended":

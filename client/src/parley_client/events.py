@@ -106,6 +106,8 @@ class Moved:
     attempt: int
     resend_from: int = 0
     """Number of the first frame of the caller's audio that is sent again to the new worker; 0 for none."""
+    resend_messages_from: int = 0
+    """Number of the first other message that is sent again to the new worker; 0 when that is not known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from typing import Final
 
 from parley.media.v1 import media_pb2 as pb
@@ -21,6 +21,10 @@ LOOK_SECONDS: Final = 5.0
 TRY_SECONDS: Final = 5.0
 """One try to attach again: an address where nobody is does not always say so."""
 MAX_OUTPUTS: Final = 64
+MAX_AGAIN: Final = 256
+"""Messages that may be under way while the worker says where the session went; of more the newest."""
+AGAIN: Final = frozenset({"dtmf", "client_event", "tool_output", "clear"})
+"""Not what was played and heard: that is told on attaching."""
 FINISHED: Final = frozenset({"Completed", "Failed", "Cancelled"})
 
 
@@ -38,24 +42,36 @@ class Trail:
         self._seen = (0, 0)
         self._reach = Heard()
         self._outputs: OrderedDict[str, pb.ConverseRequest] = OrderedDict()
+        # Messages on the present stream: how many, and the newest of those that mean something elsewhere too.
+        self._messages = 0
+        self._newest: deque[tuple[int, pb.ConverseRequest]] = deque(maxlen=MAX_AGAIN)
 
     # What happens
 
     def said(self, request: pb.ConverseRequest) -> None:
         """A message goes out; results of functions are kept until the conversation shows them."""
+        self._messages += 1
+        if request.WhichOneof("message") in AGAIN:
+            self._newest.append((self._messages, request))
         if request.HasField("tool_output"):
             self._outputs[request.tool_output.call_id] = request
             while len(self._outputs) > MAX_OUTPUTS:
                 self._outputs.popitem(last=False)
 
-    def unconfirmed(self, attempt: int) -> list[pb.ConverseRequest]:
-        """What is to be said again to a worker of that attempt. None takes a result twice."""
-        return list(self._outputs.values()) if self._attempt not in (0, attempt) else []
+    def again(self, attempt: int, moved: Moved | None) -> list[pb.ConverseRequest]:
+        """What is to be said again to a worker of that attempt: results that nobody confirmed, of which none
+        takes one twice, and what the worker that named this one did not take any more."""
+        outputs = list(self._outputs.values()) if self._attempt not in (0, attempt) else []
+        first = moved.resend_messages_from if moved is not None else 0
+        lost = [request for number, request in self._newest if number >= first > 0]
+        return [request for request in outputs if request not in lost] + lost
 
     def attached(self, started: pb.Started) -> None:
         """A stream is attached."""
         self._uid, self._attempt = started.session_uid, started.attempt
         self._token = started.resume_token
+        self._messages = 0
+        self._newest.clear()
         self._found_attempt = max(self._found_attempt, started.attempt)
 
     def event(self, event: ConversationEvent) -> int | None:

@@ -235,7 +235,7 @@ def test_long_names_stay_valid(tools: Tools) -> None:
         "--set", "nats.enabled=true,localProvider.enabled=true,crds.enabled=false",
     ).stdout  # fmt: skip
     for manifest in documents(rendered):
-        longest = 253 if manifest["kind"].startswith("ClusterRole") else 63
+        longest = 253 if manifest["kind"].startswith(("ClusterRole", "Role")) else 63
         assert len(manifest["metadata"]["name"]) <= longest, manifest["metadata"]["name"]
         for value in manifest["metadata"].get("labels", {}).values():
             assert len(value) <= 63

@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from nats_reader import journal_of
@@ -102,6 +103,34 @@ async def test_what_is_said_while_a_session_moves_is_heard_once(tmp_path: Path) 
             assert await it.moved(first, "u", 1, moved)
             await speaking
             assert await guest.answered("heard") == "heard numbers 12 34 56"
+            assert len(guest.answers()) == 2
+            in_order(guest.numbers())
+
+
+async def test_what_a_program_says_before_it_hears_of_the_move_is_done_once(tmp_path: Path) -> None:
+    async with fleet(tmp_path) as it:
+        first, second = it.hosts
+        place = await it.admit(first, "u")
+        async with it.call("u", place) as guest:
+            await guest.remember()
+            leg = guest.call._leg
+            assert leg is not None
+            read = leg.read
+
+            async def late() -> Any:
+                response = await read()
+                if response is not None and response.HasField("moved"):
+                    # Under way to the old worker while its word is under way to us.
+                    await guest.ask("q2 recall")
+                    while guest.call._control:  # noqa: ASYNC110 - few rounds
+                        await asyncio.sleep(0.01)
+                return response
+
+            leg.read = late  # type: ignore[method-assign]
+            await it.migrate(first, second, "u")
+            await guest.until(lambda: guest.call.stats.moves == 1)
+            assert await guest.answered("a2") == "a2 alpha"
+            await guest.calm()
             assert len(guest.answers()) == 2
             in_order(guest.numbers())
 

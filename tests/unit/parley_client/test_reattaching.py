@@ -103,11 +103,11 @@ def test_results_of_functions_go_again_to_the_next_attempt_until_they_are_shown(
         trail.said(pb.ConverseRequest(tool_output=pb.ToolOutput(call_id=call_id)))
     trail.said(pb.ConverseRequest(dtmf=pb.Dtmf(digit="1")))
     trail.event(event(1, 1, item={"type": "function_call_output", "call_id": "c1"}))
-    assert trail.unconfirmed(1) == []
-    assert [m.tool_output.call_id for m in trail.unconfirmed(2)] == ["c2"]
+    assert trail.again(1, None) == []
+    assert [m.tool_output.call_id for m in trail.again(2, None)] == ["c2"]
     for number in range(MAX_OUTPUTS + 5):
         trail.said(pb.ConverseRequest(tool_output=pb.ToolOutput(call_id=f"n{number}")))
-    assert len(trail.unconfirmed(2)) == MAX_OUTPUTS
+    assert len(trail.again(2, None)) == MAX_OUTPUTS
 
 
 def said(tape: SentAudio, first: int, last: int) -> None:
@@ -141,3 +141,28 @@ def test_a_turn_is_said_again_until_its_words_are_known() -> None:
         tape.event("input_audio_buffer.speech_started")
         tape.event(known)
         assert tape.take_turn() == []
+
+
+def test_what_the_worker_that_moved_did_not_take_is_said_again_in_order() -> None:
+    trail = attached(Trail(HERE, None))
+    trail.said(pb.ConverseRequest(dtmf=pb.Dtmf(digit="1")))
+    trail.said(pb.ConverseRequest(mark_played=pb.MarkPlayed(name="m")))
+    trail.said(pb.ConverseRequest(dtmf=pb.Dtmf(digit="3")))
+    trail.said(pb.ConverseRequest(progress=pb.PlaybackProgress(item_id="i")))
+    trail.said(pb.ConverseRequest(tool_output=pb.ToolOutput(call_id="c5")))
+    trail.said(pb.ConverseRequest(clear=pb.ClearRequest()))
+
+    def again(first: int) -> list[str]:
+        moved = Moved("h:1", "", 2, 0, first)
+        return [str(m.WhichOneof("message")) for m in trail.again(2, moved)]
+
+    # What was heard there is told on attaching; a result goes once, though for two reasons.
+    assert again(2) == ["dtmf", "tool_output", "clear"]
+    assert again(6) == ["tool_output", "clear"]
+    assert again(7) == ["tool_output"]
+    # A worker of before this field, or one that nobody heard: only what none takes twice.
+    assert again(0) == ["tool_output"]
+    assert [m.WhichOneof("message") for m in trail.again(2, None)] == ["tool_output"]
+    # Each stream counts anew.
+    attached(trail, attempt=2)
+    assert again(1) == []

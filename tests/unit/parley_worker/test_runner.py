@@ -458,6 +458,25 @@ async def test_only_audio_that_no_turn_has_taken_is_said_again_elsewhere(
         assert moved.resend_from == 151 - again
 
 
+async def test_messages_that_come_after_the_word_where_to_go_are_to_be_sent_again() -> None:
+    async with running() as host:
+        host.attach(FakeLeg())
+        host.attach(leg := FakeLeg(), "token-1")
+        for number in range(3):
+            host.runner.leg_message(leg, ev.ClientEvent({"type": "response.cancel", "event_id": str(number)}))
+        host.runner.leg_message(leg, ev.Progress("i", 0, 0, 0))
+        host.journal.answer.set_result(True)
+        await asyncio.sleep(0.3)
+        given = await host.runner.migrate(0.5)
+        assert not isinstance(given, str)
+        assert host.runner.moved(ev.MovedAway("h:1", "", 2))
+        (moved,) = [message for message in leg.messages if isinstance(message, ev.MovedAway)]
+        assert moved.resend_messages_from == 5
+        told = len(leg.messages)
+        host.runner.leg_message(leg, ev.ClientEvent({"type": "response.create"}))
+        assert len(leg.messages) == told
+
+
 async def test_a_command_to_a_session_that_holds_still_is_not_lost() -> None:
     async with running() as host:
         host.attach(FakeLeg())

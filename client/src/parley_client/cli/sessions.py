@@ -3,6 +3,8 @@ service."""
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 from typing import Annotated
 
@@ -192,5 +194,9 @@ def _facts(seen: SessionView) -> dict[str, object]:
 
 
 def _write_secret(path: Path, text: str) -> None:
-    path.touch(mode=0o600)
-    path.write_text(text, encoding="utf-8")
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            # A file that was there before keeps its mode otherwise.
+            os.fchmod(descriptor, 0o600)
+        file.write(text)

@@ -272,6 +272,7 @@ def write(message: fx.ToLeg, worker_instance_id: str) -> pb.ConverseResponse:
                 tls_server_name=message.tls_server_name,
                 attempt=message.attempt,
                 resend_from=message.resend_from,
+                resend_messages_from=message.resend_messages_from,
             )
             return pb.ConverseResponse(moved=moved)
         case fx.Transfer(target, note):

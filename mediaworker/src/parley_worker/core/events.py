@@ -424,12 +424,14 @@ class Doubted:
 
 @dataclass(frozen=True, slots=True)
 class MovedAway:
-    """The caller is to attach there, and send its audio again from this frame on (0 for none)."""
+    """The caller is to attach there, and send its audio again from this frame on (0 for none), and its other
+    messages from that number on (0: not known)."""
 
     endpoint: str
     tls_server_name: str
     attempt: int
     resend_from: int = 0
+    resend_messages_from: int = 0
 
 
 @dataclass(frozen=True, slots=True)

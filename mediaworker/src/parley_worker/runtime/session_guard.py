@@ -30,6 +30,8 @@ class SessionGuard:
         self._queued = queued
         self._frames = 0
         self._seen = 0
+        self.messages = 0
+        """Of the present caller: how many came, audio not among them."""
 
     def handled(self, seconds: float, now: float, *, small: bool = False) -> bool:
         """An event was handled in so much time. `small`: it let nothing wait that is worth looking at."""
@@ -53,10 +55,12 @@ class SessionGuard:
 
     def caller_message(self, now: float) -> bool:
         """The caller sent something other than audio."""
+        self.messages += 1
         return self._holds(self._budget.caller_message(now))
 
     def attached(self, now: float) -> bool:
         """The caller attached."""
+        self.messages = 0
         return self._holds(self._budget.caller_message(now, ATTACH_MESSAGES))
 
     def caller_frame(self, now: float) -> bool:

@@ -165,9 +165,9 @@ class SessionRunner:
             self.doubt()
             return False
         if not still.left:
-            resend_from = still.resend_from
+            to = replace(to, resend_from=still.resend_from, resend_messages_from=self._guard.messages + 1)
             still.leave(lambda: self.depart("moved"))
-            self._feed(replace(to, resend_from=resend_from))
+            self._feed(to)
             if self._media.leg is None:
                 self.depart("moved")
         return True

@@ -57,14 +57,15 @@ class Gate:
                 "authorization: is missing; send `authorization: Bearer TOKEN` with a Kubernetes token",
                 "authorization",
             )
-        if self._bad.left(peer, self._clock.monotonic()) < 1:
+        # The token itself is not kept.
+        key = sha256(token.encode(errors="replace")).hexdigest()
+        # Others behind the same address may send what they like: who is known stays known.
+        if self._callers.kept(key) is None and self._bad.left(peer, self._clock.monotonic()) < 1:
             raise Fault(
                 FaultCode.EXHAUSTED,
                 "too-many-bad-tokens",
                 "too many tokens that are nobody's; try again in a second",
             )
-        # The token itself is not kept.
-        key = sha256(token.encode(errors="replace")).hexdigest()
         found = await self._answer(self._callers, key, lambda: self._reviews.identify(token))
         if found is None:
             self._bad.take(peer, self._clock.monotonic())
@@ -121,6 +122,11 @@ class _Answers(Generic[T]):
         self._good = good
         self._kept: OrderedDict[str, tuple[float, T]] = OrderedDict()
         self._asking: dict[str, asyncio.Event] = {}
+
+    def kept(self, key: str) -> T | None:
+        """The answer as far as it is known and still holds."""
+        kept = self._kept.get(key)
+        return kept[1] if kept is not None and self._clock.monotonic() < kept[0] else None
 
     async def get(self, key: str, ask: Callable[[], Awaitable[T]]) -> T:
         while True:

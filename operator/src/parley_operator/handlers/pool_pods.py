@@ -37,6 +37,7 @@ from parley_operator.ports import WorkerTarget
 
 from .authority import Authority
 from .context import Context
+from .heartbeats import NodeHeartbeats
 from .queue import Key
 
 
@@ -47,6 +48,7 @@ class PoolPods:
         self._context = context
         self._authority = authority
         self._nodes: dict[str, NodeView] = {}
+        self.heartbeats = NodeHeartbeats(context, self._pods_of_node)
 
     # -- what is seen
 
@@ -74,6 +76,9 @@ class PoolPods:
             self._nodes.pop(name, None)
         else:
             self._nodes[name] = view
+        self._pods_of_node(name)
+
+    def _pods_of_node(self, name: str) -> None:
         for _, pod in self._context.cache.of_kind(POD):
             if text_at(pod, "spec", "nodeName") == name:
                 self.pod_seen(pod, deleted=False)
@@ -104,7 +109,7 @@ class PoolPods:
             dead=container_down(body),
             restarts=restarts_of(body),
             vouched=vouched(body),
-            unreachable=node_lost(body),
+            unreachable=node_lost(body) or self.heartbeats.lost(node),
             revision=revision_of(body),
             zone=found.zone if found else "",
             labels={k: str(v) for k, v in labels.items() if k not in (LABEL_BUSY, LABEL_DRAINING)},

@@ -61,6 +61,10 @@ class PoolReconciler:
     def node_seen(self, body: Body, deleted: bool) -> None:
         self._pods.node_seen(body, deleted)
 
+    async def watch_nodes(self) -> None:
+        """Ask after the nodes of silent workers, until cancelled."""
+        await self._pods.heartbeats.run()
+
     async def reconcile(self, key: Key) -> float | None:
         body = self._context.cache.get(POOL, key.namespace, key.name)
         if body is None or "deletionTimestamp" in metadata_of(body):

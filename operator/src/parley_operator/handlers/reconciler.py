@@ -186,6 +186,8 @@ class Reconciler:
                     group.create_task(self._work())
                 group.create_task(self._tick())
                 group.create_task(self._context.reaper.run())
+                if self._pools is not None and self._context.settings.nodes:
+                    group.create_task(self._pools.watch_nodes())
                 if self._context.event_level is not EventLevel.NONE:
                     group.create_task(self._context.events.run())
         finally:

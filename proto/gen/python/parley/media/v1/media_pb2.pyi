@@ -898,6 +898,7 @@ class Moved(_message.Message):
     TLS_SERVER_NAME_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
     RESEND_FROM_FIELD_NUMBER: _builtins.int
+    RESEND_MESSAGES_FROM_FIELD_NUMBER: _builtins.int
     endpoint: _builtins.str
     """host:port of the new worker."""
     tls_server_name: _builtins.str
@@ -908,6 +909,10 @@ class Moved(_message.Message):
     """Sequence of the first frame of the caller's audio that is to be sent again to the new worker, as fast as the caller
     likes: this one did not pass it on, or not surely. 0 for none.
     """
+    resend_messages_from: _builtins.int
+    """Number of the first of the caller's other messages that is to be sent again to the new worker: this one took those
+    before it, and none from there on. Counted from 1 after Start, audio not among them. 0: not known.
+    """
     def __init__(
         self,
         *,
@@ -915,10 +920,11 @@ class Moved(_message.Message):
         tls_server_name: _builtins.str = ...,
         attempt: _builtins.int = ...,
         resend_from: _builtins.int = ...,
+        resend_messages_from: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "endpoint", b"endpoint", "resend_from", b"resend_from", "tls_server_name", b"tls_server_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "endpoint", b"endpoint", "resend_from", b"resend_from", "resend_messages_from", b"resend_messages_from", "tls_server_name", b"tls_server_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
