@@ -370,6 +370,9 @@ async def test_tokens_are_asked_about_once_at_a_time_and_bad_ones_are_counted() 
         reasons.add((await fault_of(desks.gate.caller(f"guess-{number}", "6.6.6.6"))).reason)
     assert reasons == {"token-refused", "too-many-bad-tokens"}
     assert len(desks.reviews.asked) == 1 + 20
+    # Who is known stays known behind the same address; who is not has to wait.
+    assert await desks.gate.caller("alice-token", "6.6.6.6") == ALICE
+    assert (await fault_of(desks.gate.caller("bob-token", "6.6.6.6"))).reason == "too-many-bad-tokens"
     assert await desks.gate.caller("bob-token", "1.2.3.4") == BOB
     assert (await fault_of(desks.gate.caller("", "1.2.3.4"))).reason == "token-missing"
 
