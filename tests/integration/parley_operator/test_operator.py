@@ -442,7 +442,8 @@ async def test_the_charts_rights_are_enough(cluster: Cluster, tmp_path: Path) ->
     for body in chart_rules(cluster.namespace):
         if body["kind"].endswith("Binding"):
             body["subjects"] = [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": PLAIN_USER}]
-        where = f"/namespaces/{cluster.namespace}" if "namespace" in body["metadata"] else ""
+        space = body["metadata"].get("namespace", "")
+        where = f"/namespaces/{space}" if space else ""
         path = f"/apis/rbac.authorization.k8s.io/v1{where}/{body['kind'].lower()}s"
         answer = await cluster.store._request("POST", path, body=body)
         assert answer.status == 201, answer.body
