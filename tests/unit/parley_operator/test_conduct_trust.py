@@ -13,7 +13,7 @@ from parley_operator.api.v1alpha1 import parse_session_spec as parse_session
 from parley_operator.domain.checks import Problem, SecretView
 from parley_operator.domain.conduct import Conduct, Materials, Needs
 from parley_operator.domain.model import AdmitRequest
-from parley_operator.domain.observation import Plan, Subject
+from parley_operator.domain.observation import Plan
 from parley_operator.domain.subjects import PoolView, make_plan, needs_of
 from parley_operator.workers.codec import admit_message
 
@@ -70,7 +70,7 @@ def plan(
     given: Materials = GIVEN,
 ) -> Plan | Problem:
     who, what, where = parts(agent, spec, pool)
-    return make_plan(Subject("ns", "s", "u", 1, 0.0, what), what, who, where, given)
+    return make_plan("ns", what, who, where, given)
 
 
 def tool(**route: Any) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from parley_operator.domain.checks import (
 from parley_operator.domain.conduct import Materials
 from parley_operator.domain.hosts import canonical_host, is_forbidden, is_loopback, parse_url
 from parley_operator.domain.merge import deep_merge, merge_provider, provider_headers, session_object
-from parley_operator.domain.observation import Plan, Subject
+from parley_operator.domain.observation import Plan
 from parley_operator.domain.subjects import PoolView, make_plan
 
 
@@ -224,10 +224,7 @@ def test_what_no_header_can_carry_is_refused_with_its_field(bad: str) -> None:
 
 def test_openai_needs_a_key() -> None:
     agent = parse_agent_spec({"provider": {"type": "openai"}})
-    subject = Subject("ns", "s", "u", 1, 0.0, None)
-    found = make_plan(
-        subject, SessionSpec(agent_ref="a"), agent, PoolView("ns", "p", PoolSpec()), Materials()
-    )
+    found = make_plan("ns", SessionSpec(agent_ref="a"), agent, PoolView("ns", "p", PoolSpec()), Materials())
     assert isinstance(found, Problem)
     assert found.reason == "CredentialsMissing"
 
@@ -241,9 +238,8 @@ def test_a_plan_holds_what_the_worker_runs() -> None:
             "speaksFirst": True,
         }
     )
-    subject = Subject("ns", "s", "u", 1, 0.0, None)
     spec = SessionSpec(agent_ref="a", session={"instructions": "Bye"})
-    found = make_plan(subject, spec, agent, PoolView("ns", "p", PoolSpec()), Materials({"key": secret()}))
+    found = make_plan("ns", spec, agent, PoolView("ns", "p", PoolSpec()), Materials({"key": secret()}))
     assert isinstance(found, Plan)
     assert found.provider.url == "wss://api.openai.com/v1/realtime"
     assert found.provider.api_key.reveal() == "sk-1234"

@@ -156,6 +156,12 @@ def _deleting(seen: Observation) -> Decision:
     return Decision(status=_ending(seen, EndReason.TERMINATED, "the VoiceSession was deleted", []))
 
 
+def bind_delay(placement: Placement) -> float:
+    """Seconds that the status waits for the worker's word. A caller waits for a session that was lost: where
+    it is now is told at once."""
+    return 0.0 if placement.attempt > 1 else BIND_DELAY
+
+
 def _placed(seen: Observation, placement: Placement) -> Decision:
     report = seen.report
     if report is not None and not report.live:
@@ -168,8 +174,7 @@ def _placed(seen: Observation, placement: Placement) -> Decision:
     if lost:
         return _recover(seen, placement, Loss(EndReason.WORKER_LOST, lost))
     waited = seen.now - placement.since
-    # A caller waits for a session that was lost: where it is now is told at once.
-    delay = 0.0 if placement.attempt > 1 else BIND_DELAY
+    delay = bind_delay(placement)
     if report is None and seen.fate is Fate.ANSWERS:
         if waited > REPORT_GRACE:
             words = f"worker {placement.worker} does not know the session; its journal tells how far it came"

@@ -132,10 +132,10 @@ def needs_of(agent: AgentSpec, spec: SessionSpec) -> Needs:
 
 
 def make_plan(
-    subject: Subject, spec: SessionSpec, agent: AgentSpec, pool: PoolView, given: Materials
+    namespace: str, spec: SessionSpec, agent: AgentSpec, pool: PoolView, given: Materials
 ) -> Plan | Problem:
-    """Apply every trust rule; a plan is a session that may be placed."""
-    outside = check_namespace(pool.spec, pool.name, pool.namespace, subject.namespace)
+    """Apply every trust rule for a session of the namespace; a plan is a session that may be placed."""
+    outside = check_namespace(pool.spec, pool.name, pool.namespace, namespace)
     if outside:
         return outside
     field_path = (
@@ -161,7 +161,7 @@ def make_plan(
         if plain:
             return plain
         secret = given.secrets.get(provider.credentials.name)
-        found = check_credentials(provider.credentials, secret, subject.namespace, endpoint, where)
+        found = check_credentials(provider.credentials, secret, namespace, endpoint, where)
         if isinstance(found, Problem):
             return found
         key = found
@@ -171,7 +171,7 @@ def make_plan(
             f"{where}.credentialsSecretRef: is required for type {provider.type}; name a Secret that holds "
             f"the API key",
         )
-    conduct = plan_conduct(agent, spec, pool.spec, subject.namespace, given)
+    conduct = plan_conduct(agent, spec, pool.spec, namespace, given)
     if isinstance(conduct, Problem):
         return conduct
     target = ProviderTarget(

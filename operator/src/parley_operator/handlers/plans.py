@@ -54,9 +54,11 @@ async def gather_plan(
     except FieldError as error:
         return problem_of(error)
     # The trust rules that need no Secret come first: a session that breaks one makes nobody read any.
-    found = _judge(subject, spec, agent, pool)
+    found = _judge(subject.namespace, spec, agent, pool)
     if isinstance(found, Problem) and found.reason in ("SecretNotFound", "ConfigMapNotFound"):
-        found = make_plan(subject, spec, agent, pool, await _read(context, subject.namespace, needs))
+        found = make_plan(
+            subject.namespace, spec, agent, pool, await _read(context, subject.namespace, needs)
+        )
     if isinstance(found, Problem):
         return found
     await context.revisions.store(context, subject.namespace, origin)
@@ -72,15 +74,13 @@ class _Judged:
     def __init__(self) -> None:
         self._kept: dict[tuple[object, ...], tuple[tuple[object, ...], Plan | Problem]] = {}
 
-    def __call__(
-        self, subject: Subject, spec: SessionSpec, agent: AgentSpec, pool: PoolView
-    ) -> Plan | Problem:
+    def __call__(self, namespace: str, spec: SessionSpec, agent: AgentSpec, pool: PoolView) -> Plan | Problem:
         judged = (spec, agent, pool.spec)
-        key = (subject.namespace, pool.namespace, pool.name, *map(id, judged))
+        key = (namespace, pool.namespace, pool.name, *map(id, judged))
         kept = self._kept.get(key)
         if kept is not None:
             return kept[1]
-        found = make_plan(subject, spec, agent, pool, Materials())
+        found = make_plan(namespace, spec, agent, pool, Materials())
         # Holding them keeps their ids from being given to others.
         self._kept[key] = (judged, found)
         if len(self._kept) > self.SIZE:

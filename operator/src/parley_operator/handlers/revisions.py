@@ -105,7 +105,7 @@ class Revisions:
         if key in self._stored:
             return
         body = context.cache.get(AGENT, namespace, origin.agent)
-        if body is None or revision_of(body).name != origin.agent_revision:
+        if body is None or _revision(body).name != origin.agent_revision:
             return
         try:
             await context.store.create(REVISION, revision_object(body, revision_of(body)))

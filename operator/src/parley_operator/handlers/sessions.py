@@ -10,11 +10,11 @@ from parley_operator.api.constants import SESSION, Body
 from parley_operator.api.v1alpha1 import map_at, text_at
 from parley_operator.domain.checks import Problem
 from parley_operator.domain.decide import (
-    BIND_DELAY,
     Act,
     Decision,
     after_refusal,
     asking,
+    bind_delay,
     decide,
     queue_deadline,
 )
@@ -379,8 +379,7 @@ class SessionReconciler:
                 # Deleted while the worker was asked.
                 context.queue.add(Key(DOOM, "", uid))
                 return None
-            # The worker's report comes by itself; one that lost its place before is told of at once.
-            return BIND_DELAY if placement.attempt == 1 else 0.05
+            return max(0.05, bind_delay(placement))
         if outcome.verdict is AdmitVerdict.ENDED:
             # It was there and is over already: its report, under way, says how it ended.
             self.book.remember(key, uid, replace(placement, confirmed=True, since=now))
