@@ -13,11 +13,11 @@ from cluster_fixture import Cluster, ClusterError, wait_for
 HOST_PORT = 18480
 PYTHON = "/opt/parley/bin/python"
 NATIVE = {
-    "operator": "grpc, cryptography.x509, yaml",
+    "operator": "grpc, cryptography.x509, msgspec, uvloop, yaml",
     "worker": "grpc, cryptography.x509, numpy, obstore, soundfile, soxr, uvloop",
 }
 OPERATOR_ONLY = {"kopf"}
-WORKER_ONLY = {"nats-py", "numpy", "obstore", "soundfile", "soxr", "uvloop", "websockets"}
+WORKER_ONLY = {"nats-py", "numpy", "obstore", "soundfile", "soxr", "websockets"}
 NEITHER = {
     "pip",
     "setuptools",
@@ -129,7 +129,7 @@ def test_an_image_holds_its_own_packages_and_not_the_other_sides(
     cluster: Cluster, namespace: str, image: str, own: set[str], others: set[str]
 ) -> None:
     packages = set(json.loads(python(cluster, namespace, image, LIST_PACKAGES)))
-    assert packages >= own | {"parley", "grpcio", "prometheus-client"}
+    assert packages >= own | {"parley", "grpcio", "msgspec", "prometheus-client", "uvloop"}
     assert not packages & (others | NEITHER)
     modules = {"operator": "parley_worker", "worker": "parley_operator"}
     with pytest.raises(ClusterError, match="ModuleNotFoundError"):
