@@ -377,18 +377,36 @@ async def test_a_changed_pool_gets_new_pods_first(cluster: Cluster) -> None:
         assert first.drains
 
 
-async def test_the_default_pool_is_applied_from_its_file(cluster: Cluster, tmp_path: Path) -> None:
+async def test_the_default_pool_is_applied_from_its_file_and_may_be_scaled(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """Another leader sets the number of workers again only where the file asks for another one."""
     file = tmp_path / "pool.yaml"
-    spec = {**POOL_SPEC, "replicas": 0}
-    file.write_text(yaml.safe_dump({**MERGE, "kind": POOL, "metadata": {"name": "default"}, "spec": spec}))
+
+    def write(replicas: int, capacity: int) -> None:
+        spec = {**POOL_SPEC, "replicas": replicas, "sessionsPerWorker": capacity}
+        body = {**MERGE, "kind": POOL, "metadata": {"name": "default"}, "spec": spec}
+        file.write_text(yaml.safe_dump(body))
+
+    async def sizes(replicas: int, capacity: int) -> None:
+        async def there() -> bool:
+            body = await cluster.get(POOL, "default")
+            found = body["spec"] if body is not None else {}
+            return (found.get("replicas"), found.get("sessionsPerWorker")) == (replicas, capacity)
+
+        await until(there, f"{replicas} workers of {capacity} places")
+
+    write(0, 2)
     async with running(cluster, DEFAULT_POOL_FILE=str(file)):
-
-        async def there() -> Any:
-            return await cluster.get(POOL, "default")
-
-        body = await until(there, "the pool is made")
-        assert body["spec"]["replicas"] == 0
+        await sizes(0, 2)
         await cluster.looked_after()
+    await cluster.store.patch(POOL, cluster.namespace, "default", {"spec": {"replicas": 1}})
+    write(0, 3)
+    async with running(cluster, DEFAULT_POOL_FILE=str(file)):
+        await sizes(1, 3)
+    write(2, 3)
+    async with running(cluster, DEFAULT_POOL_FILE=str(file)):
+        await sizes(2, 3)
 
 
 async def test_another_certificate_cannot_control_a_worker(cluster: Cluster) -> None:

@@ -54,6 +54,8 @@ ANNOTATION_MEDIA_PORT: Final = f"{GROUP}/media-port"
 # On a pod that is to go: when its sessions must be over, and why it goes.
 ANNOTATION_DRAIN_DEADLINE: Final = f"{GROUP}/drain-deadline"
 ANNOTATION_DRAIN_REASON: Final = f"{GROUP}/drain-reason"
+# On the default pool: the number of workers that the file it is applied from asks for.
+ANNOTATION_CHART_REPLICAS: Final = f"{GROUP}/chart-replicas"
 # Of the cluster autoscaler.
 ANNOTATION_SAFE_TO_EVICT: Final = "cluster-autoscaler.kubernetes.io/safe-to-evict"
 # On the ticket Secret: which worker instance was asked, so that a restarted operator asks the same one again.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from parley_operator.api.constants import API_VERSION, CONFIG_MAP, POOL, Body
+from parley_operator.api.constants import ANNOTATION_CHART_REPLICAS, API_VERSION, CONFIG_MAP, POOL, Body
 from parley_operator.api.v1alpha1 import map_at, text_at
 from parley_operator.ports import Store, StoreError
 
@@ -22,13 +22,34 @@ async def apply_default_pool(store: Store, file: Path | None, namespace: str, ow
         try:
             pool = _read_pool(file, namespace)
             await _own(store, pool, namespace, owner)
-            await store.apply(POOL, pool)
+            await store.apply(POOL, scaled(pool, await _present(store, pool)))
         except (StoreError, ValueError) as error:
             log.error("default pool: %s", error)
             await asyncio.sleep(_RETRY)
         else:
             log.info("default pool %s applied", text_at(pool, "metadata", "name"))
             return
+
+
+def scaled(pool: Body, present: Body | None) -> Body:
+    """What to apply: whoever scaled the pool since is overruled only by another number in the file."""
+    spec, metadata = map_at(pool, "spec"), map_at(pool, "metadata")
+    if "replicas" not in spec:
+        return pool
+    told = str(spec["replicas"])
+    metadata["annotations"] = {**map_at(metadata, "annotations"), ANNOTATION_CHART_REPLICAS: told}
+    if present is not None and text_at(present, "metadata", "annotations", ANNOTATION_CHART_REPLICAS) == told:
+        now = map_at(present, "spec").get("replicas")
+        spec = {key: value for key, value in spec.items() if key != "replicas"}
+        if now is not None:
+            spec["replicas"] = now
+            # Scaled once more meanwhile: the API server refuses, and all is read again.
+            metadata["resourceVersion"] = text_at(present, "metadata", "resourceVersion")
+    return {**pool, "metadata": metadata, "spec": spec}
+
+
+async def _present(store: Store, pool: Body) -> Body | None:
+    return await store.get(POOL, text_at(pool, "metadata", "namespace"), text_at(pool, "metadata", "name"))
 
 
 async def _own(store: Store, pool: Body, namespace: str, name: str) -> None:
