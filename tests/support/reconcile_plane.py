@@ -12,6 +12,7 @@ from parley_operator.domain.model import (
     AdmitOutcome,
     AdmitRequest,
     AdmitVerdict,
+    LastWord,
     MigrateOutcome,
     Placement,
     SessionReport,
@@ -119,6 +120,8 @@ class Links:
     migrates: list[tuple[str, str, int]] = field(default_factory=list)
     moves: list[tuple[str, int, str, int]] = field(default_factory=list)
     moved_answer: bool | None = True
+    last_words: list[tuple[str, LastWord]] = field(default_factory=list)
+    takes_last_words: bool | None = True
     hand_over: Callable[[str], MigrateOutcome] = lambda worker: MigrateOutcome(
         True, ready=True, hand_over="{}"
     )
@@ -161,6 +164,10 @@ class Links:
         self.drains.append(worker)
         self.deadlines.append((worker, timeout, exactly))
         return True
+
+    async def record_end(self, worker: str, word: LastWord) -> bool | None:
+        self.last_words.append((worker, word))
+        return self.takes_last_words
 
     async def migrate(self, worker: str, uid: str, attempt: int, patience: float) -> MigrateOutcome:
         self.migrates.append((worker, uid, attempt))

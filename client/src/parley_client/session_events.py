@@ -23,9 +23,6 @@ CONNECT_TIMEOUT: Final = 5.0
 # What becomes of a recording is told when its file is complete: after the session has ended.
 RECORDED: Final = frozenset({"recording-finished", "recording-failed"})
 FETCH_SECONDS: Final = 1.0
-LOST: Final = frozenset({"ShardLost", "WorkerLost"})
-"""Ends of a placement, after which the session may go on elsewhere."""
-GOES_ON_SECONDS: Final = 15.0
 _COMMON: Final = frozenset(
     {"namespace", "name", "sessionUid", "attempt", "sequence", "occurTime", "worker", "workerInstanceId"}
 )
@@ -91,7 +88,7 @@ async def read_events(
 ) -> AsyncIterator[SessionEvent]:
     """Give out a session's events in order, until `ended` unless `follow` goes on without it.
 
-    After the `ended` of a lost worker those of the next one are waited for.
+    `attempt-lost` is no end: what the next worker tells comes after it.
 
     Args:
         url: NATS server, such as `nats://127.0.0.1:4222`; credentials may be in it.
@@ -109,8 +106,8 @@ async def read_events(
     client = await _connect(url)
     try:
         subscription = await _subscribe(client, url, f"parley.events.{namespace}.{uid}.>", from_start)
-        quiet, over, told, lost = 0.0, False, False, False
-        while not (over and (told or quiet >= recorded)) and not (lost and quiet >= GOES_ON_SECONDS):
+        quiet, over, told = 0.0, False, False
+        while not (over and (told or quiet >= recorded)):
             try:
                 messages = await subscription.fetch(64, timeout=FETCH_SECONDS)
             except nats.errors.TimeoutError:
@@ -127,8 +124,7 @@ async def read_events(
                     continue
                 yield event
                 told = told or event.type in RECORDED
-                lost = event.type == "ended" and event.fields.get("reason") in LOST
-                over = over or (event.type == "ended" and not lost)
+                over = over or event.type == "ended"
                 if over and (told or not recorded):
                     return
     finally:

@@ -81,6 +81,7 @@ class ShardedApp:
             identity=identity(settings, self.instance),
             registry=self.front,
             spawn=self.supervisor.spawn,
+            last_word=self._ends.add if self._ends is not None else None,
             drain=self.drain,
             sink=self.front,
             metrics=metrics,

@@ -11,6 +11,7 @@ from .api.constants import Body
 from .domain.model import (
     AdmitOutcome,
     AdmitRequest,
+    LastWord,
     MigrateOutcome,
     Placement,
     UpdateRequest,
@@ -200,6 +201,13 @@ class WorkerLinks(Protocol):
         """Tell an attempt that lives at `worker` where the session is now, so that its callers follow.
 
         True: told; False: not there, or it has gone on; None: no answer.
+        """
+        ...
+
+    async def record_end(self, worker: str, word: LastWord) -> bool | None:
+        """Have a worker write the end of a session that was lost to its events and its journal.
+
+        True: it sees to it; False: it cannot; None: no answer.
         """
         ...
 

@@ -9,10 +9,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from grpc.aio import AioRpcError
 from nats.js import api
 from nats_server import NatsServer, stored
+from parley.control.v1 import control_pb2 as pb
 from parley_worker.codec import events_pb
-from parley_worker.core.lost import LostSession
+from parley_worker.core.lost import Closing, LostSession
 from parley_worker.core.model import EndReason, SessionKey, SessionReport, SessionState, Usage
 from parley_worker.core.records import EventRecord, RecordKind
 from parley_worker.telemetry.process_metrics import SupervisorMetrics
@@ -37,7 +39,13 @@ async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
     await server.kill()
 
 
-def lost(key: SessionKey = KEY, *, privacy: bool = False, recorded: bool = False) -> LostSession:
+def lost(
+    key: SessionKey = KEY,
+    *,
+    privacy: bool = False,
+    recorded: bool = False,
+    closing: Closing = Closing.SESSION,
+) -> LostSession:
     report = SessionReport(
         key,
         SessionState.ENDED,
@@ -47,7 +55,7 @@ def lost(key: SessionKey = KEY, *, privacy: bool = False, recorded: bool = False
         ended_at=1_700_000_009.5,
         usage=Usage(input_tokens=7),
     )
-    return LostSession(report, privacy, recorded)
+    return LostSession(report, privacy, recorded, closing)
 
 
 def record(kind: RecordKind, number: int, type_: str = "", attempt: int = 1) -> EventRecord:
@@ -172,3 +180,64 @@ async def test_a_killed_shards_records_end_with_shard_lost(server: NatsServer) -
         got = await stored(server, stream)
         assert [m[0] for m in got] == [f"u1.1.{mark}{n}" for n in range(1, len(got) + 1)]
         assert b"ShardLost" in got[-1][2]
+
+
+async def types(server: NatsServer) -> list[str]:
+    """Attempt and type of every event, in order."""
+    found = [json.loads(m[2])["attempt"] for m in await stored(server, "PARLEY_EVENTS")]
+    words = [m[1].rpartition(".")[2] for m in await stored(server, "PARLEY_EVENTS")]
+    return [f"{attempt} {word}" for attempt, word in zip(found, words, strict=True)]
+
+
+async def test_a_session_that_goes_on_is_told_to_end_once_and_last(server: NatsServer) -> None:
+    await write(server, record("event", 1), record("journal", 1))
+    third = SessionKey("ns", "call", "u1", 3)
+    async with ends(server.url) as (made, _):
+        made.add(lost(closing=Closing.ATTEMPT))
+        assert await made.close(10) == 0
+        assert await types(server) == ["1 speech-started", "1 attempt-lost"]
+        assert await ids(server, "PARLEY_JOURNAL") == ["u1.1.1"]
+        for _ in range(2):
+            made.add(lost(third, closing=Closing.LAST_WORD))
+            assert await made.close(10) == 0
+    assert await types(server) == ["1 speech-started", "1 attempt-lost", "3 ended"]
+    assert await ids(server, "PARLEY_JOURNAL") == ["u1.1.1", "u1.3.1"]
+
+
+async def test_the_last_word_says_nothing_after_an_end(server: NatsServer) -> None:
+    await write(server, record("event", 1, "ended"), record("journal", 1, "session_ended"))
+    async with ends(server.url) as (made, _):
+        made.add(lost(SessionKey("ns", "call", "u1", 2), closing=Closing.LAST_WORD))
+        assert await made.close(10) == 0
+    assert await types(server) == ["1 ended"]
+    assert await ids(server, "PARLEY_JOURNAL") == ["u1.1.1"]
+
+
+async def test_a_killed_shard_says_what_was_lost_and_the_control_plane_has_the_last_word(
+    server: NatsServer,
+) -> None:
+    async with scripted(idle) as script, sharded(1, nats_url=server.url) as worker:
+        await worker.admit(script.url, "u1", recovery=pb.Recovery(restore=True, outlives_worker=True))
+        await worker.watch.until(lambda: bool(worker.watch.of("u1")[-1].web_socket_id))
+        await asyncio.sleep(1)
+        kill(worker.pids[0])
+        assert (await worker.watch.end_of("u1", timeout=2)).end_reason == "ShardLost"
+        await worker.written(1)
+        assert (await types(server))[-1] == "1 attempt-lost"
+        request = pb.RecordEndRequest(
+            session=pb.SessionRef(namespace="default", name="call", session_uid="u1", attempt=2),
+            fence=worker.operator.fence(),
+            reason="ShardLost",
+            message="no worker took the session over in time",
+        )
+        with pytest.raises(AioRpcError, match="end_time"):
+            await worker.operator.stub.RecordEnd(request, timeout=5)
+        request.end_time.GetCurrentTime()
+        assert (await worker.operator.stub.RecordEnd(request, timeout=5)).taken
+        await worker.written(2)
+    words = await types(server)
+    assert words[-2:] == ["1 attempt-lost", "2 ended"]
+    assert sum(word.endswith(" ended") for word in words) == 1
+    assert (
+        json.loads((await stored(server, "PARLEY_JOURNAL"))[-1][2])["sessionEnded"]["reason"] == "ShardLost"
+    )

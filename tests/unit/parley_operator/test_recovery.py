@@ -398,3 +398,50 @@ async def test_a_clock_that_leaps_ends_no_recovery(plane: Plane, leap: float) ->
     plane.links.add("x")
     await plane.look()
     assert [worker for worker, _ in plane.links.admits][1:] == ["x"]
+
+
+def last_words(plane: Plane) -> list[tuple[str, int, str]]:
+    return [(worker, word.attempt, word.reason) for worker, word in plane.links.last_words]
+
+
+async def test_the_end_of_a_session_that_found_no_place_is_written_down_by_a_worker(plane: Plane) -> None:
+    await talk(plane, limits={"queueTimeout": "5s", "reattachTimeout": "20s"})
+    plane.links.remove("w")
+    await plane.look()
+    assert plane.links.last_words == []
+    plane.clock.at += 21.0
+    await plane.look()
+    assert plane.status()["endReason"] == "WorkerLost"
+    # Nobody is there to write; whoever comes first is asked, once.
+    assert await plane.look() == 2.0
+    plane.links.add("full", capacity=0)
+    plane.links.takes_last_words = None
+    assert await plane.look() == 2.0
+    plane.links.takes_last_words = True
+    await settle(plane)
+    assert last_words(plane) == [("full", 2, "WorkerLost")] * 2
+    word = plane.links.last_words[-1][1]
+    assert (word.message, word.private) == (plane.status()["endMessage"], False)
+
+
+async def test_an_operator_that_starts_anew_asks_for_late_ends_only(plane: Plane) -> None:
+    await talk(plane, recovery={})
+    plane.links.remove("w")
+    plane.links.add("second")
+    await settle(plane)
+    assert last_words(plane) == [("second", 1, "WorkerLost")]
+    await plane.restart()
+    await settle(plane)
+    assert len(plane.links.last_words) == 2
+    plane.clock.at += 121.0
+    await plane.restart()
+    await settle(plane)
+    assert len(plane.links.last_words) == 2
+
+
+async def test_what_its_worker_ended_is_left_to_its_worker(plane: Plane) -> None:
+    request = await talk(plane)
+    plane.links.report("w", request, SessionState.ENDED, end_reason="CallerHangup")
+    await settle(plane)
+    assert plane.status()["endReason"] == "CallerHangup"
+    assert plane.links.last_words == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -20,7 +21,8 @@ from parley_worker.codec.shard_frames import (
     parse_header,
 )
 from parley_worker.core.admission import Admission, Fence, Refusal, RefusalReason, WorkerState
-from parley_worker.core.lost import LostSession
+from parley_worker.core.agent import RecoveryConfig
+from parley_worker.core.lost import Closing, LostSession
 from parley_worker.core.model import (
     AccessConfig,
     EndReason,
@@ -188,6 +190,18 @@ async def test_a_lost_shard_takes_its_own_sessions_and_places() -> None:
     shards.front.shard_starting(0)
     shards.links[0] = shards.up(0)
     assert shards.admit("c") == 0
+
+
+async def test_a_session_that_outlives_its_worker_is_not_told_to_have_ended() -> None:
+    shards = Shards(1, 2)
+    kept = replace(config("a"), recovery=RecoveryConfig(outlives_worker=True))
+    for one in (kept, config("b")):
+        placed = shards.front.place(one, FENCE)
+        assert isinstance(placed, Placed)
+        assert shards.front.settle(one.key, placed.link)
+    shards.lose(0)
+    closing = {lost.report.key.uid: lost.closing for lost in shards.lost}
+    assert closing == {"a": Closing.ATTEMPT, "b": Closing.SESSION}
 
 
 async def test_a_session_that_was_answered_and_never_reported_is_lost_too() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from parley_worker.core.lost import LostSession, StoredRecord, closing_records
+from parley_worker.core.lost import Closing, LostSession, StoredRecord, closing_records
 from parley_worker.core.model import EndReason, SessionKey, SessionReport, SessionState
 
 KEY = SessionKey("ns", "call", "u", 2)
@@ -47,3 +47,16 @@ def test_privacy_keeps_words_out() -> None:
 def test_a_recording_that_never_began_did_not_fail() -> None:
     waiting = SessionReport(KEY, SessionState.ENDED, EndReason.SHARD_LOST, ended_at=9.0)
     assert list(LostSession(waiting, recorded=True).wanted("event")) == ["ended"]
+
+
+def test_a_session_that_goes_on_loses_an_attempt_and_does_not_end() -> None:
+    lost = LostSession(REPORT, recorded=True, closing=Closing.ATTEMPT)
+    events = closing_records(lost, "event", StoredRecord(2, 7, "first_audio", 40))
+    assert [(r.sequence, r.type) for r in events] == [(8, "attempt_lost"), (9, "recording_failed")]
+    assert events[0].fields == {"reason": "ShardLost", "message": "shard 1 was killed"}
+    assert closing_records(lost, "journal", StoredRecord(2, 3, "transcript", 41)) == []
+
+
+def test_an_attempt_that_had_told_the_end_is_not_said_to_be_lost() -> None:
+    lost = LostSession(REPORT, closing=Closing.ATTEMPT)
+    assert closing_records(lost, "event", StoredRecord(2, 7, "ended", 40), {"ended"}) == []

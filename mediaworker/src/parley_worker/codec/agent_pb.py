@@ -257,6 +257,7 @@ def recovery(message: pb.Recovery) -> RecoveryConfig:
         restore=message.restore,
         keep_private=message.keep_private,
         rotate_after=seconds_within(message.rotate_after, "config.recovery.rotate_after"),
+        outlives_worker=message.outlives_worker,
     )
 
 

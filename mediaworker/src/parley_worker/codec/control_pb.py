@@ -18,6 +18,7 @@ from parley_worker.codec.events_pb import JOURNAL_STREAM, timestamp
 from parley_worker.core.admission import Fence, Refusal, RefusalReason, WorkerState
 from parley_worker.core.agent import Behaviour, RecoveryConfig
 from parley_worker.core.events import MovedAway
+from parley_worker.core.lost import Closing, LostSession
 from parley_worker.core.model import (
     PROVIDER_AUDIO,
     AccessConfig,
@@ -203,19 +204,37 @@ def read_session_report(body: bytes) -> SessionReport:
         ready_at=_unix(message.ready_time) if message.HasField("ready_time") else None,
         started_at=_unix(message.start_time) if message.HasField("start_time") else None,
         ended_at=_unix(message.end_time) if message.HasField("end_time") else None,
-        usage=Usage(
-            usage.input_tokens,
-            usage.output_tokens,
-            usage.cached_tokens,
-            usage.input_audio_seconds,
-            usage.output_audio_seconds,
-        ),
+        usage=_usage(usage),
         journal_first=message.journal.first,
         journal_last=message.journal.last,
         origin=_origin(message.origin),
         update_refused=message.update_refused,
         recovery_degraded=message.recovery_degraded,
         migratable=message.migratable,
+    )
+
+
+def last_word(request: pb.RecordEndRequest) -> LostSession:
+    """How a session ended that no worker has; InvalidRequest for a request that cannot be read."""
+    require(request.HasField("end_time"), "end_time", "missing", "when the session ended")
+    report = SessionReport(
+        key=session_key(request.session),
+        state=SessionState.ENDED,
+        end_reason=end_reason(request.reason),
+        end_message=request.message,
+        ended_at=_unix(request.end_time),
+        usage=_usage(request.usage),
+    )
+    return LostSession(report, request.privacy, closing=Closing.LAST_WORD)
+
+
+def _usage(usage: pb.Usage) -> Usage:
+    return Usage(
+        usage.input_tokens,
+        usage.output_tokens,
+        usage.cached_tokens,
+        usage.input_audio_seconds,
+        usage.output_audio_seconds,
     )
 
 

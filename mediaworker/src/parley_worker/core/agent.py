@@ -126,12 +126,14 @@ class RecoveryConfig:
     restore: open a new one and carry the conversation over; else the session ends.
     keep_private: under privacy the conversation may be kept in memory (and nowhere else) so that it can be
     carried over; without it privacy refuses to restore. rotate_after: seconds after which the socket is
-    replaced at a quiet moment; 0 takes the provider's own limit less a margin.
+    replaced at a quiet moment; 0 takes the provider's own limit less a margin. outlives_worker: the session
+    goes on elsewhere when its worker or shard is lost.
     """
 
     restore: bool = True
     keep_private: bool = False
     rotate_after: float = 0.0
+    outlives_worker: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from parley_worker.codec import control_pb
 from parley_worker.codec.control_pb import Endpoint
 from parley_worker.codec.shard_frames import Beat, Kind
 from parley_worker.core.admission import Admission, EndedMemory, Fence, Refusal, RefusalReason, WorkerState
-from parley_worker.core.lost import LostSession
+from parley_worker.core.lost import Closing, LostSession
 from parley_worker.core.model import EndReason, SessionConfig, SessionKey, SessionReport, SessionState
 from parley_worker.core.shards import TRANSITIONS, ShardState, ShardView, choose, share
 from parley_worker.runtime.watching import Watcher, Watchers
@@ -62,6 +62,7 @@ class _Held:
     link: ShardLink
     privacy: bool
     recorded: bool
+    closing: Closing
     settled: bool = False
     report: SessionReport | None = None
 
@@ -115,7 +116,8 @@ class Front:
             return chosen
         link = self._shards[chosen].link
         assert link is not None
-        held = _Held(key, chosen, link, config.privacy, config.recording is not None)
+        closing = Closing.ATTEMPT if config.recovery.outlives_worker else Closing.SESSION
+        held = _Held(key, chosen, link, config.privacy, config.recording is not None, closing)
         self._held[key.uid, key.attempt] = held
         self._by_uid[key.uid] = (key.uid, key.attempt)
         self._shards[chosen].sessions += 1
@@ -251,7 +253,7 @@ class Front:
             ended_at=self._clock.wall(),
         )
         self._finish(held, report)
-        self._on_lost(LostSession(report, held.privacy, held.recorded))
+        self._on_lost(LostSession(report, held.privacy, held.recorded, held.closing))
 
     # Reports
 

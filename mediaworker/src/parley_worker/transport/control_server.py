@@ -15,6 +15,7 @@ from parley_worker.codec import command_pb, control_pb
 from parley_worker.codec.events_pb import timestamp
 from parley_worker.core.admission import ENDED_COUNT, Admission, Fence, Place, Refusal, RefusalReason
 from parley_worker.core.events import CommandReceived, ConfigChanged, MovedAway
+from parley_worker.core.lost import LostSession
 from parley_worker.core.model import EndReason, LimitsConfig, SessionConfig, SessionKey, SessionReport
 from parley_worker.core.saved import HandOver
 from parley_worker.telemetry.process_metrics import ProcessMetrics
@@ -276,6 +277,14 @@ class ControlBase(control_pb2_grpc.WorkerControlServiceServicer):
         except control_pb.InvalidRequest as error:
             await abort(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
 
+    async def _last_words(self, request: pb.RecordEndRequest, context: Any) -> LostSession:
+        """Which session is over and how, after every check."""
+        await self._key(request, context)
+        try:
+            return control_pb.last_word(request)
+        except control_pb.InvalidRequest as error:
+            await abort(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
+
     async def _instruction(
         self, request: pb.CommandRequest, context: Any
     ) -> tuple[SessionKey, CommandReceived | ConfigChanged]:
@@ -353,6 +362,11 @@ class ControlService(ControlBase):
             tls_server_name=endpoint.tls_server_name,
             telephony_endpoint=endpoint.telephony,
         )
+
+    async def RecordEnd(self, request: pb.RecordEndRequest, context: Any) -> pb.RecordEndResponse:
+        """A worker of one process is lost with its sessions: it has no second writer beside them."""
+        await self._last_words(request, context)
+        return pb.RecordEndResponse(worker_instance_id=self._identity.instance, taken=False)
 
     async def Terminate(self, request: pb.TerminateRequest, context: Any) -> pb.TerminateResponse:
         key, reason = await self._ending(request, context)

@@ -13,6 +13,7 @@ from parley_worker.codec import control_pb
 from parley_worker.codec.shard_frames import Kind
 from parley_worker.config import MAX_SHARDS
 from parley_worker.core.admission import TRY_ANOTHER, Fence, Refusal, RefusalReason
+from parley_worker.core.lost import LostSession
 from parley_worker.core.model import EndReason, SessionConfig, SessionKey
 from parley_worker.transport.control_server import ControlBase, WatchedPort, abort
 from parley_worker.transport.shard_link import Aborted, LinkLost, ShardLink
@@ -46,11 +47,21 @@ Spawn = Callable[[str, Coroutine[Any, Any, Any]], "asyncio.Task[Any]"]
 
 
 class FrontControl(ControlBase):
-    """Chooses a shard for each Admit, passes on what concerns one session, and answers the rest itself."""
+    """Chooses a shard for each Admit, passes on what concerns one session, and answers the rest itself.
 
-    def __init__(self, *, registry: FrontPort, spawn: Spawn, **others: Any) -> None:
+    `last_word` writes the end of a session that no worker has; None where nothing is written.
+    """
+
+    def __init__(
+        self,
+        *,
+        registry: FrontPort,
+        spawn: Spawn,
+        last_word: Callable[[LostSession], None] | None = None,
+        **others: Any,
+    ) -> None:
         super().__init__(registry=registry, **others)
-        self._front, self._spawn = registry, spawn
+        self._front, self._spawn, self._last_word = registry, spawn, last_word
 
     async def _place(
         self, request: pb.AdmitRequest, config: SessionConfig, fence: Fence
@@ -118,6 +129,13 @@ class FrontControl(ControlBase):
     async def Terminate(self, request: pb.TerminateRequest, context: Any) -> pb.TerminateResponse:
         key, _ = await self._ending(request, context)
         return await self._answer(key, Kind.TERMINATE, request, context, pb.TerminateResponse)
+
+    async def RecordEnd(self, request: pb.RecordEndRequest, context: Any) -> pb.RecordEndResponse:
+        lost = await self._last_words(request, context)
+        taken = self._last_word is not None and self._front.link_of(lost.report.key) is None
+        if taken and self._last_word is not None:
+            self._last_word(lost)
+        return pb.RecordEndResponse(worker_instance_id=self._identity.instance, taken=taken)
 
     async def Command(self, request: pb.CommandRequest, context: Any) -> pb.CommandResponse:
         key, _ = await self._instruction(request, context)

@@ -1,4 +1,5 @@
-"""Writes the end of sessions whose shard is gone, in its place: the last journal record and the last events.
+"""Writes the end of sessions, or of attempts, whose shard is gone, in its place: the last journal record and
+the last events. The last words on sessions that no worker has come here, too.
 
 What the lost shard wrote is looked at in the streams, and gone on from. The journal is written as ever with
 its expected sequence, so neither a record of the dead shard that was still under way nor a newer attempt on
@@ -16,7 +17,7 @@ from nats.js import JetStreamContext, api
 from nats.js.errors import APIError, NotFoundError
 
 from parley_worker.codec import events_pb
-from parley_worker.core.lost import LostSession, StoredRecord, closing_records
+from parley_worker.core.lost import END_OF, Closing, LostSession, StoredRecord, closing_records
 from parley_worker.core.model import SessionKey
 from parley_worker.core.records import EventRecord
 from parley_worker.telemetry.process_metrics import SupervisorMetrics
@@ -31,7 +32,7 @@ MAX_WALK = 100_000
 TRIES = 5
 ANSWER_SECONDS = 5.0
 _WRONG_LAST_SEQUENCE = (10071, 10164)
-_CLOSING = ("ended", "recording_failed", "recording_finished")
+_CLOSING = ("ended", "attempt_lost", "recording_failed", "recording_finished")
 
 
 class _Unsettled(Exception):
@@ -127,7 +128,8 @@ class LostEnds:
             last = await self._last(js, events_pb.JOURNAL_STREAM, subject)
             if last.attempt > key.attempt:
                 return False
-            present = {last.type} if last.attempt == key.attempt else set()
+            told = lost.closing is Closing.LAST_WORD and last.type == END_OF["journal"]
+            present = {last.type} if last.attempt == key.attempt or told else set()
             for record in closing_records(lost, "journal", last, present):
                 if not await self._publish(js, record, last.position):
                     break
@@ -142,7 +144,7 @@ class LostEnds:
             last = await self._last(js, events_pb.EVENTS_STREAM, subject)
             if last.attempt > key.attempt:
                 last = await self._own_last(js, subject, key)
-            present = {type_ for type_ in _CLOSING if await self._written(js, key, type_)}
+            present = {type_ for type_ in _CLOSING if await self._written(js, lost, type_)}
             if "recording_finished" in present:
                 present.add("recording_failed")
             for record in closing_records(lost, "event", last, present):
@@ -168,9 +170,12 @@ class LostEnds:
 
     # What the streams hold
 
-    async def _written(self, js: JetStreamContext, key: SessionKey, type_: str) -> bool:
+    async def _written(self, js: JetStreamContext, lost: LostSession, type_: str) -> bool:
+        key = lost.report.key
         subject = events_pb.subject(EventRecord("event", key, 0, 0.0, type_))
-        return (await self._last(js, events_pb.EVENTS_STREAM, subject)).attempt == key.attempt
+        attempt = (await self._last(js, events_pb.EVENTS_STREAM, subject)).attempt
+        any_attempt = lost.closing is Closing.LAST_WORD and type_ == END_OF["event"]
+        return attempt > 0 if any_attempt else attempt == key.attempt
 
     async def _last(self, js: JetStreamContext, stream: str, subject: str) -> StoredRecord:
         try:

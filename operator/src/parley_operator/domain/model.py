@@ -225,6 +225,21 @@ class UpdateRequest:
     conduct: Conduct
 
 
+@dataclass(frozen=True, slots=True)
+class LastWord:
+    """How a session ended that no worker has. `attempt` is its last one, `ended` unix seconds."""
+
+    namespace: str
+    name: str
+    uid: str
+    attempt: int
+    reason: str
+    message: str
+    private: bool
+    ended: float
+    usage: Usage = Usage()
+
+
 class AdmitVerdict(StrEnum):
     """How an Admit went.
 

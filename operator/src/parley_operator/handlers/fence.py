@@ -14,6 +14,7 @@ from parley_operator.domain.observation import Subject
 from parley_operator.domain.recovery import Holder, attempt_floor, other_holders
 
 from .context import Context
+from .last_words import LastWords
 
 log = logging.getLogger(__name__)
 # How long an old attempt is given to find out by itself, and to send its caller on.
@@ -22,18 +23,22 @@ _WORDS = "the session lives on another worker now"
 
 
 class Fence:
-    """`look` after every decision about a session that is not over."""
+    """`look` after every decision about a session; of one that is over, it has the end written down that no
+    worker told."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         # Sessions that are being moved right now: two live attempts are as it should be.
         self.moving: set[str] = set()
         self._told: dict[tuple[str, str, int], float] = {}
+        self._last_words = LastWords(context)
 
     async def look(self, subject: Subject, place: Placement | None) -> float | None:
         """Tell or end every live attempt but that of `place`; seconds until the next look at those told."""
         uid = subject.uid
-        if subject.over or subject.deleting or uid in self.moving:
+        if subject.over:
+            return await self._last_words.look(subject)
+        if subject.deleting or uid in self.moving:
             return None
         if place is None or not place.confirmed or place.attempt < attempt_floor(subject.status):
             # Nothing is bound for sure: nobody is ended for it.

@@ -10,6 +10,7 @@ from parley_operator.domain.model import (
     AdmitOutcome,
     AdmitRequest,
     AdmitVerdict,
+    LastWord,
     MigrateOutcome,
     Origin,
     Restore,
@@ -146,6 +147,28 @@ def update_message(request: UpdateRequest, leader_epoch: int) -> pb.CommandReque
             tools=[tool_route(target) for target in request.conduct.tools],
             limits=_limits(request.limits),
             generation=request.generation,
+        ),
+    )
+
+
+def record_end_message(word: LastWord, leader_epoch: int, instance_id: str) -> pb.RecordEndRequest:
+    usage, ended = word.usage, Timestamp()
+    ended.FromMicroseconds(round(word.ended * 1e6))
+    return pb.RecordEndRequest(
+        session=pb.SessionRef(
+            namespace=word.namespace, name=word.name, session_uid=word.uid, attempt=word.attempt
+        ),
+        fence=pb.Fence(leader_epoch=leader_epoch, worker_instance_id=instance_id),
+        reason=word.reason,
+        message=word.message,
+        privacy=word.private,
+        end_time=ended,
+        usage=pb.Usage(
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cached_tokens=usage.cached_tokens,
+            input_audio_seconds=usage.input_audio_seconds,
+            output_audio_seconds=usage.output_audio_seconds,
         ),
     )
 

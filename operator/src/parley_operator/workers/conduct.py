@@ -5,7 +5,7 @@ from __future__ import annotations
 from google.protobuf.duration_pb2 import Duration
 from parley.control.v1 import control_pb2 as pb
 
-from parley_operator.api.conduct import BehaviourSpec, LineSpec, RecoverySpec
+from parley_operator.api.conduct import FAIL, BehaviourSpec, LineSpec, RecoverySpec
 from parley_operator.domain.conduct import Conduct, RecordingTarget, ScenarioTarget, ToolTarget
 
 NO_BEHAVIOUR = BehaviourSpec()
@@ -107,7 +107,9 @@ def _recording(target: RecordingTarget) -> pb.Recording:
 
 
 def _recovery(spec: RecoverySpec) -> pb.Recovery:
-    found = pb.Recovery(restore=spec.restore, keep_private=spec.keep_private)
+    found = pb.Recovery(
+        restore=spec.restore, keep_private=spec.keep_private, outlives_worker=spec.policy != FAIL
+    )
     if spec.rotate_after:
         found.rotate_after.CopyFrom(duration(spec.rotate_after))
     return found

@@ -23,6 +23,7 @@ from parley_operator.domain.model import (
     AdmitOutcome,
     AdmitRequest,
     AdmitVerdict,
+    LastWord,
     MigrateOutcome,
     Placement,
     SessionReport,
@@ -375,6 +376,15 @@ class WorkerLink:
             name=report.name if report else "",
         )
 
+    async def record_end(self, word: LastWord) -> bool | None:
+        message = codec.record_end_message(word, self._epoch, self._state.instance_id)
+        try:
+            response = await self._stub.RecordEnd(message, timeout=self._settings.call_timeout)
+        except grpc.aio.AioRpcError as error:
+            log.warning("worker %s: end of %s: %s", self.target.name, word.uid, error.code().name)
+            return None
+        return bool(response.taken)
+
     async def drain(self, timeout: float, *, exactly: bool = False) -> bool:
         request = pb.DrainRequest(
             fence=self._fence(self._state.instance_id), timeout=codec.duration(timeout), exactly=exactly
@@ -487,6 +497,10 @@ class LinkSet:
     async def moved(self, worker: str, uid: str, attempt: int, place: Placement) -> bool | None:
         link = self._acting(worker)
         return None if link is None else await link.moved(uid, attempt, place)
+
+    async def record_end(self, worker: str, word: LastWord) -> bool | None:
+        link = self._acting(worker)
+        return None if link is None else await link.record_end(word)
 
     async def drain(self, worker: str, timeout: float, *, exactly: bool = False) -> bool:
         link = self._acting(worker)

@@ -866,10 +866,15 @@ class Recovery(_message.Message):
     RESTORE_FIELD_NUMBER: _builtins.int
     KEEP_PRIVATE_FIELD_NUMBER: _builtins.int
     ROTATE_AFTER_FIELD_NUMBER: _builtins.int
+    OUTLIVES_WORKER_FIELD_NUMBER: _builtins.int
     restore: _builtins.bool
     """True: a new one is opened and the conversation carried over. False: the session ends."""
     keep_private: _builtins.bool
     """True: the conversation may be kept in memory for that also under privacy."""
+    outlives_worker: _builtins.bool
+    """True: when its worker or shard is lost the session goes on as a later attempt, or the sender records its end.
+    False: it has ended then.
+    """
     @_builtins.property
     def rotate_after(self) -> _duration_pb2.Duration:
         """The WebSocket is replaced at a quiet moment after this long. Zero: a margin before the provider's own limit."""
@@ -880,10 +885,11 @@ class Recovery(_message.Message):
         restore: _builtins.bool = ...,
         keep_private: _builtins.bool = ...,
         rotate_after: _duration_pb2.Duration | None = ...,
+        outlives_worker: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["rotate_after", b"rotate_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["keep_private", b"keep_private", "restore", b"restore", "rotate_after", b"rotate_after"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keep_private", b"keep_private", "outlives_worker", b"outlives_worker", "restore", b"restore", "rotate_after", b"rotate_after"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1216,6 +1222,86 @@ class TerminateResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TerminateResponse: _TypeAlias = TerminateResponse  # noqa: Y015
+
+@_typing.final
+class RecordEndRequest(_message.Message):
+    """RecordEndRequest says how a session ended that was lost."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    PRIVACY_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """The endReason."""
+    message: _builtins.str
+    """For people."""
+    privacy: _builtins.bool
+    """As in SessionConfig: no message, and nothing in the journal."""
+    @_builtins.property
+    def session(self) -> Global___SessionRef:
+        """The session; the attempt is its last one, which may have had no worker."""
+
+    @_builtins.property
+    def fence(self) -> Global___Fence:
+        """Who asks whom."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ended."""
+
+    @_builtins.property
+    def usage(self) -> Global___Usage:
+        """What is known to have been used."""
+
+    def __init__(
+        self,
+        *,
+        session: Global___SessionRef | None = ...,
+        fence: Global___Fence | None = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        privacy: _builtins.bool = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        usage: Global___Usage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "fence", b"fence", "session", b"session", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "fence", b"fence", "message", b"message", "privacy", b"privacy", "reason", b"reason", "session", b"session", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordEndRequest: _TypeAlias = RecordEndRequest  # noqa: Y015
+
+@_typing.final
+class RecordEndResponse(_message.Message):
+    """RecordEndResponse tells whether the worker sees to it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKER_INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    TAKEN_FIELD_NUMBER: _builtins.int
+    worker_instance_id: _builtins.str
+    """Instance that answers."""
+    taken: _builtins.bool
+    """False when the worker writes no records, or has the session live: ask another one."""
+    def __init__(
+        self,
+        *,
+        worker_instance_id: _builtins.str = ...,
+        taken: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["taken", b"taken", "worker_instance_id", b"worker_instance_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordEndResponse: _TypeAlias = RecordEndResponse  # noqa: Y015
 
 @_typing.final
 class CommandRequest(_message.Message):

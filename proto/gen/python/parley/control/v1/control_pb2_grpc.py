@@ -65,6 +65,11 @@ class WorkerControlServiceStub:
                 request_serializer=parley_dot_control_dot_v1_dot_control__pb2.MovedRequest.SerializeToString,
                 response_deserializer=parley_dot_control_dot_v1_dot_control__pb2.MovedResponse.FromString,
                 _registered_method=True)
+        self.RecordEnd = channel.unary_unary(
+                '/parley.control.v1.WorkerControlService/RecordEnd',
+                request_serializer=parley_dot_control_dot_v1_dot_control__pb2.RecordEndRequest.SerializeToString,
+                response_deserializer=parley_dot_control_dot_v1_dot_control__pb2.RecordEndResponse.FromString,
+                _registered_method=True)
         self.Watch = channel.unary_stream(
                 '/parley.control.v1.WorkerControlService/Watch',
                 request_serializer=parley_dot_control_dot_v1_dot_control__pb2.WatchRequest.SerializeToString,
@@ -121,6 +126,14 @@ class WorkerControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RecordEnd(self, request, context):
+        """RecordEnd writes the end of a session that no worker has any more to its events and its journal, unless an end
+        stands there. Any worker may be asked. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Watch(self, request, context):
         """Watch sends a complete snapshot, then every change, then a heartbeat every 2 seconds while nothing changes.
         """
@@ -160,6 +173,11 @@ def add_WorkerControlServiceServicer_to_server(servicer, server):
                     servicer.Moved,
                     request_deserializer=parley_dot_control_dot_v1_dot_control__pb2.MovedRequest.FromString,
                     response_serializer=parley_dot_control_dot_v1_dot_control__pb2.MovedResponse.SerializeToString,
+            ),
+            'RecordEnd': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordEnd,
+                    request_deserializer=parley_dot_control_dot_v1_dot_control__pb2.RecordEndRequest.FromString,
+                    response_serializer=parley_dot_control_dot_v1_dot_control__pb2.RecordEndResponse.SerializeToString,
             ),
             'Watch': grpc.unary_stream_rpc_method_handler(
                     servicer.Watch,
@@ -330,6 +348,33 @@ class WorkerControlService:
             '/parley.control.v1.WorkerControlService/Moved',
             parley_dot_control_dot_v1_dot_control__pb2.MovedRequest.SerializeToString,
             parley_dot_control_dot_v1_dot_control__pb2.MovedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordEnd(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/parley.control.v1.WorkerControlService/RecordEnd',
+            parley_dot_control_dot_v1_dot_control__pb2.RecordEndRequest.SerializeToString,
+            parley_dot_control_dot_v1_dot_control__pb2.RecordEndResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,6 +51,10 @@ class WorkerControlServiceStub:
     """
     Moved: _grpc.UnaryUnaryMultiCallable[_control_pb2.MovedRequest, _control_pb2.MovedResponse]
     """Moved tells a session that holds still where it lives now: its callers are told, and it ends here without a word."""
+    RecordEnd: _grpc.UnaryUnaryMultiCallable[_control_pb2.RecordEndRequest, _control_pb2.RecordEndResponse]
+    """RecordEnd writes the end of a session that no worker has any more to its events and its journal, unless an end
+    stands there. Any worker may be asked. Idempotent.
+    """
     Watch: _grpc.UnaryStreamMultiCallable[_control_pb2.WatchRequest, _control_pb2.WatchResponse]
     """Watch sends a complete snapshot, then every change, then a heartbeat every 2 seconds while nothing changes."""
 
@@ -77,6 +81,10 @@ class WorkerControlServiceAsyncStub(WorkerControlServiceStub):
     """
     Moved: _aio.UnaryUnaryMultiCallable[_control_pb2.MovedRequest, _control_pb2.MovedResponse]  # type: ignore[assignment]
     """Moved tells a session that holds still where it lives now: its callers are told, and it ends here without a word."""
+    RecordEnd: _aio.UnaryUnaryMultiCallable[_control_pb2.RecordEndRequest, _control_pb2.RecordEndResponse]  # type: ignore[assignment]
+    """RecordEnd writes the end of a session that no worker has any more to its events and its journal, unless an end
+    stands there. Any worker may be asked. Idempotent.
+    """
     Watch: _aio.UnaryStreamMultiCallable[_control_pb2.WatchRequest, _control_pb2.WatchResponse]  # type: ignore[assignment]
     """Watch sends a complete snapshot, then every change, then a heartbeat every 2 seconds while nothing changes."""
 
@@ -136,6 +144,16 @@ class WorkerControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.MovedResponse, _abc.Awaitable[_control_pb2.MovedResponse]]:
         """Moved tells a session that holds still where it lives now: its callers are told, and it ends here without a word."""
+
+    @_abc_1.abstractmethod
+    def RecordEnd(
+        self,
+        request: _control_pb2.RecordEndRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.RecordEndResponse, _abc.Awaitable[_control_pb2.RecordEndResponse]]:
+        """RecordEnd writes the end of a session that no worker has any more to its events and its journal, unless an end
+        stands there. Any worker may be asked. Idempotent.
+        """
 
     @_abc_1.abstractmethod
     def Watch(

@@ -70,6 +70,7 @@ class SessionEvent(_message.Message):
     SESSION_RESTORED_FIELD_NUMBER: _builtins.int
     RECOVERY_DEGRADED_FIELD_NUMBER: _builtins.int
     SESSION_MOVED_FIELD_NUMBER: _builtins.int
+    ATTEMPT_LOST_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Namespace of the VoiceSession."""
     name: _builtins.str
@@ -154,7 +155,7 @@ class SessionEvent(_message.Message):
 
     @_builtins.property
     def ended(self) -> Global___Ended:
-        """The session is over. The last event of every session, but for what became of its recording."""
+        """The session is over. The last event of every session, and once, but for what became of its recording."""
 
     @_builtins.property
     def provider_reconnecting(self) -> Global___ProviderReconnecting:
@@ -228,6 +229,10 @@ class SessionEvent(_message.Message):
     def session_moved(self) -> Global___SessionMoved:
         """The session lives on another worker now. The last event of its attempt."""
 
+    @_builtins.property
+    def attempt_lost(self) -> Global___AttemptLost:
+        """The attempt is lost with its worker. Not the end of the session: a later attempt follows, or Ended."""
+
     def __init__(
         self,
         *,
@@ -274,12 +279,13 @@ class SessionEvent(_message.Message):
         session_restored: Global___SessionRestored | None = ...,
         recovery_degraded: Global___RecoveryDegraded | None = ...,
         session_moved: Global___SessionMoved | None = ...,
+        attempt_lost: Global___AttemptLost | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "barge_in", b"barge_in", "drain_announced", b"drain_announced", "dtmf_received", b"dtmf_received", "ended", b"ended", "fact", b"fact", "first_audio", b"first_audio", "leg_attached", b"leg_attached", "leg_detached", b"leg_detached", "line_said", b"line_said", "media_ended", b"media_ended", "media_started", b"media_started", "occur_time", b"occur_time", "provider_connected", b"provider_connected", "provider_disconnected", b"provider_disconnected", "provider_error", b"provider_error", "provider_reconnected", b"provider_reconnected", "provider_reconnecting", b"provider_reconnecting", "rate_limited", b"rate_limited", "recording_failed", b"recording_failed", "recording_finished", b"recording_finished", "recovery_degraded", b"recovery_degraded", "response_done", b"response_done", "response_started", b"response_started", "restore_refused", b"restore_refused", "scenario_failed", b"scenario_failed", "scenario_logged", b"scenario_logged", "scenario_started", b"scenario_started", "session_moved", b"session_moved", "session_restored", b"session_restored", "speech_started", b"speech_started", "speech_stopped", b"speech_stopped", "tool_called", b"tool_called", "tool_cancelled", b"tool_cancelled", "tool_failed", b"tool_failed", "tool_returned", b"tool_returned", "transferred", b"transferred"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "attempt_lost", b"attempt_lost", "barge_in", b"barge_in", "drain_announced", b"drain_announced", "dtmf_received", b"dtmf_received", "ended", b"ended", "fact", b"fact", "first_audio", b"first_audio", "leg_attached", b"leg_attached", "leg_detached", b"leg_detached", "line_said", b"line_said", "media_ended", b"media_ended", "media_started", b"media_started", "occur_time", b"occur_time", "provider_connected", b"provider_connected", "provider_disconnected", b"provider_disconnected", "provider_error", b"provider_error", "provider_reconnected", b"provider_reconnected", "provider_reconnecting", b"provider_reconnecting", "rate_limited", b"rate_limited", "recording_failed", b"recording_failed", "recording_finished", b"recording_finished", "recovery_degraded", b"recovery_degraded", "response_done", b"response_done", "response_started", b"response_started", "restore_refused", b"restore_refused", "scenario_failed", b"scenario_failed", "scenario_logged", b"scenario_logged", "scenario_started", b"scenario_started", "session_moved", b"session_moved", "session_restored", b"session_restored", "speech_started", b"speech_started", "speech_stopped", b"speech_stopped", "tool_called", b"tool_called", "tool_cancelled", b"tool_cancelled", "tool_failed", b"tool_failed", "tool_returned", b"tool_returned", "transferred", b"transferred"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "attempt", b"attempt", "barge_in", b"barge_in", "drain_announced", b"drain_announced", "dtmf_received", b"dtmf_received", "ended", b"ended", "fact", b"fact", "first_audio", b"first_audio", "leg_attached", b"leg_attached", "leg_detached", b"leg_detached", "line_said", b"line_said", "media_ended", b"media_ended", "media_started", b"media_started", "name", b"name", "namespace", b"namespace", "occur_time", b"occur_time", "provider_connected", b"provider_connected", "provider_disconnected", b"provider_disconnected", "provider_error", b"provider_error", "provider_reconnected", b"provider_reconnected", "provider_reconnecting", b"provider_reconnecting", "rate_limited", b"rate_limited", "recording_failed", b"recording_failed", "recording_finished", b"recording_finished", "recovery_degraded", b"recovery_degraded", "response_done", b"response_done", "response_started", b"response_started", "restore_refused", b"restore_refused", "scenario_failed", b"scenario_failed", "scenario_logged", b"scenario_logged", "scenario_started", b"scenario_started", "sequence", b"sequence", "session_moved", b"session_moved", "session_restored", b"session_restored", "session_uid", b"session_uid", "speech_started", b"speech_started", "speech_stopped", b"speech_stopped", "tool_called", b"tool_called", "tool_cancelled", b"tool_cancelled", "tool_failed", b"tool_failed", "tool_returned", b"tool_returned", "transferred", b"transferred", "worker", b"worker", "worker_instance_id", b"worker_instance_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "attempt", b"attempt", "attempt_lost", b"attempt_lost", "barge_in", b"barge_in", "drain_announced", b"drain_announced", "dtmf_received", b"dtmf_received", "ended", b"ended", "fact", b"fact", "first_audio", b"first_audio", "leg_attached", b"leg_attached", "leg_detached", b"leg_detached", "line_said", b"line_said", "media_ended", b"media_ended", "media_started", b"media_started", "name", b"name", "namespace", b"namespace", "occur_time", b"occur_time", "provider_connected", b"provider_connected", "provider_disconnected", b"provider_disconnected", "provider_error", b"provider_error", "provider_reconnected", b"provider_reconnected", "provider_reconnecting", b"provider_reconnecting", "rate_limited", b"rate_limited", "recording_failed", b"recording_failed", "recording_finished", b"recording_finished", "recovery_degraded", b"recovery_degraded", "response_done", b"response_done", "response_started", b"response_started", "restore_refused", b"restore_refused", "scenario_failed", b"scenario_failed", "scenario_logged", b"scenario_logged", "scenario_started", b"scenario_started", "sequence", b"sequence", "session_moved", b"session_moved", "session_restored", b"session_restored", "session_uid", b"session_uid", "speech_started", b"speech_started", "speech_stopped", b"speech_stopped", "tool_called", b"tool_called", "tool_cancelled", b"tool_cancelled", "tool_failed", b"tool_failed", "tool_returned", b"tool_returned", "transferred", b"transferred", "worker", b"worker", "worker_instance_id", b"worker_instance_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_fact: _TypeAlias = _typing.Literal["admitted", "provider_connected", "provider_disconnected", "provider_error", "leg_attached", "leg_detached", "speech_started", "speech_stopped", "response_started", "first_audio", "response_done", "barge_in", "tool_called", "tool_returned", "dtmf_received", "drain_announced", "ended", "provider_reconnecting", "provider_reconnected", "restore_refused", "rate_limited", "tool_failed", "tool_cancelled", "scenario_started", "scenario_failed", "scenario_logged", "recording_finished", "recording_failed", "media_started", "media_ended", "line_said", "transferred", "session_restored", "recovery_degraded", "session_moved"]  # noqa: Y015
+    _WhichOneofReturnType_fact: _TypeAlias = _typing.Literal["admitted", "provider_connected", "provider_disconnected", "provider_error", "leg_attached", "leg_detached", "speech_started", "speech_stopped", "response_started", "first_audio", "response_done", "barge_in", "tool_called", "tool_returned", "dtmf_received", "drain_announced", "ended", "provider_reconnecting", "provider_reconnected", "restore_refused", "rate_limited", "tool_failed", "tool_cancelled", "scenario_started", "scenario_failed", "scenario_logged", "recording_finished", "recording_failed", "media_started", "media_ended", "line_said", "transferred", "session_restored", "recovery_degraded", "session_moved", "attempt_lost"]  # noqa: Y015
     _WhichOneofArgType_fact: _TypeAlias = _typing.Literal["fact", b"fact"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_fact) -> _WhichOneofReturnType_fact | None: ...
 
@@ -1229,6 +1235,32 @@ class SessionMoved(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SessionMoved: _TypeAlias = SessionMoved  # noqa: Y015
+
+@_typing.final
+class AttemptLost(_message.Message):
+    """AttemptLost: a session that goes on elsewhere has lost its worker."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """`ShardLost`."""
+    message: _builtins.str
+    """For people. Never holds a secret or content."""
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttemptLost: _TypeAlias = AttemptLost  # noqa: Y015
 
 @_typing.final
 class JournalEntry(_message.Message):

@@ -1,0 +1,57 @@
+"""The end of a session that was lost and has no worker to write it down: who is told, and for how long."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from .model import LastWord, Usage, WorkerView
+from .observation import Subject
+from .phases import EndReason
+from .recovery import LOST, attempt_floor, recovery_of
+from .status import parse_timestamp
+
+# Seconds after the end in which it is seen to; a worker that is asked twice writes it once.
+WITHIN = 120.0
+# Seconds until workers are asked again, when none took it.
+AGAIN = 2.0
+# So many workers are asked at a time.
+ASKED = 3
+_LOST = frozenset(reason.value for reason in LOST)
+
+
+def last_word(subject: Subject, now: float) -> LastWord | None:
+    """What is to be written down of a session that is over; `None` where its worker did, or long ago."""
+    status = subject.status
+    reason, attempt = str(status.get("endReason", "")), attempt_floor(status)
+    ended = parse_timestamp(str(status.get("endTime", "")))
+    placeless = bool(recovery_of(status).count) and not status.get("worker")
+    if not subject.over or attempt < 1 or not (reason in _LOST or placeless) or now - ended > WITHIN:
+        return None
+    return LastWord(
+        subject.namespace,
+        subject.name,
+        subject.uid,
+        attempt,
+        EndReason(reason).value if reason in set(EndReason) else EndReason.INTERNAL.value,
+        str(status.get("endMessage", "")),
+        subject.spec is None or subject.spec.privacy,
+        ended,
+        _usage(status),
+    )
+
+
+def scribes(views: Iterable[WorkerView], pool: str) -> list[str]:
+    """Workers to ask, the session's own pool first."""
+    able = [view for view in views if view.answers]
+    able.sort(key=lambda view: (view.pool != pool, view.leaving, view.name))
+    return [view.name for view in able[:ASKED]]
+
+
+def _usage(status: Mapping[str, object]) -> Usage:
+    found = status.get("usage")
+    used = found if isinstance(found, Mapping) else {}
+    tokens = (used.get(key) for key in ("inputTokens", "outputTokens", "cachedTokens"))
+    seconds = (used.get(key) for key in ("inputAudioSeconds", "outputAudioSeconds"))
+    told, said, cached = (number if isinstance(number, int) else 0 for number in tokens)
+    heard, spoken = (float(number) if isinstance(number, int | float) else 0.0 for number in seconds)
+    return Usage(told, said, cached, heard, spoken)
