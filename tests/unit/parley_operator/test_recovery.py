@@ -445,3 +445,12 @@ async def test_what_its_worker_ended_is_left_to_its_worker(plane: Plane) -> None
     await settle(plane)
     assert plane.status()["endReason"] == "CallerHangup"
     assert plane.links.last_words == []
+
+
+async def test_the_end_that_its_worker_kept_to_itself_is_written_down(plane: Plane) -> None:
+    """It was handed over, and nobody came: the worker alone cannot know that it was the one to tell."""
+    request = await talk(plane)
+    plane.links.report("w", request, SessionState.ENDED, end_reason="ReattachTimeout", end_untold=True)
+    await settle(plane)
+    assert plane.status()["endReason"] == "ReattachTimeout"
+    assert last_words(plane) == [("w", 1, "ReattachTimeout")]

@@ -7,9 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from parley_worker.codec import control_pb
 from parley_worker.core import effects as fx
 from parley_worker.core import events as ev
 from parley_worker.core.agent import Behaviour, Line, ScenarioConfig, ToolRoute, ToolRouteKind
+from parley_worker.core.changes import Changes
 from parley_worker.core.comeback import EPOCHS
 from parley_worker.core.media_path import PlayoutMode
 from parley_worker.core.model import EndReason, RestoreConfig, RestoreMode, SessionState
@@ -123,6 +125,37 @@ def test_a_ticket_is_good_again_and_expires_no_more() -> None:
     assert driver.session.check_attach(request, driver.now) is None
 
 
+def test_a_ticket_that_nobody_used_expires_on_any_worker() -> None:
+    """Expiry limits the first attach, wherever that is; who cannot tell whether it was takes the ticket."""
+    request = ev.AttachRequest(ev.CredentialKind.TICKET, PCM24, PCM24, PlayoutMode.REALTIME)
+    found = []
+    for restored in (
+        Restored(1),
+        Restored(1).fresh(),
+        Restored(degraded="x"),
+        Restored(degraded="x").fresh(),
+    ):
+        driver = resumed(restored)
+        assert driver.session.check_attach(request, driver.now) is None
+        refused = driver.session.check_attach(request, driver.now + 1000)
+        found.append(refused.reason if refused else "")
+    assert found == ["ticket-expired", "ticket-expired", "", ""]
+
+
+def test_a_moved_session_that_nobody_came_to_says_that_its_end_is_not_written() -> None:
+    driver = resumed(replace(TALKED, source="hand-over", taken_over=False), HandOver(1, STATE))
+    assert not driver.session.report.untold
+    driver.until(driver.now + 25)
+    report = driver.session.report
+    assert (report.end_reason, report.untold) == (EndReason.REATTACH_TIMEOUT, True)
+    body = control_pb.session_report(report, control_pb.Endpoint("h:1")).SerializeToString()
+    assert control_pb.read_session_report(body).untold
+    visited = resumed(replace(TALKED, source="hand-over", taken_over=False), HandOver(1, STATE))
+    come(visited)
+    visited.feed(ev.TerminateRequested(EndReason.TERMINATED, "over"))
+    assert not visited.session.report.untold
+
+
 def test_nobody_comes_back() -> None:
     driver = resumed(TALKED)
     driver.until(driver.now + 25)
@@ -136,7 +169,7 @@ def test_what_was_changed_since_the_first_attempt_is_asked_for_again() -> None:
         driver.session.config,
         session={"voice": "v", "tools": [{"type": "mcp", "server_label": "s", "authorization": "k"}]},
     )
-    driver.feed(ev.ConversationRestored(replace(TALKED, session=change)))
+    driver.feed(ev.ConversationRestored(replace(TALKED, changes=Changes(change))))
     (update,) = sent(driver.feed(ev.ProviderOpened("client", "socket")), "session.update")
     tools = [{"type": "mcp", "server_label": "s", "authorization": "k"}]
     assert update["session"] == {"voice": "v", "instructions": "y", "tools": tools}
@@ -152,7 +185,7 @@ def test_changes_are_written_once_the_provider_has_taken_them() -> None:
     driver.provider("error", error={"event_id": "bad", "message": "no"})
     driver.provider("session.updated", session={})
     changed = [fields for type, fields in driver.journal() if type == "session_updated"]
-    assert changed == [{"session_json": '{"voice":"good"}'}]
+    assert changed == [{"session_json": '{"voice":"good"}', "under_json": '{"voice":""}'}]
 
 
 def test_a_handed_over_session_writes_nothing_before_its_caller_is_there() -> None:

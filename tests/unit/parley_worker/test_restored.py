@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from parley_realtime.protocol.history import ConversationHistory
 from parley_worker.codec import journal_json
+from parley_worker.core.changes import Changes
 from parley_worker.core.restored import JournalRecord, Reach, from_hand_over, from_journal, holes_in, unheard
 from parley_worker.core.saved import HandOver, LateEvent, SavedState
 from parley_worker.core.usage import Usage
@@ -128,11 +129,11 @@ def test_the_last_checkpoint_counts_and_a_strange_one_is_said() -> None:
 def test_changes_of_the_session_are_merged_and_a_restart_forgets_all() -> None:
     journal = Journal().heard("u1", "hello").add("session_updated", session_json='{"a":{"b":1},"c":2}')
     journal.add("session_updated", session_json='{"a":{"d":3}}')
-    assert journal.restored().session == {"a": {"b": 1, "d": 3}, "c": 2}
+    assert journal.restored().changes.session == {"a": {"b": 1, "d": 3}, "c": 2}
     journal.attempt = 2
     restored = journal.add("takeover", mode="restart").heard("u9", "again").restored()
     assert [item["id"] for item in carried(restored)] == ["u9"]
-    assert (restored.session, restored.from_attempt) == ({}, 2)
+    assert (restored.changes.session, restored.from_attempt) == ({}, 2)
     assert restored.fresh().items == ()
 
 
@@ -199,7 +200,8 @@ def test_a_hand_over_comes_out_as_it_went_in() -> None:
         {"id": "o", "type": "function_call_output", "call_id": "c", "output": "r"},
     )
     state = SavedState(Usage(1, 1, 0, 0.5, 0.5), 5.0, True, (b"x" * 32,))
-    given = HandOver(3, state, items, {"voice": "v"}, (LateEvent(3, 7, "t", "{}"),), 7)
+    changes = Changes({"voice": "v"}, {"voice": "d"})
+    given = HandOver(3, state, items, changes, (LateEvent(3, 7, "t", "{}"),), 7)
     assert HandOver.read(given.write()) == given
     restored = from_hand_over(given)
     assert restored.handed_over

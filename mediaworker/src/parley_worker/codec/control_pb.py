@@ -185,6 +185,7 @@ def session_report(report: SessionReport, endpoint: Endpoint, degraded: bool = F
         journal=journal_position(report.journal_last),
         recovery_degraded=report.recovery_degraded or degraded,
         migratable=report.migratable,
+        end_untold=report.untold,
     )
 
 
@@ -211,6 +212,7 @@ def read_session_report(body: bytes) -> SessionReport:
         update_refused=message.update_refused,
         recovery_degraded=message.recovery_degraded,
         migratable=message.migratable,
+        untold=message.end_untold,
     )
 
 

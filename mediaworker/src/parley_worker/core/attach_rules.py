@@ -11,7 +11,10 @@ NOT_READY = "session-not-ready"
 def refusal(
     request: AttachRequest, config: SessionConfig, state: SessionState, *, ticket_used: bool, unix: float
 ) -> LegRefusal | None:
-    """Why this caller may not attach at `unix` (seconds), or None. Resume tokens are judged elsewhere."""
+    """Why this caller may not attach at `unix` (seconds), or None. Resume tokens are judged elsewhere.
+
+    `ticket_used`: somebody has attached, or may have where an earlier attempt cannot tell.
+    """
     kind = request.credential
     if request.session_uid and request.session_uid != config.key.uid:
         return LegRefusal(
@@ -28,7 +31,7 @@ def refusal(
         return None
     if kind is CredentialKind.NONE and config.access.ticket_sha256:
         return LegRefusal(Status.UNAUTHENTICATED, "credential-missing", "start has no ticket", "start.ticket")
-    if config.key.attempt > 1:
+    if ticket_used and config.key.attempt > 1:
         # Whoever was attached to a worker that was lost may have nothing else.
         return None
     if ticket_used:

@@ -95,9 +95,9 @@ class Comeback:
 
     def session(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
         """The session to ask the provider for: as admitted, with what was changed since the first attempt."""
-        if self._pending is None or not self._pending.session:
+        if self._pending is None or not self._pending.changes.session:
             return asked
-        return _with_credentials(merged(asked, self._pending.session), asked.get("tools"))
+        return _with_credentials(merged(asked, self._pending.changes.session), asked.get("tools"))
 
     def attached(self, request: AttachRequest, desk: ToolDesk, replay: Replay) -> list[Effect]:
         """The first caller of this attempt is there: it is told what it missed, and owed answers are asked

@@ -6,8 +6,9 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from parley_realtime.protocol.history import WORDS_DELTA, merged
+from parley_realtime.protocol.history import WORDS_DELTA
 
+from parley_worker.core.changes import Changes, changed
 from parley_worker.core.effects import (
     Clear,
     ClearMedia,
@@ -23,11 +24,13 @@ from parley_worker.core.events import Cleared
 from parley_worker.core.fields import int_of as _int
 from parley_worker.core.fields import object_of as _object
 from parley_worker.core.fields import text_of as _text
+from parley_worker.core.fields import without_tool_credentials
 from parley_worker.core.interruption import Interruption, Interruptions
 from parley_worker.core.lines import BUSY_CODE, EVENT_ID_PREFIX, METADATA_KEY
 from parley_worker.core.model import Usage
 from parley_worker.core.playout import Heard, PlayoutLedger
-from parley_worker.core.recorder import Recorder, to_json, without_audio, without_tool_credentials
+from parley_worker.core.reconfigure import EVENT_ID_PREFIX as RECONFIGURE
+from parley_worker.core.recorder import Recorder, to_json, without_audio
 from parley_worker.core.response_watch import NOT_ACTIVE_CODE, ResponseWatch
 from parley_worker.core.spoken import Said, SpokenWords
 from parley_worker.core.tool_desk import ToolDesk
@@ -55,7 +58,13 @@ class Conversation:
     """One conversation at the provider. Methods return effects; every `now` is monotonic seconds."""
 
     def __init__(
-        self, recorder: Recorder, ledger: PlayoutLedger, desk: ToolDesk, ga: bool, cleared_timeout: float
+        self,
+        recorder: Recorder,
+        ledger: PlayoutLedger,
+        desk: ToolDesk,
+        ga: bool,
+        cleared_timeout: float,
+        spec: Payload,
     ) -> None:
         self._recorder = recorder
         self._ledger = ledger
@@ -76,9 +85,11 @@ class Conversation:
         self._speaking_since: float | None = None
         self._watch = ResponseWatch()
         self._lost_since: float | None = None
-        self._updates: deque[tuple[str, Payload]] = deque(maxlen=MAX_UPDATES)
+        self.spec = spec
+        """The session as it is asked for."""
+        self._updates: deque[tuple[str, Changes]] = deque(maxlen=MAX_UPDATES)
         self._update_names = 0
-        self.updates: dict[str, Any] = {}
+        self.updates = Changes()
         """What the session was asked to be changed to and was changed to, in one, without credentials."""
         self.usage = Usage()
         self.last_activity = 0.0
@@ -163,17 +174,21 @@ class Conversation:
                 "session_configured", now, session_json=to_json(without_tool_credentials(session))
             )
         ]
-        update = self._updates.popleft()[1] if self._updates else {}
-        if update:
-            self.updates = merged(self.updates, update)
-            effects += self._recorder.journal("session_updated", now, session_json=to_json(update))
+        update = self._updates.popleft()[1] if self._updates else Changes()
+        if update.session:
+            self.updates = self.updates.then(update)
+            written, under = to_json(update.session), to_json(update.under)
+            effects += self._recorder.journal("session_updated", now, session_json=written, under_json=under)
         return effects
 
     def update_sent(self, event: Payload) -> None:
         """A change of the session is on its way to the provider; one without an event_id cannot be
         followed."""
-        session = _object(event, "session") if event.get("event_id") != FIRST_UPDATE_ID else {}
-        self._updates.append((_text(event, "event_id"), dict(without_tool_credentials(session))))
+        event_id = _text(event, "event_id")
+        asked = _object(event, "session") if event_id != FIRST_UPDATE_ID else {}
+        session = without_tool_credentials(asked)
+        spec = session if event_id.startswith(RECONFIGURE) else self.spec
+        self._updates.append((event_id, changed(session, spec)))
 
     def _on_speech_started(self, payload: Payload, now: float, attached: bool) -> list[Effect]:
         self._speaking_since = now

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 MAX_INTEGER = 2**31 - 1
+_TOOL_CREDENTIALS = frozenset({"authorization", "headers"})
 
 
 def object_of(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -26,3 +27,15 @@ def int_of(fields: Mapping[str, Any], name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         return 0
     return min(max(value, 0), MAX_INTEGER)
+
+
+def without_tool_credentials(session: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A session object whose tools do not say how they are reached."""
+    tools = session.get("tools")
+    if not isinstance(tools, list):
+        return session
+    kept = [
+        {k: v for k, v in tool.items() if k not in _TOOL_CREDENTIALS} if isinstance(tool, dict) else tool
+        for tool in tools
+    ]
+    return {**session, "tools": kept}

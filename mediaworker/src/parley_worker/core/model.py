@@ -185,7 +185,8 @@ class EndReason(StrEnum):
 class SessionReport:
     """The state of a session as the worker tells it. Times are Unix seconds, None for not yet.
 
-    `departed`: it has ended here and lives elsewhere, so its end is told without a reason.
+    `departed`: it has ended here and lives elsewhere, so its end is told without a reason. `untold`: it has
+    ended and wrote nothing, since it was handed over and nobody came.
     """
 
     key: SessionKey
@@ -206,3 +207,4 @@ class SessionReport:
     recovery_degraded: bool = False
     migratable: bool = False
     departed: bool = False
+    untold: bool = False

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from parley_worker.core.effects import ConversationEvent, Publish
+from parley_worker.core.fields import without_tool_credentials
 from parley_worker.core.model import SessionKey
 from parley_worker.core.records import EventRecord
 
@@ -130,9 +131,6 @@ def _carried(name: str, value: object) -> object:
     return to_json({**kept, "parley_omitted_bytes": size})
 
 
-_TOOL_CREDENTIALS = frozenset({"authorization", "headers"})
-
-
 def well_formed(value: object) -> object:
     """Text without halves of surrogate pairs: JSON can hold them, UTF-8 cannot. Other values as they are."""
     if not isinstance(value, str) or value.isascii():
@@ -177,15 +175,3 @@ def without_audio(item: Mapping[str, Any]) -> Mapping[str, Any]:
         return item
     parts = [{k: v for k, v in p.items() if k != "audio"} if isinstance(p, dict) else p for p in content]
     return {**item, "content": parts}
-
-
-def without_tool_credentials(session: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A session object whose tools do not say how they are reached."""
-    tools = session.get("tools")
-    if not isinstance(tools, list):
-        return session
-    kept = [
-        {k: v for k, v in tool.items() if k not in _TOOL_CREDENTIALS} if isinstance(tool, dict) else tool
-        for tool in tools
-    ]
-    return {**session, "tools": kept}

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from parley_realtime.protocol.history import merged
 from parley_realtime.recovery import Fillable
 
+from parley_worker.core.changes import Changes
 from parley_worker.core.fields import int_of, text_of
 from parley_worker.core.saved import HandOver, LateEvent, SavedState
 
@@ -75,19 +75,25 @@ class Told:
 class Restored:
     """What there is to go on with. `source` is `journal` or `hand-over`; `degraded` says what is missing.
 
-    `taken_over`: the journal holds already that this attempt writes it."""
+    `taken_over`: the journal holds already that this attempt writes it. `unsure`: who came is not known."""
 
     from_attempt: int = 0
     source: str = "journal"
     items: tuple[Payload, ...] = field(default=(), repr=False)
     words: Mapping[PartKey, Words] = field(default_factory=dict, repr=False)
     calls: tuple[KnownCall, ...] = ()
-    session: Payload = field(default_factory=dict, repr=False)
+    changes: Changes = field(default_factory=Changes)
     state: SavedState = field(default_factory=SavedState)
     told: tuple[Told, ...] = ()
     late: tuple[LateEvent, ...] = ()
     degraded: str = ""
     taken_over: bool = False
+    unsure: bool = False
+
+    @property
+    def visited(self) -> bool:
+        """Somebody was attached to an earlier attempt, or may have been."""
+        return bool(self.state.resume_sha256 or self.degraded or self.unsure)
 
     @property
     def handed_over(self) -> bool:
@@ -107,7 +113,8 @@ class Restored:
     def fresh(self) -> Restored:
         """The same for a conversation that begins anew: who may come back, and what was used."""
         state = replace(self.state, greeted=False, expires_unix=None)
-        return Restored(self.from_attempt, "journal", state=state, taken_over=self.taken_over)
+        unsure = bool(self.degraded)
+        return Restored(self.from_attempt, "journal", state=state, taken_over=self.taken_over, unsure=unsure)
 
 
 def _speak(history: Fillable, item_id: str, index: int, words: Words) -> None:
@@ -182,7 +189,7 @@ def from_hand_over(given: HandOver) -> Restored:
         "hand-over",
         items=given.items,
         calls=tuple(calls),
-        session=given.session,
+        changes=given.changes,
         state=given.state,
         late=given.events,
     )
@@ -208,7 +215,7 @@ class _Rebuild:
         self.agent_words: dict[PartKey, Words] = {}
         self.calls: OrderedDict[str, tuple[str, str]] = OrderedDict()
         self.results: dict[str, str] = {}
-        self.session: dict[str, Any] = {}
+        self.changes = Changes()
         self.told: deque[Told] = deque(maxlen=MAX_TOLD)
 
     def feed(self, record: JournalRecord) -> None:
@@ -221,7 +228,8 @@ class _Rebuild:
                 self._checkpoint(text_of(fields, "state_json"))
             case "session_updated":
                 update = _json_object(text_of(fields, "session_json"))
-                self.session = merged(self.session, update)
+                under = _json_object(text_of(fields, "under_json"))
+                self.changes = self.changes.then(Changes(update, under))
             case "item_done":
                 self._item(record, _json_object(text_of(fields, "item_json")))
             case "transcript":
@@ -330,7 +338,7 @@ class _Rebuild:
             items=kept,
             words={key: words for key, words in self.agent_words.items() if key[0] in known and words.text},
             calls=tuple(calls),
-            session=self.session,
+            changes=self.changes,
             state=self.state,
             told=tuple(self.told),
             degraded=self._missing(),

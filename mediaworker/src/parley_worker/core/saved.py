@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from parley_worker.core.changes import Changes
 from parley_worker.core.fields import int_of, object_of
 from parley_worker.core.usage import Usage
 
@@ -79,13 +80,13 @@ class LateEvent:
 @dataclass(frozen=True, slots=True)
 class HandOver:
     """A conversation as one worker gives it to the next. `items` are bodies as a client creates them, in
-    order, `session` what the client asked the session to be changed to since its Admit, without credentials.
+    order, `changes` what the session was changed to since its Admit.
     Not `whole`: the items are too many to be given by hand and are read from the journal."""
 
     attempt: int
     state: SavedState
     items: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
-    session: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    changes: Changes = field(default_factory=Changes)
     events: tuple[LateEvent, ...] = field(default=(), repr=False)
     last_event: int = 0
     whole: bool = True
@@ -98,7 +99,8 @@ class HandOver:
                 "attempt": self.attempt,
                 "state": self.state.write(),
                 "items": list(self.items),
-                "session": dict(self.session),
+                "session": dict(self.changes.session),
+                "under": dict(self.changes.under),
                 "events": [[e.attempt, e.sequence, e.type, e.event_json] for e in self.events],
                 "last_event": self.last_event,
                 "whole": self.whole,
@@ -123,7 +125,7 @@ class HandOver:
                 attempt=int_of(value, "attempt"),
                 state=SavedState.read(object_of(value, "state")),
                 items=tuple(items),
-                session=object_of(value, "session"),
+                changes=Changes(object_of(value, "session"), object_of(value, "under")),
                 events=events,
                 last_event=int_of(value, "last_event"),
                 whole=value.get("whole") is not False,

@@ -84,8 +84,8 @@ class Session:
         self._replay = Replay(config.key.attempt, bounds.replay_events, bounds.replay_bytes)
         own = (HANG_UP,) if config.behaviour.hang_up_tool else ()
         self._desk = ToolDesk(self._recorder, ToolRoutes(config.tools, config.session, own), self._tell)
-        ga = config.provider.api_version == "ga"
-        self._talk = Conversation(self._recorder, self.ledger, self._desk, ga, bounds.cleared_timeout)
+        ga, timeout, spec = config.provider.api_version == "ga", bounds.cleared_timeout, config.session
+        self._talk = Conversation(self._recorder, self.ledger, self._desk, ga, timeout, spec)
         self._acts = Acts(config, self._talk, self._recorder, self.ledger)
         self._changes = Reconfiguring(config.origin.generation)
         self._configured: Mapping[str, Any] | None = None
@@ -131,6 +131,7 @@ class Session:
             update_refused=self._changes.refused,
             recovery_degraded=self._comeback.degraded,
             migratable=self._may_move,
+            untold=self.state is S.ENDED and self._held is not None,
         )
 
     @property
@@ -460,10 +461,10 @@ class Session:
     # Coming from and going to other workers
 
     def _on_restored(self, restored: Restored, now: float) -> list[Effect]:
-        usage = restored.state.usage
-        self._talk.usage = replace(usage, input_audio_seconds=0.0, output_audio_seconds=0.0)
+        self._talk.usage = replace(restored.state.usage, input_audio_seconds=0.0, output_audio_seconds=0.0)
         self._resume_sha256 = restored.state.resume_sha256
-        self._talk.updates = dict(restored.session)
+        self._ticket_used = restored.visited
+        self._talk.updates = restored.changes
         if restored.state.greeted:
             self._acts.resume(bool(restored.items))
         return self._comeback.begin(restored, self._desk, self._replay, self.counters, now)
@@ -479,8 +480,7 @@ class Session:
 
     def hand_over(self, items: tuple[Mapping[str, Any], ...] | None, now: float) -> HandOver:
         """The session for another worker; without `items` they are to be read from the journal."""
-        late, changes = late_events(self._replay), self._talk.updates
-        whole = items is not None
+        late, changes, whole = late_events(self._replay), self._talk.updates, items is not None
         return HandOver(
             self.config.key.attempt, self._saved(now), items or (), changes, late, self._replay.last, whole
         )
@@ -522,7 +522,7 @@ class Session:
         """Go on with this configuration, and report it; None: nothing was decided."""
         if config is None:
             return []
-        before, self.config = self.config, config
+        before, self.config, self._talk.spec = self.config, config, config.session
         self._desk.routes.reroute(config.tools)
         self._limits = self._limits.changed(config.limits)
         if self._expires is not None:

@@ -50,6 +50,7 @@ class Restorer:
             return None
         if restore.mode is RestoreMode.RESTART:
             return restored.fresh()
+        restored = replace(restored, changes=restored.changes.still(config.session))
         if restored.degraded:
             log.warning("session %s is not restored as it was: %s", config.key.uid, restored.degraded)
         return restored

@@ -1,10 +1,10 @@
-"""The end of a session that was lost and has no worker to write it down: who is told, and for how long."""
+"""The end of a session that no worker wrote down: it was lost, or moved and never visited."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from .model import LastWord, Usage, WorkerView
+from .model import LastWord, SessionReport, Usage, WorkerView
 from .observation import Subject
 from .phases import EndReason
 from .recovery import LOST, attempt_floor, recovery_of
@@ -19,13 +19,18 @@ ASKED = 3
 _LOST = frozenset(reason.value for reason in LOST)
 
 
-def last_word(subject: Subject, now: float) -> LastWord | None:
-    """What is to be written down of a session that is over; `None` where its worker did, or long ago."""
+def last_word(subject: Subject, reports: Iterable[SessionReport], now: float) -> LastWord | None:
+    """What is to be written down of a session that is over; `None` where its worker did, or long ago.
+
+    `reports` are what workers say of it.
+    """
     status = subject.status
     reason, attempt = str(status.get("endReason", "")), attempt_floor(status)
     ended = parse_timestamp(str(status.get("endTime", "")))
+    untold = any(report.end_untold and report.attempt == attempt for report in reports)
     placeless = bool(recovery_of(status).count) and not status.get("worker")
-    if not subject.over or attempt < 1 or not (reason in _LOST or placeless) or now - ended > WITHIN:
+    owed = reason in _LOST or placeless or untold
+    if not (subject.over and owed) or attempt < 1 or now - ended > WITHIN:
         return None
     return LastWord(
         subject.namespace,

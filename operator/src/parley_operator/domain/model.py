@@ -89,6 +89,7 @@ class SessionReport:
     update_refused: str = ""
     recovery_degraded: bool = False
     migratable: bool = False
+    end_untold: bool = False
 
     @property
     def live(self) -> bool:

@@ -23,7 +23,9 @@ class LastWords:
 
     async def look(self, subject: Subject) -> float | None:
         """Seconds until the next look; `None` when nothing is to be written, or a worker sees to it."""
-        word = last_word(subject, self._context.clock.now())
+        told = (self._context.links.view(worker) for worker in self._context.ledger.tellers(subject.uid))
+        reports = [view.sessions[subject.uid] for view in told if view and subject.uid in view.sessions]
+        word = last_word(subject, reports, self._context.clock.now())
         if word is None or subject.uid in self._taken:
             return None
         links = self._context.links

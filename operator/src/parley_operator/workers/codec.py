@@ -115,6 +115,7 @@ def session_report(message: pb.SessionReport) -> SessionReport:
         update_refused=message.update_refused[:_LONGEST_WORDS],
         recovery_degraded=message.recovery_degraded,
         migratable=message.migratable,
+        end_untold=message.end_untold,
     )
 
 

@@ -1834,6 +1834,7 @@ class SessionReport(_message.Message):
     MIGRATABLE_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
     UPDATE_REFUSED_FIELD_NUMBER: _builtins.int
+    END_UNTOLD_FIELD_NUMBER: _builtins.int
     state: Global___SessionState.ValueType
     """State of the session."""
     end_reason: _builtins.str
@@ -1858,6 +1859,10 @@ class SessionReport(_message.Message):
     """True where Migrate can succeed once there is a quiet moment."""
     update_refused: _builtins.str
     """Why the last Reconfigure is not run, in the provider's words where it refused; empty when it is."""
+    end_untold: _builtins.bool
+    """True where it has ended and wrote no end, since it was handed over and nobody attached: whoever knows that it
+    lived here has it written (RecordEnd).
+    """
     @_builtins.property
     def session(self) -> Global___SessionRef:
         """The session and its placement."""
@@ -1908,10 +1913,11 @@ class SessionReport(_message.Message):
         migratable: _builtins.bool = ...,
         origin: Global___Origin | None = ...,
         update_refused: _builtins.str = ...,
+        end_untold: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "journal", b"journal", "origin", b"origin", "ready_time", b"ready_time", "session", b"session", "start_time", b"start_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "end_message", b"end_message", "end_reason", b"end_reason", "end_time", b"end_time", "endpoint", b"endpoint", "journal", b"journal", "migratable", b"migratable", "origin", b"origin", "ready_time", b"ready_time", "recovery_degraded", b"recovery_degraded", "session", b"session", "shard", b"shard", "start_time", b"start_time", "state", b"state", "telephony_endpoint", b"telephony_endpoint", "tls_server_name", b"tls_server_name", "update_refused", b"update_refused", "usage", b"usage", "web_socket_id", b"web_socket_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "end_message", b"end_message", "end_reason", b"end_reason", "end_time", b"end_time", "end_untold", b"end_untold", "endpoint", b"endpoint", "journal", b"journal", "migratable", b"migratable", "origin", b"origin", "ready_time", b"ready_time", "recovery_degraded", b"recovery_degraded", "session", b"session", "shard", b"shard", "start_time", b"start_time", "state", b"state", "telephony_endpoint", b"telephony_endpoint", "tls_server_name", b"tls_server_name", "update_refused", b"update_refused", "usage", b"usage", "web_socket_id", b"web_socket_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1757,16 +1757,20 @@ class SessionUpdated(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_JSON_FIELD_NUMBER: _builtins.int
+    UNDER_JSON_FIELD_NUMBER: _builtins.int
     session_json: _builtins.str
     """The session object of the update as JSON, without credentials."""
+    under_json: _builtins.str
+    """A JSON object of its shape: digests of what the VoiceSession asked for in the same place at that time."""
     def __init__(
         self,
         *,
         session_json: _builtins.str = ...,
+        under_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_json", b"session_json"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_json", b"session_json", "under_json", b"under_json"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
