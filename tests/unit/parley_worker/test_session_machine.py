@@ -234,7 +234,7 @@ class WorkerMachine(RuleBasedStateMachine):
     @invariant()
     def kept_events_are_bounded(self) -> None:
         if hasattr(self, "worker"):
-            assert len(self.worker.session._replay._kept) <= SessionBounds().replay_events
+            assert len(self.worker.session._replay) <= SessionBounds().replay_events
 
 
 TestWorker = WorkerMachine.TestCase

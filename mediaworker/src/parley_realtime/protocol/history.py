@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from parley_realtime.protocol.alignment import Alignment
+from parley_realtime.protocol.held import HeldAudio
 
 Payload = Mapping[str, Any]
 MAX_ITEMS = 1000
@@ -45,7 +46,7 @@ class Part:
     kind: str
     text: str | None = None
     fields: Payload = field(default_factory=dict)
-    audio: bytes = field(default=b"", repr=False)
+    audio: HeldAudio | None = field(default=None, repr=False)
     alignment: Alignment | None = None
     truncated_ms: int | None = None
     unintelligible: bool = False
@@ -79,9 +80,15 @@ class Item:
     def size(self) -> int:
         """Characters and held bytes, roughly."""
         parts = sum(
-            len(p.words) + len(p.audio) + sum(len(str(v)) for v in p.fields.values()) for p in self.parts
+            len(p.words) + (p.audio.takes if p.audio else 0) + sum(len(str(v)) for v in p.fields.values())
+            for p in self.parts
         )
         return parts + sum(len(str(value)) for value in self.fields.values())
+
+    @property
+    def audio(self) -> bytes:
+        """What is held of the caller's audio."""
+        return b"".join(part.audio.whole() for part in self.parts if part.audio)
 
     @property
     def wordless(self) -> bool:
@@ -119,15 +126,20 @@ class Item:
 class ConversationHistory:
     """See the module. Bounded: beyond `MAX_ITEMS` items or `MAX_TEXT_BYTES` the oldest go first, counted.
 
-    Audio of turns without a transcript is held up to `MAX_HELD_BYTES`, the newest; the last turn may be
-    longer while its transcript is awaited.
+    Audio of turns without a transcript is held up to `MAX_HELD_BYTES` as it came, the newest; the last turn
+    may be longer while its transcript is awaited. With `packs` all but the last is packed.
     A tool's result goes together with its call. An item larger than `MAX_ITEM_BYTES` is kept by name only.
     """
 
     def __init__(
-        self, max_items: int = MAX_ITEMS, max_bytes: int = MAX_TEXT_BYTES, max_held: int = MAX_HELD_BYTES
+        self,
+        max_items: int = MAX_ITEMS,
+        max_bytes: int = MAX_TEXT_BYTES,
+        max_held: int = MAX_HELD_BYTES,
+        *,
+        packs: bool = False,
     ) -> None:
-        self._max_held = max_held
+        self._max_held, self._packs = max_held, packs
         self._items: OrderedDict[str, Item] = OrderedDict()
         self._max_items, self._max_bytes = max_items, max_bytes
         self._sizes: dict[str, int] = {}
@@ -249,21 +261,27 @@ class ConversationHistory:
             item.parts.append(Part("input_audio"))
         part = item.parts[0]
         if part.kind == "input_audio" and part.text is None:
-            part.audio = audio
+            part.audio = HeldAudio(audio) if audio else None
             self._holding[item_id] = None
             self._changed(item)
-            self._let_go(spared=part if awaited else None)
+            self._let_go(newest=part, spared=part if awaited else None)
 
-    def _let_go(self, spared: Part | None) -> None:
-        """Hold at most `max_held` bytes of audio besides what is spared: the oldest goes first."""
+    def _let_go(self, newest: Part, spared: Part | None) -> None:
+        """Hold at most `max_held` bytes of audio besides what is spared: the oldest goes first. What stays is
+        packed, but for the newest."""
         held = 0
         holding = [item for item in map(self._items.get, self._holding) if item is not None]
         self._holding = {item.id: None for item in holding if any(part.audio for part in item.parts)}
         for item in reversed(holding):
             for part in item.parts:
-                held += len(part.audio)
-                if part.audio and part is not spared and held > self._max_held:
-                    part.audio = b""
+                if part.audio is None:
+                    continue
+                held += part.audio.size
+                if part is not spared and held > self._max_held:
+                    part.audio = None
+                    self._changed(item)
+                elif self._packs and part is not newest and not part.audio.packed:
+                    part.audio.pack()
                     self._changed(item)
 
     def given(self, item_body: Payload) -> None:
@@ -276,7 +294,7 @@ class ConversationHistory:
             if part.kind == "input_audio" and part.text is None and isinstance(body, Mapping):
                 self._holding[item.id] = None
                 with contextlib.suppress(ValueError):
-                    part.audio = binascii.a2b_base64(_text(body, "audio"))
+                    part.audio = HeldAudio(binascii.a2b_base64(_text(body, "audio")))
         self._changed(item)
 
     def cut_off(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -388,7 +406,7 @@ class ConversationHistory:
             item.parts.append(Part("input_audio"))
         part = item.parts[index]
         if kind.endswith(".completed"):
-            part.text, part.audio = _text(payload, "transcript"), b""
+            part.text, part.audio = _text(payload, "transcript"), None
         else:
             part.unintelligible = True
             part.text = None if part.audio else ""
@@ -457,7 +475,7 @@ def _take_part(item: Item, index: int, body: Payload) -> None:
         part.fields = {k: body[k] for k in ("image_url", "detail") if k in body}
     elif kind == "input_audio":
         if isinstance(transcript := body.get("transcript"), str) and transcript:
-            part.text, part.audio = transcript, b""
+            part.text, part.audio = transcript, None
     elif isinstance(body.get("text"), str):
         part.text = body["text"] or part.text
 

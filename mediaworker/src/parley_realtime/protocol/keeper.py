@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from parley_realtime.formats import AudioFormat
+from parley_realtime.protocol.held import PACKABLE
 from parley_realtime.protocol.history import STREAMED, ConversationHistory, Item
 from parley_realtime.protocol.outstanding import Answer, Outstanding, Sent, is_aside
 from parley_realtime.protocol.restore import (
@@ -66,7 +67,9 @@ class ConversationKeeper:
         held_ms: int,
         limit: int,
     ) -> None:
-        self.history = ConversationHistory(max_held=int(audio.bytes_per_second * held_ms / 1000))
+        self.history = ConversationHistory(
+            max_held=int(audio.bytes_per_second * held_ms / 1000), packs=audio.samples == PACKABLE
+        )
         self.outstanding = Outstanding(limit)
         self.tape = InputTape(audio, replay_ms, quiet_ms)
         self._ga = ga
@@ -262,7 +265,7 @@ class ConversationKeeper:
         if self._asked_in_row > MAX_ASKED_IN_ROW:
             return ()
         waiting = [item for item in self.history if item.transcript_comes and not item.left_out]
-        held = [(item.id, b"".join(part.audio for part in item.parts)) for item in waiting]
+        held = [(item.id, item.audio) for item in waiting]
         back = tuple(item_id for item_id, audio in held if audio)
         self._taken_back += [audio for _, audio in held if audio]
         for item_id in back:
@@ -280,7 +283,7 @@ class ConversationKeeper:
             return ()
         if self._asked_in_row > MAX_ASKED_IN_ROW:
             return ()
-        audio = b"".join(part.audio for part in last.parts)
+        audio = last.audio
         bound = [a for a in answers if a.bound]
         if not audio or len(bound) != len(unheard) or any(a.request is not None for a in unheard):
             return ()

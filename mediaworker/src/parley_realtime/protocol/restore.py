@@ -114,7 +114,7 @@ def _content(
         return {"type": "input_image", **part.fields}
     if part.kind == "input_audio" and part.text is None:
         if part.audio and audio_base64 is not None:
-            return {"type": "input_audio", "audio": audio_base64(part.audio)}
+            return {"type": "input_audio", "audio": audio_base64(part.audio.whole())}
         if transcription:
             return Refusal("what the caller said was never transcribed and its audio is not held any more")
         return Refusal(

@@ -11,7 +11,8 @@ from parley_worker.core.effects import ConversationEvent, Effect, SendProvider
 from parley_worker.core.events import AttachRequest, CredentialKind, LegRefusal, Status
 from parley_worker.core.model import RestoreConfig, SessionConfig, SessionKey
 from parley_worker.core.playout import AudioCounters
-from parley_worker.core.recorder import Recorder, Replay
+from parley_worker.core.recorder import Recorder
+from parley_worker.core.replay import Replay
 from parley_worker.core.restored import Restored, unheard
 from parley_worker.core.saved import LateEvent, SavedState
 from parley_worker.core.tool_desk import ToolDesk

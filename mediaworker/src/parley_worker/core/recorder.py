@@ -1,19 +1,17 @@
-"""Numbers a session's records and keeps its latest conversation events for a caller that comes back.
+"""Numbers a session's records, and makes what comes from a provider fit for the messages that carry it.
 
-What comes from a provider is made fit for the messages that carry it: no text that is not UTF-8, no audio, no
-credential of a tool, no event larger than a message may be.
+That is: no text that is not UTF-8, no audio, no credential of a tool, no event larger than a message may be.
 """
 
 from __future__ import annotations
 
 import json
-from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from parley_worker.core.effects import ConversationEvent, Publish
+from parley_worker.core.effects import Publish
 from parley_worker.core.fields import without_tool_credentials
 from parley_worker.core.model import SessionKey
 from parley_worker.core.records import EventRecord
@@ -60,61 +58,6 @@ class Recorder:
                 fields[name] = _carried(name, value)
         at, told = self.unix(now), self.event_sequence
         return [Publish(EventRecord("journal", self._key, self.journal_last, at, type_, fields, told))]
-
-
-class Replay:
-    """Conversation events, numbered from 1; the latest `max_events` and `max_bytes` can be given again."""
-
-    def __init__(self, attempt: int, max_events: int, max_bytes: int) -> None:
-        self._attempt = attempt
-        self._max_events, self._max_bytes = max_events, max_bytes
-        self._kept: deque[tuple[ConversationEvent, int]] = deque()
-        self.bytes = 0
-        self._last = 0
-
-    def add(self, payload: Mapping[str, Any], secret: str = "") -> ConversationEvent:
-        """Number an event; `secret` is blotted out of it, should the provider have echoed it."""
-        kind = str(well_formed(str(payload.get("type", ""))))
-        text = to_json(showable(payload))
-        if secret and secret in text:
-            text = text.replace(secret, "***")
-        size = len(text) if text.isascii() else len(text.encode())
-        if size > self._max_bytes:
-            text = to_json({"type": kind, "event_id": payload.get("event_id"), "parley_omitted_bytes": size})
-            size = len(text)
-        self._last += 1
-        event = ConversationEvent(self._last, self._attempt, kind, text)
-        self._kept.append((event, size))
-        self.bytes += size
-        while len(self._kept) > self._max_events or self.bytes > self._max_bytes:
-            self.bytes -= self._kept.popleft()[1]
-        return event
-
-    @property
-    def last(self) -> int:
-        """Number of the last event; 0 for none yet."""
-        return self._last
-
-    def carry(self, event: ConversationEvent) -> None:
-        """Keep an event of an earlier attempt, as it was numbered there."""
-        size = len(event.event_json.encode())
-        self._kept.append((event, size))
-        self.bytes += size
-
-    def since(self, sequence: int, attempt: int = 0) -> list[ConversationEvent]:
-        """What is still kept after `sequence` of that attempt; 0 for the session's own."""
-        seen = (attempt or self._attempt, sequence)
-        return [event for event, _ in self._kept if (event.attempt, event.sequence) > seen]
-
-    def newest(self, count: int, most_bytes: int) -> list[ConversationEvent]:
-        """The last of what is kept, in order, within both bounds."""
-        found: list[ConversationEvent] = []
-        for event, size in reversed(self._kept):
-            most_bytes -= size
-            if len(found) == count or most_bytes < 0:
-                break
-            found.append(event)
-        return found[::-1]
 
 
 def _carried(name: str, value: object) -> object:

@@ -51,7 +51,8 @@ from parley_worker.core.model import (
 from parley_worker.core.playout import AudioCounters, PlayoutLedger
 from parley_worker.core.provider_health import ProviderHealth
 from parley_worker.core.reconfigure import Reconfiguring
-from parley_worker.core.recorder import Recorder, Replay, to_json
+from parley_worker.core.recorder import Recorder, to_json
+from parley_worker.core.replay import Replay
 from parley_worker.core.restored import Restored
 from parley_worker.core.saved import HandOver, SavedState
 from parley_worker.core.tool_desk import ToolDesk
@@ -272,8 +273,7 @@ class Session:
         secret = self.config.provider.api_key.reveal() if kind == "error" else ""
         message = self._replay.add(payload, secret)
         self._recorder.event_sequence = message.sequence
-        effects = self._heard(message)
-        effects += self._talk.on_message(payload, now, self.state is S.ACTIVE)
+        effects = [*self._heard(message), *self._talk.on_message(payload, now, self.state is S.ACTIVE)]
         self._save = self._save or kind == "response.done"
         if kind == "rate_limits.updated":
             effects += self._health.on_rate_limits(payload, now)
