@@ -51,6 +51,7 @@ class ControlWorker(control_pb2_grpc.WorkerControlServiceServicer):
     commands: list[pb.CommandRequest] = field(default_factory=list)
     terminates: list[pb.TerminateRequest] = field(default_factory=list)
     drains: list[pb.DrainRequest] = field(default_factory=list)
+    last_words: list[pb.RecordEndRequest] = field(default_factory=list)
     # All that live, and as many of those that are over as a real worker remembers.
     sessions: dict[str, pb.SessionReport] = field(default_factory=dict)
     peak: int = 0
@@ -173,6 +174,10 @@ class ControlWorker(control_pb2_grpc.WorkerControlServiceServicer):
         if found:
             self.report(uid, pb.SESSION_STATE_ENDED, request.reason)
         return pb.TerminateResponse(worker_instance_id=self.instance_id, found=found)
+
+    async def RecordEnd(self, request: pb.RecordEndRequest, context: Any) -> pb.RecordEndResponse:
+        self.last_words.append(request)
+        return pb.RecordEndResponse(worker_instance_id=self.instance_id, taken=True)
 
     async def Command(self, request: pb.CommandRequest, context: Any) -> pb.CommandResponse:
         self.commands.append(request)

@@ -93,6 +93,9 @@ class FileStore:
         present = self._objects.get((kind, namespace, name))
         if present is None:
             return None
+        expected = text_at(patch, "metadata", "resourceVersion")
+        if expected not in ("", text_at(present, "metadata", "resourceVersion")):
+            raise Conflict(f"{kind} {name} changed meanwhile")
         return self._replace(present, deep_merge(present, patch))
 
     async def patch_status(

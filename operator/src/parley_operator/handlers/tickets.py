@@ -28,6 +28,8 @@ from parley_operator.domain.observation import Subject
 from parley_operator.domain.subjects import owned_by, secret_view
 from parley_operator.ports import Conflict, Store
 
+_TRIES = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
@@ -38,6 +40,8 @@ class Ticket:
     placement: Placement | None = None
     endpoint: str = ""
     telephony_endpoint: str = ""
+    version: str = ""
+    """Resource version of the Secret, where it was read."""
 
     @property
     def digest(self) -> bytes:
@@ -80,16 +84,36 @@ async def ensure_ticket(
 
 
 async def write_endpoint(store: Store, subject: Subject, ticket: Ticket, placement: Placement) -> None:
-    """Tell callers where the worker is, when it was not foreseen."""
+    """Tell callers where the worker is, when it was not foreseen; a later attempt's word is left alone.
+
+    Raises `Conflict` when others keep writing.
+    """
+    seen: Ticket | None = ticket
+    for _ in range(_TRIES):
+        if seen is None or not _tells(seen, placement):
+            return
+        patch: Body = {
+            "metadata": {"annotations": _notes(placement), "resourceVersion": seen.version},
+            "data": {
+                ENDPOINT_KEY: _encoded(placement.endpoint),
+                TLS_SERVER_NAME_KEY: _encoded(placement.tls_server_name),
+                TELEPHONY_ENDPOINT_KEY: _encoded(placement.telephony_endpoint),
+            },
+        }
+        try:
+            await store.patch(SECRET, subject.namespace, seen.secret_name, patch)
+            return
+        except Conflict:
+            seen = await read_ticket(store, subject)
+    raise Conflict(f"Secret {ticket.secret_name} is written by others again and again")
+
+
+def _tells(ticket: Ticket, placement: Placement) -> bool:
+    """Whether the placement is news for the Secret."""
+    if ticket.placement is not None and ticket.placement.attempt > placement.attempt:
+        return False
     known = (ticket.endpoint, ticket.telephony_endpoint)
-    if (placement.endpoint, placement.telephony_endpoint) == known:
-        return
-    data = {
-        ENDPOINT_KEY: _encoded(placement.endpoint),
-        TLS_SERVER_NAME_KEY: _encoded(placement.tls_server_name),
-        TELEPHONY_ENDPOINT_KEY: _encoded(placement.telephony_endpoint),
-    }
-    await store.patch(SECRET, subject.namespace, ticket.secret_name, {"data": data})
+    return (placement.endpoint, placement.telephony_endpoint) != known
 
 
 def _secret(subject: Subject, placement: Placement, ca: bytes, ticket: str) -> Body:
@@ -158,4 +182,5 @@ def _ticket(name: str, body: Body) -> Ticket | None:
             tls_server_name=server_name,
             telephony_endpoint=telephony,
         )
-    return Ticket(name, values[TICKET_KEY], placement, endpoint, telephony)
+    version = text_at(body, "metadata", "resourceVersion")
+    return Ticket(name, values[TICKET_KEY], placement, endpoint, telephony, version)

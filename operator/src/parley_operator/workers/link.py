@@ -152,6 +152,20 @@ class WorkerLink:
         self._view_of: tuple[object, ...] = (None, None, None)
         self._view_until = 0.0
 
+    def succeed(self, link: WorkerLink) -> None:
+        """Begin with what another link with the same worker knew, until the worker speaks on this one."""
+        own = self._state
+        self._state = replace(
+            link._state,
+            connected=False,
+            node=own.node,
+            media_endpoint=own.media_endpoint,
+            tls_server_name=own.tls_server_name,
+        )
+        self._heard, self._heard_of = link._heard, link._heard_of
+        self._lost, self._restarted_at = link._lost, link._restarted_at
+        self._refused_since = link._refused_since
+
     def follow(self, target: WorkerTarget) -> bool:
         """Take over what pod and node say; returns whether the worker's fate or its standing changed."""
         before = _standing(self.view())
@@ -382,7 +396,8 @@ class WorkerLink:
             response = await self._stub.RecordEnd(message, timeout=self._settings.call_timeout)
         except grpc.aio.AioRpcError as error:
             log.warning("worker %s: end of %s: %s", self.target.name, word.uid, error.code().name)
-            return None
+            # Workers of earlier versions cannot.
+            return False if error.code() is grpc.StatusCode.UNIMPLEMENTED else None
         return bool(response.taken)
 
     async def drain(self, timeout: float, *, exactly: bool = False) -> bool:
@@ -421,29 +436,42 @@ class LinkSet:
         self._closing: set[asyncio.Task[None]] = set()
 
     def set_target(self, target: WorkerTarget) -> None:
-        """Begin to watch, or follow a change. Another address or identity makes a new link."""
-        link = self._links.get(target.name)
-        if link is not None:
-            old = link.target
-            kept = (old.control_address, old.pod_uid) == (target.control_address, target.pod_uid)
-            if kept and old.tls == target.tls:
-                if link.follow(target):
-                    self._changed(target.name, None)
-                return
+        """Begin to watch, or follow a change. Another address or identity makes a new link; other credentials
+        make one that knows what the old one knew."""
+        old = self._links.get(target.name)
+        if old is None:
+            self._open(target)
+        elif (old.target.control_address, old.target.pod_uid) != (target.control_address, target.pod_uid):
             self.remove(target.name)
+            self._open(target)
+        elif old.target.tls != target.tls:
+            self._close(target.name)
+            self._open(target, old)
+            self._changed(target.name, None)
+        elif old.follow(target):
+            self._changed(target.name, None)
+
+    def _open(self, target: WorkerTarget, old: WorkerLink | None = None) -> None:
         link = WorkerLink(target, self._epoch, self._clock, self._changed, self._settings)
+        if old is not None:
+            link.succeed(old)
         self._links[target.name] = link
         self._tasks[target.name] = asyncio.create_task(link.run(), name=f"watch {target.name}")
 
     def remove(self, worker: str) -> None:
+        if self._close(worker):
+            self._changed(worker, None)
+
+    def _close(self, worker: str) -> bool:
+        """Whether there was a link."""
         link = self._links.pop(worker, None)
         task = self._tasks.pop(worker, None)
         if link is None or task is None:
-            return
+            return False
         closing = asyncio.create_task(_shut(link, task), name=f"close {worker}")
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
-        self._changed(worker, None)
+        return True
 
     def _changed(self, worker: str, report: SessionReport | None) -> None:
         if self.on_change is not None:
