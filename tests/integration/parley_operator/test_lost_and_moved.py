@@ -115,6 +115,8 @@ async def test_a_call_goes_on_where_its_worker_was_killed(tmp_path: Path, shards
         body: Any = await plane.wait_phase("call", {"Completed"}, timeout=30)
         assert body["status"]["endReason"] == "CallerHangup"
         assert body["status"]["usage"]["inputTokens"] > 0
+        facts = await it.facts(body["metadata"]["uid"])
+        assert (facts.count("ended"), facts.count("attempt_lost")) == (1, 1 if shards else 0)
 
 
 async def test_a_call_that_begins_anew(tmp_path: Path) -> None:
@@ -209,3 +211,22 @@ async def test_a_worker_that_was_frozen_speaks_for_no_session_that_moved(tmp_pat
             assert "endReason" not in status(plane)
             await guest.ask("q3 recall")
             assert await guest.answered("a3") == "a3 alpha"
+
+
+async def test_a_call_that_nobody_can_take_over_ends_once(tmp_path: Path) -> None:
+    """No worker is left that has room; the one whose shard died writes what the control plane decides."""
+    async with (
+        fleet(tmp_path, shards=1, workers=1) as it,
+        EmbeddedControlPlane(workers=targets(it), worker_lost_after=60.0) as plane,
+    ):
+        await plane.apply([session(it, "Resume", limits={"queueTimeout": "1s", "reattachTimeout": "1s"})])
+        await plane.wait_phase("call", {"Ready"}, timeout=30)
+        assert plane._links is not None
+        await plane._links.drain("worker-0", 300.0)
+        await until(plane, lambda s: s["phase"] in ("Ready", "Active"))
+        it.hosts[0].signal(signal.SIGKILL)
+        body: Any = await plane.wait_phase("call", {"Failed"}, timeout=30)
+        assert body["status"]["endReason"] == "ShardLost"
+        facts = await it.facts(body["metadata"]["uid"])
+        assert facts[-2:] == ["attempt_lost", "ended"]
+        assert facts.count("ended") == 1
