@@ -324,15 +324,15 @@ class Operator:
     async def _watch(self, reconciler: Reconciler, keeper: WatchKeeper, over: asyncio.Event) -> None:
         context = reconciler.context
 
-        def observe(kind: str, body: Body, deleted: bool) -> None:
+        def observe(kind: str, body: Body, deleted: bool, repeated: bool) -> None:
             if over.is_set():
                 # Too late: the links are closed, and none may be made.
                 return
             keeper.heard(kind, body)
-            reconciler.observe(kind, body, deleted=deleted)
-
-        def known(kind: str, namespace: str, name: str, version: str) -> bool:
-            return bool(version) and context.cache.version(kind, namespace, name) == version
+            if repeated and context.cache.knows(kind, body):
+                context.metrics.heard(self._clock.now())
+            else:
+                reconciler.observe(kind, body, deleted=deleted)
 
         await reconciler.started.wait()
         # Thousands of sessions were read: they are not to be looked through again and again.
@@ -345,8 +345,6 @@ class Operator:
                 self._login,
                 over,
                 kopf_ready,
-                known=known,
-                heard=context.watches.heard,
                 nodes=self._settings.watch_nodes,
             )
         finally:

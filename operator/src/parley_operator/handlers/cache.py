@@ -92,10 +92,11 @@ class ObjectCache:
     def get(self, kind: str, namespace: str, name: str) -> Body | None:
         return self._objects.get(kind, {}).get(Key(kind, namespace, name))
 
-    def version(self, kind: str, namespace: str, name: str) -> str:
-        """The resource version known; empty for an object that is not. May be read from any thread."""
-        present = self._objects.get(kind, {}).get(Key(kind, namespace, name))
-        return text_at(present, "metadata", "resourceVersion") if present is not None else ""
+    def knows(self, kind: str, body: Body) -> bool:
+        """Whether the object is known in just this resource version."""
+        present = self._objects.get(kind, {}).get(self.key(kind, body))
+        version = text_at(body, "metadata", "resourceVersion")
+        return present is not None and version == text_at(present, "metadata", "resourceVersion") != ""
 
     def count(self, kind: str) -> int:
         return len(self._objects.get(kind, {}))

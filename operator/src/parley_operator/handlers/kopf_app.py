@@ -7,6 +7,7 @@ import base64
 import itertools
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
@@ -28,12 +29,11 @@ from parley_operator.kube.login import Login
 
 log = logging.getLogger(__name__)
 
-Observe = Callable[[str, Body, bool], None]
-# Kind and resource version of what was passed over.
-Heard = Callable[[str, str], None]
-# Kind, namespace, name and resource version: whether a listed object is known just so. Called on kopf's
-# thread.
-Known = Callable[[str, str, str, str], bool]
+# Kind, object, whether it is gone, and whether it may be what is known already: kopf lists at its start what
+# was listed just before, and most changes of sessions are our own writes.
+Observe = Callable[[str, Body, bool, bool], None]
+# Events that are taken in one turn of the loop.
+_TURN = 50
 
 
 class NoDiffBase(kopf.DiffBaseStorage):
@@ -49,9 +49,35 @@ class NoDiffBase(kopf.DiffBaseStorage):
         return None
 
 
-def build_registry(
-    observe: Observe, login: Login, known: Known, heard: Heard, *, nodes: bool = False
-) -> kopf.OperatorRegistry:
+class Relay:
+    """From kopf's thread to the loop: what comes while the loop is busy is taken in one turn, in order."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, observe: Observe) -> None:
+        self._loop = loop
+        self._observe = observe
+        self._events: deque[tuple[str, Body, bool, bool]] = deque()
+        self._called = False
+
+    def tell(self, kind: str, body: Body, deleted: bool, repeated: bool) -> None:
+        """Called on kopf's thread."""
+        self._events.append((kind, body, deleted, repeated))
+        if not self._called:
+            self._called = True
+            self._loop.call_soon_threadsafe(self._take)
+
+    def _take(self) -> None:
+        # First: whoever tells from here on has it called again.
+        self._called = False
+        try:
+            for _ in range(min(_TURN, len(self._events))):
+                self._observe(*self._events.popleft())
+        finally:
+            if self._events and not self._called:
+                self._called = True
+                self._loop.call_soon(self._take)
+
+
+def build_registry(observe: Observe, login: Login, *, nodes: bool = False) -> kopf.OperatorRegistry:
     """A registry of our own with one event handler a kind.
 
     What is to be done with an event is done by the handler's filter, which lets nothing pass. kopf calls
@@ -62,15 +88,9 @@ def build_registry(
 
     def watch(kind: str) -> Any:
         def taken(event: Any, **_: Any) -> bool:
-            found, metadata = event["object"], event["object"]["metadata"]
-            version = metadata.get("resourceVersion", "")
-            told_before = event["type"] is None or (kind == SESSION and event["type"] == "MODIFIED")
-            if told_before and known(kind, metadata.get("namespace", ""), metadata.get("name", ""), version):
-                # What kopf lists at its start was listed just before, and most changes of sessions are our
-                # own writes: not to be looked at again.
-                heard(kind, version)
-            else:
-                observe(kind, found, event["type"] == "DELETED")
+            deed = event["type"]
+            repeated = deed is None or (kind == SESSION and deed == "MODIFIED")
+            observe(kind, event["object"], deed == "DELETED", repeated)
             return False
 
         return taken
@@ -154,30 +174,20 @@ async def run_kopf(
     stop: asyncio.Event,
     ready: asyncio.Event,
     *,
-    known: Known,
-    heard: Heard,
     patience: float = 15.0,
     nodes: bool = False,
 ) -> None:
-    """Watch until `stop` is set; `observe` and `heard` are called on the calling loop. `nodes`: watched
-    too.
+    """Watch until `stop` is set; `observe` is called on the calling loop. `nodes`: watched too.
 
     kopf gets a thread and a loop of its own: on its way out it cancels every task of its loop that began
-    after it,
-    and in a thread it leaves the process's signals alone. Raises what kopf raised, and `KopfStuck`.
+    after it, and in a thread it leaves the process's signals alone. Raises what kopf raised, and `KopfStuck`.
     """
     loop = asyncio.get_running_loop()
     logging.getLogger("kopf").setLevel(logging.WARNING)
     halt = threading.Event()
 
-    def pass_on(kind: str, body: Body, deleted: bool) -> None:
-        loop.call_soon_threadsafe(observe, kind, body, deleted)
-
-    def pass_hearing(kind: str, version: str) -> None:
-        loop.call_soon_threadsafe(heard, kind, version)
-
     async def operate() -> None:
-        registry = build_registry(pass_on, login, known, pass_hearing, nodes=nodes)
+        registry = build_registry(Relay(loop, observe).tell, login, nodes=nodes)
         flag = _Ready(lambda: loop.call_soon_threadsafe(ready.set))
         await kopf.operator(
             registry=registry,

@@ -133,8 +133,8 @@ class Reconciler:
             if waiting and namespace in ("", key.namespace):
                 self._context.queue.add(key)
 
-    def worker_changed(self, worker: str, report: SessionReport | None) -> None:
-        """A worker said something about a session, or changed itself."""
+    def worker_changed(self, worker: str, report: SessionReport | None, *, felt: bool = True) -> None:
+        """A worker said something about a session, or changed itself; `felt`: its sessions notice."""
         queue = self._context.queue
         self.sessions.line.worker_seen(worker, report)
         if report is not None:
@@ -144,7 +144,7 @@ class Reconciler:
                 queue.add(Key(SESSION, report.namespace, report.name))
             if report.live and report.uid in self._deleted:
                 queue.add(Key(DOOM, "", report.uid))
-        else:
+        elif felt:
             for key in self.sessions.book.keys_on(worker):
                 queue.add(key)
         view = self._context.links.view(worker)

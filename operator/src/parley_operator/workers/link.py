@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
+from typing import Protocol
 
 import grpc
 import grpc.aio
@@ -90,7 +91,13 @@ async def refuses(address: str, timeout: float) -> bool:
     return False
 
 
-Changed = Callable[[str, SessionReport | None], None]
+
+class Changed(Protocol):
+    """Told of every session report and, with `None`, whenever the worker itself changed; `felt` is false when
+    only those who count places and pods need to know, and none of its sessions."""
+
+    def __call__(self, worker: str, report: SessionReport | None, *, felt: bool = True) -> None: ...
+
 
 
 def make_channel(target: WorkerTarget) -> grpc.aio.Channel:
@@ -117,11 +124,7 @@ def _loopback(host: str) -> bool:
 
 
 class WorkerLink:
-    """The link with one worker.
-
-    `changed(worker, report)` is called for every session report and, with `None`,
-    whenever the worker itself changed (connected, lost, new instance, new snapshot).
-    """
+    """The link with one worker. `changed` is called as its type says."""
 
     def __init__(
         self, target: WorkerTarget, epoch: int, clock: Clock, changed: Changed, settings: LinkSettings
@@ -166,15 +169,18 @@ class WorkerLink:
         self._lost, self._restarted_at = link._lost, link._restarted_at
         self._refused_since = link._refused_since
 
-    def follow(self, target: WorkerTarget) -> bool:
-        """Take over what pod and node say; returns whether the worker's fate or its standing changed."""
-        before = _standing(self.view())
+    def follow(self, target: WorkerTarget) -> None:
+        """Take over what pod and node say."""
+        before = self.view()
         if target.restarts > self.target.restarts:
             self._restarted_at = self._clock.monotonic()
             # The kubelet may be faster than the news of the broken connection, see `_broken`.
             self._lost = self._lost or not self._state.connected
         self.target = target
-        return _standing(self.view()) != before
+        after = self.view()
+        felt = _felt(after) != _felt(before)
+        if felt or _standing(after) != _standing(before):
+            self._changed(target.name, None, felt=felt)
 
     def view(self) -> WorkerView:
         now, target = self._clock.monotonic(), self.target
@@ -284,10 +290,11 @@ class WorkerLink:
             self._heard_of.take(report)
             self._changed(self.target.name, report)
         elif kind == "worker":
-            before = _facts(self._state)
-            self._state = self._with_worker(message.worker)
-            if before != _facts(self._state):
-                self._changed(self.target.name, None)
+            before, after = self._state, self._with_worker(message.worker)
+            self._state = after
+            felt = _felt(before) != _felt(after)
+            if felt or _facts(before) != _facts(after):
+                self._changed(self.target.name, None, felt=felt)
 
     def _with_worker(self, report: pb.WorkerReport) -> WorkerView:
         return replace(
@@ -448,8 +455,8 @@ class LinkSet:
             self._close(target.name)
             self._open(target, old)
             self._changed(target.name, None)
-        elif old.follow(target):
-            self._changed(target.name, None)
+        else:
+            old.follow(target)
 
     def _open(self, target: WorkerTarget, old: WorkerLink | None = None) -> None:
         link = WorkerLink(target, self._epoch, self._clock, self._changed, self._settings)
@@ -473,9 +480,9 @@ class LinkSet:
         closing.add_done_callback(self._closing.discard)
         return True
 
-    def _changed(self, worker: str, report: SessionReport | None) -> None:
+    def _changed(self, worker: str, report: SessionReport | None, *, felt: bool = True) -> None:
         if self.on_change is not None:
-            self.on_change(worker, report)
+            self.on_change(worker, report, felt=felt)
 
     async def close(self) -> None:
         for worker in list(self._links):
@@ -537,12 +544,17 @@ class LinkSet:
 
 def _facts(view: WorkerView) -> tuple[object, ...]:
     """What others act on at once; the rest is read when it is needed."""
-    return (view.state, view.capacity, view.journal_degraded, view.occupied > 0, view.drain_deadline > 0)
+    return (view.capacity, view.occupied > 0)
 
 
 def _standing(view: WorkerView) -> tuple[object, ...]:
-    fate = (view.dead, view.vouched, view.unreachable)
-    return *fate, view.revision, view.zone, view.labels, view.draining, view.drain_deadline, view.parting
+    return view.revision, view.zone, view.labels, view.parting
+
+
+def _felt(view: WorkerView) -> tuple[object, ...]:
+    """What a worker's sessions notice of it."""
+    fate = (view.state, view.dead, view.vouched, view.unreachable)
+    return *fate, view.journal_degraded, view.draining, view.drain_deadline
 
 
 async def _shut(link: WorkerLink, task: asyncio.Task[None]) -> None:
