@@ -42,6 +42,10 @@ class ControlWorker(control_pb2_grpc.WorkerControlServiceServicer):
     # The next Admits are lost on their way here.
     lose_requests: int = 0
     refuse_with: int = 0
+    # As a worker of an earlier release: it knows neither AdmitMany nor reports that come together.
+    only_alone: bool = False
+    # How many sessions came with each AdmitMany.
+    joined: list[int] = field(default_factory=list)
     admit_delay: float = 0.0
     telephony: str = ""
     endpoint: str = "127.0.0.1:7000"
@@ -140,6 +144,13 @@ class ControlWorker(control_pb2_grpc.WorkerControlServiceServicer):
             await context.abort(grpc.StatusCode.UNAVAILABLE, "answer lost")
         return answer
 
+    async def AdmitMany(self, request: pb.AdmitManyRequest, context: Any) -> pb.AdmitManyResponse:
+        if self.only_alone:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "an earlier release")
+        self.joined.append(len(request.admits))
+        answers = await asyncio.gather(*(self.Admit(each, context) for each in request.admits))
+        return pb.AdmitManyResponse(answers=answers)
+
     def _admit(self, request: pb.AdmitRequest) -> pb.AdmitResponse:
         uid = request.session.session_uid
         reason = self.refuse_with
@@ -211,5 +222,15 @@ class ControlWorker(control_pb2_grpc.WorkerControlServiceServicer):
                         message = await queue.get()
                 except TimeoutError:
                     message = pb.WatchResponse(worker=self._worker())
+                if request.together and not self.only_alone and message.HasField("session"):
+                    message = _together(message, queue)
         finally:
             self._watchers.discard(queue)
+
+
+def _together(first: pb.WatchResponse, queue: asyncio.Queue[pb.WatchResponse]) -> pb.WatchResponse:
+    """The report with all that wait behind it, unless the worker itself is among them."""
+    found = [first.session]
+    while not queue.empty() and queue._queue[0].HasField("session"):  # type: ignore[attr-defined]
+        found.append(queue.get_nowait().session)
+    return first if len(found) == 1 else pb.WatchResponse(sessions=pb.SessionReports(reports=found))

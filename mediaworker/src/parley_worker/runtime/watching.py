@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from parley_worker.transport.control_server import Change
+from parley_worker.core.model import SessionReport
+
+Change = SessionReport | None
+"""A session's new report, or None for the worker's own state."""
 
 
 class Listener(Protocol):
@@ -19,6 +22,8 @@ class Watcher:
 
     def __init__(self, bound: int) -> None:
         self._queue: asyncio.Queue[Change] = asyncio.Queue(bound)
+        # What was taken out of the queue and not yet told: that the worker itself changed.
+        self._worker_too = False
         self.overflowed = False
 
     def put(self, change: Change) -> None:
@@ -27,13 +32,25 @@ class Watcher:
         except asyncio.QueueFull:
             self.overflowed = True
 
-    async def next(self, timeout: float) -> Change | None:
-        """The next change; None when `timeout` seconds pass without one."""
+    async def next(self, timeout: float, most: int = 1) -> list[SessionReport]:
+        """The next reports in order, `most` of them at most; none when the worker itself changed, or when
+        nothing did within `timeout` seconds."""
+        if self._worker_too:
+            self._worker_too = False
+            return []
         try:
             async with asyncio.timeout(timeout):
-                return await self._queue.get()
+                change = await self._queue.get()
         except TimeoutError:
-            return None
+            return []
+        found: list[SessionReport] = []
+        while change is not None:
+            found.append(change)
+            if len(found) >= most or self._queue.empty():
+                return found
+            change = self._queue.get_nowait()
+        self._worker_too = bool(found)
+        return found
 
 
 class Watchers:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
@@ -20,10 +21,9 @@ from parley_worker.core.model import EndReason, LimitsConfig, SessionConfig, Ses
 from parley_worker.core.saved import HandOver
 from parley_worker.telemetry.process_metrics import ProcessMetrics
 
-Change = SessionReport | None
-"""A session's new report, or None for the worker's own state."""
-
 MAX_PATIENCE = 300.0
+# Admits in one request, and reports in one message of a watch.
+MAX_TOGETHER = 64
 
 SERVICE = pb.DESCRIPTOR.services_by_name["WorkerControlService"].full_name
 
@@ -34,7 +34,7 @@ class WatcherPort(Protocol):
     @property
     def overflowed(self) -> bool: ...
 
-    async def next(self, timeout: float) -> Change: ...
+    async def next(self, timeout: float, most: int = 1) -> Sequence[SessionReport]: ...
 
 
 class ShardsPort(Protocol):
@@ -185,6 +185,16 @@ class ControlBase(control_pb2_grpc.WorkerControlServiceServicer):
         raise NotImplementedError
 
     async def Admit(self, request: pb.AdmitRequest, context: Any) -> pb.AdmitResponse:
+        return await self._admit(request)
+
+    async def AdmitMany(self, request: pb.AdmitManyRequest, context: Any) -> pb.AdmitManyResponse:
+        if not 1 <= len(request.admits) <= MAX_TOGETHER:
+            text = f"admits has {len(request.admits)} entries: give 1 to {MAX_TOGETHER}"
+            await abort(context, grpc.StatusCode.INVALID_ARGUMENT, text)
+        answers = await asyncio.gather(*map(self._admit, request.admits))
+        return pb.AdmitManyResponse(answers=answers)
+
+    async def _admit(self, request: pb.AdmitRequest) -> pb.AdmitResponse:
         fence = control_pb.fence(request.fence)
         stale = self._watched.check(fence)
         verdict: pb.Admitted | Refusal
@@ -224,13 +234,17 @@ class ControlBase(control_pb2_grpc.WorkerControlServiceServicer):
         try:
             yield self._message(1, snapshot=self._snapshot())
             sequence = 1
+            most = MAX_TOGETHER if request.together else 1
             while not watcher.overflowed:
-                change = await watcher.next(self._heartbeat)
+                changes = await watcher.next(self._heartbeat, most)
                 sequence += 1
-                if change is None:
+                if not changes:
                     yield self._message(sequence, worker=self._worker())
+                elif len(changes) == 1:
+                    yield self._message(sequence, session=self._session(changes[0]))
                 else:
-                    yield self._message(sequence, session=self._session(change))
+                    reports = pb.SessionReports(reports=map(self._session, changes))
+                    yield self._message(sequence, sessions=reports)
             await abort(
                 context,
                 grpc.StatusCode.RESOURCE_EXHAUSTED,

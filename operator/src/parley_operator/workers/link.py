@@ -35,6 +35,7 @@ from parley_operator.domain.model import (
 from parley_operator.ports import WorkerTarget
 
 from . import codec
+from .admits import Admits
 from .reports import Reports
 
 log = logging.getLogger(__name__)
@@ -53,14 +54,6 @@ _OPTIONS = [
 ]
 # How long after the news of a restart a broken stream is its effect.
 _RESTART_NEWS = 3.0
-# Codes that prove that the worker never saw the request or would never have run it.
-_REFUSING = {
-    grpc.StatusCode.UNAUTHENTICATED,
-    grpc.StatusCode.PERMISSION_DENIED,
-    grpc.StatusCode.UNIMPLEMENTED,
-}
-# gRPC's words when there was no connection to send the request on. Other words mean "unknown", which is safe.
-_NOT_SENT = "failed to connect to all addresses"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +84,11 @@ async def refuses(address: str, timeout: float) -> bool:
     return False
 
 
-
 class Changed(Protocol):
     """Told of every session report and, with `None`, whenever the worker itself changed; `felt` is false when
     only those who count places and pods need to know, and none of its sessions."""
 
     def __call__(self, worker: str, report: SessionReport | None, *, felt: bool = True) -> None: ...
-
 
 
 def make_channel(target: WorkerTarget) -> grpc.aio.Channel:
@@ -127,7 +118,13 @@ class WorkerLink:
     """The link with one worker. `changed` is called as its type says."""
 
     def __init__(
-        self, target: WorkerTarget, epoch: int, clock: Clock, changed: Changed, settings: LinkSettings
+        self,
+        target: WorkerTarget,
+        epoch: int,
+        clock: Clock,
+        changed: Changed,
+        settings: LinkSettings,
+        may_act: Callable[[], bool] = lambda: True,
     ) -> None:
         self.target = target
         self._epoch = epoch
@@ -136,6 +133,7 @@ class WorkerLink:
         self._settings = settings
         self._channel = make_channel(target)
         self._stub = control_pb2_grpc.WorkerControlServiceStub(self._channel)
+        self._admits = Admits(self._stub, settings.call_timeout, may_act)
         self._heard = clock.monotonic()
         self._heard_of = Reports()
         self._state = WorkerView(
@@ -248,10 +246,11 @@ class WorkerLink:
             self._changed(self.target.name, None)
 
     async def close(self) -> None:
+        await self._admits.close()
         await self._channel.close()
 
     async def _watch(self) -> None:
-        call = self._stub.Watch(pb.WatchRequest(fence=self._fence("")))
+        call = self._stub.Watch(pb.WatchRequest(fence=self._fence(""), together=True))
         expected = 1
         try:
             while True:
@@ -285,10 +284,11 @@ class WorkerLink:
             self._changed(self.target.name, None)
             for report in list(self._heard_of.by_uid.values()):
                 self._changed(self.target.name, report)
-        elif kind == "session":
-            report = codec.session_report(message.session)
-            self._heard_of.take(report)
-            self._changed(self.target.name, report)
+        elif kind in ("session", "sessions"):
+            for each in (message.session,) if kind == "session" else message.sessions.reports:
+                report = codec.session_report(each)
+                self._heard_of.take(report)
+                self._changed(self.target.name, report)
         elif kind == "worker":
             before, after = self._state, self._with_worker(message.worker)
             self._state = after
@@ -315,16 +315,7 @@ class WorkerLink:
         return pb.Fence(leader_epoch=self._epoch, worker_instance_id=instance_id)
 
     async def admit(self, request: AdmitRequest) -> AdmitOutcome:
-        message = codec.admit_message(request, self._epoch)
-        try:
-            response = await self._stub.Admit(message, timeout=self._settings.call_timeout)
-        except grpc.aio.AioRpcError as error:
-            if error.code() in _REFUSING:
-                return AdmitOutcome(AdmitVerdict.OVERLOADED, f"the worker refuses us: {error.code().name}")
-            if error.code() is grpc.StatusCode.UNAVAILABLE and _NOT_SENT in (error.details() or ""):
-                return AdmitOutcome(AdmitVerdict.UNREACHABLE, "no connection")
-            return AdmitOutcome(AdmitVerdict.UNKNOWN, error.code().name)
-        return codec.admit_outcome(response)
+        return await self._admits.send(codec.admit_message(request, self._epoch))
 
     async def terminate(self, uid: str, attempt: int, reason: str, message: str) -> bool | None:
         request = pb.TerminateRequest(
@@ -459,7 +450,7 @@ class LinkSet:
             old.follow(target)
 
     def _open(self, target: WorkerTarget, old: WorkerLink | None = None) -> None:
-        link = WorkerLink(target, self._epoch, self._clock, self._changed, self._settings)
+        link = WorkerLink(target, self._epoch, self._clock, self._changed, self._settings, self._may_act)
         if old is not None:
             link.succeed(old)
         self._links[target.name] = link

@@ -234,6 +234,54 @@ class AdmitRequest(_message.Message):
 Global___AdmitRequest: _TypeAlias = AdmitRequest  # noqa: Y015
 
 @_typing.final
+class AdmitManyRequest(_message.Message):
+    """AdmitManyRequest asks for several places at once."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADMITS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def admits(self) -> _containers.RepeatedCompositeFieldContainer[Global___AdmitRequest]:
+        """1 to 64 requests."""
+
+    def __init__(
+        self,
+        *,
+        admits: _abc.Iterable[Global___AdmitRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admits", b"admits"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdmitManyRequest: _TypeAlias = AdmitManyRequest  # noqa: Y015
+
+@_typing.final
+class AdmitManyResponse(_message.Message):
+    """AdmitManyResponse answers each of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ANSWERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___AdmitResponse]:
+        """As many answers as there were requests, in their order."""
+
+    def __init__(
+        self,
+        *,
+        answers: _abc.Iterable[Global___AdmitResponse] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdmitManyResponse: _TypeAlias = AdmitManyResponse  # noqa: Y015
+
+@_typing.final
 class SessionConfig(_message.Message):
     """SessionConfig is everything that a worker needs to run a session."""
 
@@ -1642,6 +1690,9 @@ class WatchRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     FENCE_FIELD_NUMBER: _builtins.int
+    TOGETHER_FIELD_NUMBER: _builtins.int
+    together: _builtins.bool
+    """Whether reports that wait at the same time may come together, as `sessions`."""
     @_builtins.property
     def fence(self) -> Global___Fence:
         """Who asks whom."""
@@ -1650,10 +1701,11 @@ class WatchRequest(_message.Message):
         self,
         *,
         fence: Global___Fence | None = ...,
+        together: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence", "together", b"together"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1670,6 +1722,7 @@ class WatchResponse(_message.Message):
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     SESSION_FIELD_NUMBER: _builtins.int
     WORKER_FIELD_NUMBER: _builtins.int
+    SESSIONS_FIELD_NUMBER: _builtins.int
     worker_instance_id: _builtins.str
     """Instance that reports."""
     sequence: _builtins.int
@@ -1686,6 +1739,10 @@ class WatchResponse(_message.Message):
     def worker(self) -> Global___WorkerReport:
         """The worker's new state; also the heartbeat."""
 
+    @_builtins.property
+    def sessions(self) -> Global___SessionReports:
+        """New states of sessions, in order. Only where the watch asked for `together`."""
+
     def __init__(
         self,
         *,
@@ -1694,16 +1751,41 @@ class WatchResponse(_message.Message):
         snapshot: Global___Snapshot | None = ...,
         session: Global___SessionReport | None = ...,
         worker: Global___WorkerReport | None = ...,
+        sessions: Global___SessionReports | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["report", b"report", "session", b"session", "snapshot", b"snapshot", "worker", b"worker"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["report", b"report", "session", b"session", "sessions", b"sessions", "snapshot", b"snapshot", "worker", b"worker"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["report", b"report", "sequence", b"sequence", "session", b"session", "snapshot", b"snapshot", "worker", b"worker", "worker_instance_id", b"worker_instance_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["report", b"report", "sequence", b"sequence", "session", b"session", "sessions", b"sessions", "snapshot", b"snapshot", "worker", b"worker", "worker_instance_id", b"worker_instance_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_report: _TypeAlias = _typing.Literal["snapshot", "session", "worker"]  # noqa: Y015
+    _WhichOneofReturnType_report: _TypeAlias = _typing.Literal["snapshot", "session", "worker", "sessions"]  # noqa: Y015
     _WhichOneofArgType_report: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_report) -> _WhichOneofReturnType_report | None: ...
 
 Global___WatchResponse: _TypeAlias = WatchResponse  # noqa: Y015
+
+@_typing.final
+class SessionReports(_message.Message):
+    """SessionReports are reports that came together."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPORTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def reports(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionReport]:
+        """The reports, oldest first; a session may be there more than once."""
+
+    def __init__(
+        self,
+        *,
+        reports: _abc.Iterable[Global___SessionReport] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reports", b"reports"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionReports: _TypeAlias = SessionReports  # noqa: Y015
 
 @_typing.final
 class Snapshot(_message.Message):

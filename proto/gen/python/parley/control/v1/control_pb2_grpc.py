@@ -40,6 +40,11 @@ class WorkerControlServiceStub:
                 request_serializer=parley_dot_control_dot_v1_dot_control__pb2.AdmitRequest.SerializeToString,
                 response_deserializer=parley_dot_control_dot_v1_dot_control__pb2.AdmitResponse.FromString,
                 _registered_method=True)
+        self.AdmitMany = channel.unary_unary(
+                '/parley.control.v1.WorkerControlService/AdmitMany',
+                request_serializer=parley_dot_control_dot_v1_dot_control__pb2.AdmitManyRequest.SerializeToString,
+                response_deserializer=parley_dot_control_dot_v1_dot_control__pb2.AdmitManyResponse.FromString,
+                _registered_method=True)
         self.Terminate = channel.unary_unary(
                 '/parley.control.v1.WorkerControlService/Terminate',
                 request_serializer=parley_dot_control_dot_v1_dot_control__pb2.TerminateRequest.SerializeToString,
@@ -84,6 +89,13 @@ class WorkerControlServiceServicer:
     def Admit(self, request, context):
         """Admit places a session on this worker, or refuses it at once. Idempotent on uid and attempt: the same request
         again gets the same answer. Never waits for the provider: that is reported by Watch.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AdmitMany(self, request, context):
+        """AdmitMany is Admit for up to 64 sessions. Each is answered as if it had come alone, in the order of the request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -149,6 +161,11 @@ def add_WorkerControlServiceServicer_to_server(servicer, server):
                     request_deserializer=parley_dot_control_dot_v1_dot_control__pb2.AdmitRequest.FromString,
                     response_serializer=parley_dot_control_dot_v1_dot_control__pb2.AdmitResponse.SerializeToString,
             ),
+            'AdmitMany': grpc.unary_unary_rpc_method_handler(
+                    servicer.AdmitMany,
+                    request_deserializer=parley_dot_control_dot_v1_dot_control__pb2.AdmitManyRequest.FromString,
+                    response_serializer=parley_dot_control_dot_v1_dot_control__pb2.AdmitManyResponse.SerializeToString,
+            ),
             'Terminate': grpc.unary_unary_rpc_method_handler(
                     servicer.Terminate,
                     request_deserializer=parley_dot_control_dot_v1_dot_control__pb2.TerminateRequest.FromString,
@@ -213,6 +230,33 @@ class WorkerControlService:
             '/parley.control.v1.WorkerControlService/Admit',
             parley_dot_control_dot_v1_dot_control__pb2.AdmitRequest.SerializeToString,
             parley_dot_control_dot_v1_dot_control__pb2.AdmitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AdmitMany(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/parley.control.v1.WorkerControlService/AdmitMany',
+            parley_dot_control_dot_v1_dot_control__pb2.AdmitManyRequest.SerializeToString,
+            parley_dot_control_dot_v1_dot_control__pb2.AdmitManyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,8 @@ class WorkerControlServiceStub:
     """Admit places a session on this worker, or refuses it at once. Idempotent on uid and attempt: the same request
     again gets the same answer. Never waits for the provider: that is reported by Watch.
     """
+    AdmitMany: _grpc.UnaryUnaryMultiCallable[_control_pb2.AdmitManyRequest, _control_pb2.AdmitManyResponse]
+    """AdmitMany is Admit for up to 64 sessions. Each is answered as if it had come alone, in the order of the request."""
     Terminate: _grpc.UnaryUnaryMultiCallable[_control_pb2.TerminateRequest, _control_pb2.TerminateResponse]
     """Terminate ends a session. Idempotent: an unknown session is answered with `found` false."""
     Command: _grpc.UnaryUnaryMultiCallable[_control_pb2.CommandRequest, _control_pb2.CommandResponse]
@@ -67,6 +69,8 @@ class WorkerControlServiceAsyncStub(WorkerControlServiceStub):
     """Admit places a session on this worker, or refuses it at once. Idempotent on uid and attempt: the same request
     again gets the same answer. Never waits for the provider: that is reported by Watch.
     """
+    AdmitMany: _aio.UnaryUnaryMultiCallable[_control_pb2.AdmitManyRequest, _control_pb2.AdmitManyResponse]  # type: ignore[assignment]
+    """AdmitMany is Admit for up to 64 sessions. Each is answered as if it had come alone, in the order of the request."""
     Terminate: _aio.UnaryUnaryMultiCallable[_control_pb2.TerminateRequest, _control_pb2.TerminateResponse]  # type: ignore[assignment]
     """Terminate ends a session. Idempotent: an unknown session is answered with `found` false."""
     Command: _aio.UnaryUnaryMultiCallable[_control_pb2.CommandRequest, _control_pb2.CommandResponse]  # type: ignore[assignment]
@@ -100,6 +104,14 @@ class WorkerControlServiceServicer(metaclass=_abc_1.ABCMeta):
         """Admit places a session on this worker, or refuses it at once. Idempotent on uid and attempt: the same request
         again gets the same answer. Never waits for the provider: that is reported by Watch.
         """
+
+    @_abc_1.abstractmethod
+    def AdmitMany(
+        self,
+        request: _control_pb2.AdmitManyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.AdmitManyResponse, _abc.Awaitable[_control_pb2.AdmitManyResponse]]:
+        """AdmitMany is Admit for up to 64 sessions. Each is answered as if it had come alone, in the order of the request."""
 
     @_abc_1.abstractmethod
     def Terminate(
