@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 from .conduct import (
     BehaviourSpec,
@@ -374,12 +374,12 @@ def map_at(body: Mapping[str, object], *path: str) -> dict[str, object]:
 
 
 def _at(body: Mapping[str, object], path: tuple[str, ...]) -> object:
-    value: object = body
+    value: Any = body
     for key in path:
         # Nearly always a dict, which is told faster than a Mapping: this is looked up dozens of times a
         # session.
         if type(value) is dict or isinstance(value, Mapping):
-            value = cast("Mapping[str, object]", value).get(key)
+            value = value.get(key)
         else:
             return None
     return value

@@ -16,6 +16,7 @@ from .placement.desk import WaitReason
 
 MAX_NOTE = 1024
 _WAITS = frozenset(WaitReason)
+_Conditions = dict[str, dict[str, object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,9 @@ def session_facts(
     """
     if text_at(after, "phase") in TERMINAL:
         return [] if text_at(before, "phase") in TERMINAL else [_ended(after, private)]
-    found = [*_warnings(before, after, private)]
-    normal = _normal(before, after)
+    old, new = _conditions(before), _conditions(after)
+    found = _warnings(before, after, old, new, private)
+    normal = _normal(before, after, old, new)
     return found if normal is None else [*found, normal]
 
 
@@ -60,8 +62,13 @@ def condition_facts(
     return facts
 
 
-def _warnings(before: Mapping[str, object], after: Mapping[str, object], private: bool) -> list[Fact]:
-    old, new = _conditions(before), _conditions(after)
+def _warnings(
+    before: Mapping[str, object],
+    after: Mapping[str, object],
+    old: _Conditions,
+    new: _Conditions,
+    private: bool,
+) -> list[Fact]:
     found = []
     for kind, reason, action in (
         ("Accepted", "NotAccepted", "Place"),
@@ -81,8 +88,9 @@ def _warnings(before: Mapping[str, object], after: Mapping[str, object], private
     return found
 
 
-def _normal(before: Mapping[str, object], after: Mapping[str, object]) -> Fact | None:
-    old, new = _conditions(before), _conditions(after)
+def _normal(
+    before: Mapping[str, object], after: Mapping[str, object], old: _Conditions, new: _Conditions
+) -> Fact | None:
     worker = text_at(after, "worker", "name")
     moved = _attempt(before) > 0 and _attempt(after) > _attempt(before) and _is(new, "Placed")
     recovered = text_at(before, "phase") == Phase.RECOVERING and text_at(after, "phase") == Phase.ACTIVE
@@ -114,7 +122,7 @@ def _ended(after: Mapping[str, object], private: bool) -> Fact:
     return Fact("Ended", f"{reason}: {words}" if words else reason, "End", warning=failed)
 
 
-def _conditions(status: Mapping[str, object]) -> dict[str, dict[str, object]]:
+def _conditions(status: Mapping[str, object]) -> _Conditions:
     found = status.get("conditions")
     items = found if isinstance(found, list) else []
     return {str(c.get("type")): map_at({"c": c}, "c") for c in items if isinstance(c, Mapping)}

@@ -25,6 +25,9 @@ class Fate(Enum):
     GONE = "gone"
 
 
+_PHASES: Mapping[object, Phase] = {phase.value: phase for phase in Phase}
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A session that every check let through."""
@@ -55,10 +58,7 @@ class Subject:
 
     @property
     def phase(self) -> Phase:
-        try:
-            return Phase(str(self.status.get("phase", "Pending")))
-        except ValueError:
-            return Phase.PENDING
+        return _PHASES.get(self.status.get("phase"), Phase.PENDING)
 
     @property
     def over(self) -> bool:

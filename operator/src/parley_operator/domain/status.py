@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import cast
 
 from .model import Placement, SessionReport
@@ -12,6 +13,11 @@ from .phases import EndReason
 
 def timestamp(at: float) -> str:
     """RFC 3339 in UTC with seconds."""
+    return _second(int(at))
+
+
+@lru_cache(256)
+def _second(at: int) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

@@ -34,7 +34,7 @@ from .checks import (
 from .conduct import Materials, Needs, check_conduct, conduct_needs, plan_conduct
 from .hosts import parse_url
 from .merge import merge_provider, provider_headers, provider_url, session_json
-from .model import Placement, ProviderTarget, worker_id
+from .model import Origin, Placement, ProviderTarget, worker_id
 from .observation import Plan, Subject
 from .status import parse_timestamp
 
@@ -132,9 +132,17 @@ def needs_of(agent: AgentSpec, spec: SessionSpec) -> Needs:
 
 
 def make_plan(
-    namespace: str, spec: SessionSpec, agent: AgentSpec, pool: PoolView, given: Materials
+    namespace: str,
+    spec: SessionSpec,
+    agent: AgentSpec,
+    pool: PoolView,
+    given: Materials,
+    origin: Origin = Origin(),  # noqa: B008 - immutable
 ) -> Plan | Problem:
-    """Apply every trust rule for a session of the namespace; a plan is a session that may be placed."""
+    """Apply every trust rule for a session of the namespace; a plan is a session that may be placed.
+
+    `origin` says where the agent came from.
+    """
     outside = check_namespace(pool.spec, pool.name, pool.namespace, namespace)
     if outside:
         return outside
@@ -190,4 +198,5 @@ def make_plan(
         session_json=session_json(agent, spec, provider.api_version),
         greet=agent.speaks_first and not agent.behaviour.greeting,
         conduct=conduct,
+        origin=origin,
     )

@@ -89,10 +89,10 @@ class Migrator:
         uid = seen.subject.uid
         if uid in self._fence.moving:
             return
-        view = self._context.links.view(seen.placement.worker) if seen.placement else None
         if seen.subject.over or not seen.leaving:
             self._tries.pop(uid, None)
         elif not seen.subject.deleting:
+            view = self._context.links.view(seen.placement.worker) if seen.placement else None
             wanted = is_to_move(seen.subject.spec, seen.placement, seen.report, view, seen.now)
             if wanted:
                 self._context.queue.add(Key(MIGRATE, key.namespace, key.name))

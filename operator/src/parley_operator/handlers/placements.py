@@ -252,13 +252,7 @@ class PlacementBook:
             placement = await self._noted(subject, bound)
         if placement is not None and report is not None:
             self._last[uid] = report
-            placement = replace(
-                placement,
-                confirmed=True,
-                endpoint=report.endpoint or placement.endpoint,
-                tls_server_name=report.tls_server_name or placement.tls_server_name,
-                telephony_endpoint=report.telephony_endpoint or placement.telephony_endpoint,
-            )
+            placement = _confirmed(placement, report)
             self._context.ledger.release(uid)
         if placement is not None:
             self.remember(key, uid, placement)
@@ -294,6 +288,22 @@ class PlacementBook:
                 if report is None or report.live:
                     holders[placement.worker] = placement.attempt
         return list(holders.items())
+
+
+def _confirmed(placement: Placement, report: SessionReport) -> Placement:
+    """The placement as its worker tells it."""
+    told = (
+        report.endpoint or placement.endpoint,
+        report.tls_server_name or placement.tls_server_name,
+        report.telephony_endpoint or placement.telephony_endpoint,
+    )
+    known = (placement.endpoint, placement.tls_server_name, placement.telephony_endpoint)
+    if placement.confirmed and told == known:
+        return placement
+    endpoint, name, telephony = told
+    return replace(
+        placement, confirmed=True, endpoint=endpoint, tls_server_name=name, telephony_endpoint=telephony
+    )
 
 
 def fate_of(view: WorkerView | None, placement: Placement | None) -> Fate:

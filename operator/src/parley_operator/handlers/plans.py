@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from parley_operator.api.constants import CONFIG_MAP, POOL, SECRET
 from parley_operator.api.fields import FieldError
@@ -49,20 +49,14 @@ async def gather_plan(
     pool = _pool(context, names, where)
     if isinstance(pool, Problem):
         return pool
-    try:
-        needs = needs_of(agent, spec)
-    except FieldError as error:
-        return problem_of(error)
     # The trust rules that need no Secret come first: a session that breaks one makes nobody read any.
-    found = _judge(subject.namespace, spec, agent, pool)
+    found = _judge(subject.namespace, spec, agent, pool, origin)
     if isinstance(found, Problem) and found.reason in ("SecretNotFound", "ConfigMapNotFound"):
-        found = make_plan(
-            subject.namespace, spec, agent, pool, await _read(context, subject.namespace, needs)
-        )
-    if isinstance(found, Problem):
-        return found
-    await context.revisions.store(context, subject.namespace, origin)
-    return replace(found, origin=origin)
+        materials = await _read(context, subject.namespace, needs_of(agent, spec))
+        found = make_plan(subject.namespace, spec, agent, pool, materials, origin)
+    if isinstance(found, Plan):
+        await context.revisions.store(context, subject.namespace, origin)
+    return found
 
 
 class _Judged:
@@ -74,13 +68,15 @@ class _Judged:
     def __init__(self) -> None:
         self._kept: dict[tuple[object, ...], tuple[tuple[object, ...], Plan | Problem]] = {}
 
-    def __call__(self, namespace: str, spec: SessionSpec, agent: AgentSpec, pool: PoolView) -> Plan | Problem:
+    def __call__(
+        self, namespace: str, spec: SessionSpec, agent: AgentSpec, pool: PoolView, origin: Origin
+    ) -> Plan | Problem:
         judged = (spec, agent, pool.spec)
-        key = (namespace, pool.namespace, pool.name, *map(id, judged))
+        key = (namespace, pool.namespace, pool.name, origin, *map(id, judged))
         kept = self._kept.get(key)
         if kept is not None:
             return kept[1]
-        found = make_plan(namespace, spec, agent, pool, Materials())
+        found = _unfurnished(namespace, spec, agent, pool, origin)
         # Holding them keeps their ids from being given to others.
         self._kept[key] = (judged, found)
         if len(self._kept) > self.SIZE:
@@ -89,6 +85,16 @@ class _Judged:
 
 
 _judge = _Judged()
+
+
+def _unfurnished(
+    namespace: str, spec: SessionSpec, agent: AgentSpec, pool: PoolView, origin: Origin
+) -> Plan | Problem:
+    try:
+        needs_of(agent, spec)
+    except FieldError as error:
+        return problem_of(error)
+    return make_plan(namespace, spec, agent, pool, Materials(), origin)
 
 
 async def _read(context: Context, namespace: str, needs: Needs) -> Materials:

@@ -21,7 +21,7 @@ from parley_operator.domain.decide import (
 from parley_operator.domain.event_facts import session_facts
 from parley_operator.domain.model import ELSEWHERE, AdmitOutcome, AdmitVerdict, Placement
 from parley_operator.domain.observation import Fate, Observation, Plan, Subject
-from parley_operator.domain.placement.demand import Choices, Grant, Request
+from parley_operator.domain.placement.demand import Choices, Grant, PoolName, Request
 from parley_operator.domain.placement.refusals import Refusal, Refusals
 from parley_operator.domain.recovery import recovering, recovery_of, restore_of
 from parley_operator.domain.subjects import subject_of
@@ -118,9 +118,12 @@ class SessionReconciler:
         placement, report = await self.book.find(key, subject)
         await self.book.tell_caller(subject, placement)
         view = context.links.view(placement.worker) if placement else None
+        settled = placement is not None and (placement.confirmed or report is not None)
+        outside = subject.over or subject.deleting or settled
         seen = Observation(
             subject,
             now,
+            leapt=0.0 if outside else self._leapt(subject.uid),
             placement=placement,
             report=report,
             last=self.book.last(subject.uid, placement),
@@ -138,12 +141,10 @@ class SessionReconciler:
             ticket_secret=secret_name(subject.name),
             refusals=str(self._refusals.get(subject.uid, "")),
         )
-        settled = placement is not None and (placement.confirmed or report is not None)
-        if subject.over or subject.deleting or settled:
+        if outside:
             context.desk.leave(subject.uid)
             self._waiting.pop(subject.uid, None)
             return seen
-        seen = replace(seen, leapt=self._leapt(subject.uid))
         if problem is not None:
             return self._not_accepted(seen, problem)
         if placement is not None:
@@ -163,7 +164,7 @@ class SessionReconciler:
         uid, subject = seen.subject.uid, seen.subject
         choices = self._accepted.get(uid)
         if choices is not None:
-            seen = self._stand(seen, choices)
+            seen = self._stand(seen, choices, {})
             if seen.grant is None:
                 return seen
             plan = await gather_plan(self._context, subject, seen.grant.pool)
@@ -172,15 +173,14 @@ class SessionReconciler:
         if isinstance(weighed, Problem):
             return self._not_accepted(seen, weighed)
         self._accepted[uid] = weighed.choices
-        seen = self._stand(seen, weighed.choices)
-        return replace(seen, plan=weighed.plans.get(seen.grant.pool)) if seen.grant else seen
+        return self._stand(seen, weighed.choices, weighed.plans)
 
     def _not_accepted(self, seen: Observation, problem: Problem) -> Observation:
         self._accepted.pop(seen.subject.uid, None)
         self._context.desk.leave(seen.subject.uid)
         return replace(seen, plan=problem, grant=None, standing=None)
 
-    def _stand(self, seen: Observation, choices: Choices) -> Observation:
+    def _stand(self, seen: Observation, choices: Choices, plans: Mapping[PoolName, Plan]) -> Observation:
         subject, desk = seen.subject, self._context.desk
         # One whose worker went away meanwhile is given back first.
         desk.grant(subject.uid)
@@ -190,7 +190,8 @@ class SessionReconciler:
         grant = desk.grant(subject.uid)
         standing = desk.standing(subject.uid, self._context.clock.monotonic()) if grant is None else None
         pool = grant.pool if grant else choices[0].pool
-        return replace(seen, grant=grant, standing=standing, worker_pool=pool[1])
+        plan = plans.get(pool) if grant else None
+        return replace(seen, grant=grant, standing=standing, worker_pool=pool[1], plan=plan)
 
     def _count_refusal(self, seen: Observation) -> None:
         if isinstance(seen.plan, Problem) and self._refused.get(seen.subject.uid) != seen.plan.reason:
