@@ -91,6 +91,33 @@ async def test_many_admits_at_once_never_pass_the_capacity(provider: str) -> Non
         assert worker.registry.admission.sessions == 5
 
 
+async def test_many_are_admitted_in_one_call_and_their_reports_come_together(provider: str) -> None:
+    async with app(capacity=2, watch_heartbeat=5) as worker, client(worker) as operator:
+        fence = operator.request(provider, "x").fence
+        stream = operator.stub.Watch(pb.WatchRequest(fence=fence, together=True))
+        await until(stream, lambda m: m.HasField("snapshot"))
+        bad = operator.request(provider, "bad")
+        bad.config.session_json = "{"
+        asked = [operator.request(provider, "a"), bad, *(operator.request(provider, n) for n in "bca")]
+        answers = (await operator.stub.AdmitMany(pb.AdmitManyRequest(admits=asked), timeout=20)).answers
+        said = [a.refused.reason if a.HasField("refused") else "yes" for a in answers]
+        full, invalid = pb.REFUSAL_REASON_FULL, pb.REFUSAL_REASON_INVALID
+        assert said == ["yes", invalid, "yes", full, "yes"]
+        assert answers[4] == answers[0]
+        heard, together = set[str](), 0
+        async with asyncio.timeout(10):
+            while heard != {"a", "b"}:
+                message = await stream.read()
+                reports = [message.session] if message.HasField("session") else message.sessions.reports
+                together = max(together, len(reports))
+                heard |= {report.session.session_uid for report in reports} - {""}
+        assert together > 1
+        stream.cancel()
+        for count in (0, 65):
+            wrong = pb.AdmitManyRequest(admits=asked[:1] * count)
+            assert await code(operator.stub.AdmitMany(wrong, timeout=20)) is grpc.StatusCode.INVALID_ARGUMENT
+
+
 @pytest.mark.parametrize(
     ("change", "reason", "words"),
     [

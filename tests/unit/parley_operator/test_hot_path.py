@@ -11,6 +11,7 @@ from parley_operator.api.memo import ByIdentity
 from parley_operator.api.v1alpha1 import map_at, text_at
 from parley_operator.domain.model import SessionReport, SessionState
 from parley_operator.handlers.cache import ObjectCache
+from parley_operator.handlers.kopf_app import Relay
 from parley_operator.handlers.queue import Key, KeyedQueue
 from parley_operator.workers.reports import Reports
 from reconcile_plane import CALL, HOSTS, POOL, SESSION, Plane
@@ -153,6 +154,55 @@ async def test_the_first_word_of_a_worker_says_no_more_than_its_answer() -> None
     assert not foreseen("default/a", replace(said, attempt=2))
     assert not foreseen("default/a", replace(said, state=SessionState.READY))
     assert not foreseen("default/a", replace(said, uid="other"))
+
+
+async def test_the_relay_takes_all_that_came_in_one_turn_and_loses_none_to_an_error() -> None:
+    taken: list[str] = []
+
+    def observe(kind: str, body: Any, deleted: bool, repeated: bool) -> None:
+        taken.append(kind)
+        if kind == "3":
+            raise ValueError
+
+    loop = asyncio.get_running_loop()
+    errors: list[Any] = []
+    loop.set_exception_handler(lambda loop, context: errors.append(context["exception"]))
+    relay = Relay(loop, observe)
+    numbers = [str(number) for number in range(120)]
+    await asyncio.to_thread(lambda: [relay.tell(number, {}, False, False) for number in numbers])
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert taken == numbers
+    assert [type(error) for error in errors] == [ValueError]
+    await asyncio.to_thread(relay.tell, "later", {}, True, False)
+    await asyncio.sleep(0)
+    assert taken[-1] == "later"
+
+
+def test_what_is_known_in_this_version_is_known() -> None:
+    cache = ObjectCache()
+    assert not cache.knows(SESSION, body(1))
+    cache.put(SESSION, body(1))
+    assert cache.knows(SESSION, body(1))
+    assert not cache.knows(SESSION, body(2))
+    unnumbered = {"metadata": {"name": "b", "namespace": "n"}}
+    cache.put(SESSION, unnumbered)
+    assert not cache.knows(SESSION, unnumbered)
+
+
+async def test_what_a_workers_sessions_do_not_notice_wakes_none_of_them() -> None:
+    plane = Plane()
+    await plane.apply(POOL, "default", HOSTS)
+    plane.links.add("default/a")
+    await plane.session()
+    await plane.look()
+    queue = plane.context.queue
+    queue._ready.clear()
+    queue._waiting.clear()
+    plane.reconciler.worker_changed("default/a", None, felt=False)
+    assert CALL not in queue._waiting
+    plane.reconciler.worker_changed("default/a", None)
+    assert CALL in queue._waiting
 
 
 def test_paths_through_what_is_no_object_lead_nowhere() -> None:

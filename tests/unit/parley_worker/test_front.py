@@ -179,7 +179,7 @@ async def test_a_lost_shard_takes_its_own_sessions_and_places() -> None:
     assert (report.end_reason, report.end_message) == (EndReason.SHARD_LOST, "shard 0 was killed")
     assert (report.started_at, report.ended_at) == (5.0, 1_001_000.0)
     told = [await watcher.next(0.1) for _ in range(4)]
-    assert report in told
+    assert [report] in told
     assert shards.front.admission.capacity == 2
     assert shards.shown("parley_worker_capacity_sessions 2.0")
     assert shards.shown('parley_worker_sessions_ended_total{reason="ShardLost"} 1.0')

@@ -205,14 +205,14 @@ async def test_watchers_get_changes_in_order_and_a_slow_one_is_over() -> None:
     host.admit("a")
     for number in range(3):
         host.runners["a", 1].say(web_socket_id=str(number))
-        while (change := await quick.next(0)) is not None or not quick._queue.empty():
-            seen.append(change)
-    assert [r.web_socket_id for r in seen if r and r.web_socket_id] == ["0", "1", "2"]
+        while (changes := await quick.next(0)) or not quick._queue.empty():
+            seen += changes
+    assert [r.web_socket_id for r in seen if r.web_socket_id] == ["0", "1", "2"]
     assert slow.overflowed
     assert not quick.overflowed
     host.registry.unwatch(quick)
     host.runners["a", 1].say(web_socket_id="3")
-    assert await quick.next(0) is None
+    assert await quick.next(0) == []
     await host.supervisor.stop()
 
 
@@ -221,7 +221,7 @@ async def test_an_unchanged_report_is_not_told_again() -> None:
     host.admit("a")
     watcher = host.registry.watch()
     host.runners["a", 1].say()
-    assert await watcher.next(0) is None
+    assert await watcher.next(0) == []
     await host.supervisor.stop()
 
 

@@ -34,7 +34,7 @@ class Watcher:
 
     async def next(self, timeout: float, most: int = 1) -> list[SessionReport]:
         """The next reports in order, `most` of them at most; none when the worker itself changed, or when
-        nothing did within `timeout` seconds."""
+        nothing did within `timeout` seconds. The worker's changes among reports are told once, after them."""
         if self._worker_too:
             self._worker_too = False
             return []
@@ -43,13 +43,15 @@ class Watcher:
                 change = await self._queue.get()
         except TimeoutError:
             return []
-        found: list[SessionReport] = []
-        while change is not None:
-            found.append(change)
-            if len(found) >= most or self._queue.empty():
-                return found
+        if change is None:
+            return []
+        found = [change]
+        while len(found) < most and not self._queue.empty():
             change = self._queue.get_nowait()
-        self._worker_too = bool(found)
+            if change is None:
+                self._worker_too = True
+            else:
+                found.append(change)
         return found
 
 
