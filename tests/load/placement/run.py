@@ -7,8 +7,9 @@ paths by
 turns: a floor (a plain watch that POSTs a ticket Secret, PATCHes the status and POSTs Events as rarely as
 the operator), VoiceSessions created through the API as kubectl does, and SessionService.CreateSession. Each
 round has them idle (one session at a time), in a burst (20 clients, 300 sessions) and paced at half the
-burst's rate. Everything shares this
-machine: compare the paths of one run only. Writes build/bench/placement.json and prints the table.
+burst's rate, where everything shares the machine; and once more in a burst with API server, etcd and clients
+on cores of their own, as they are on machines of their own in a cluster. Compare the paths of one run only.
+Writes build/bench/placement.json and prints the table.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -243,6 +244,29 @@ async def measure(
     return figures.phase(latencies, count, seconds, {key: after[key] - before[key] for key in after})
 
 
+@contextmanager
+def apart(bench: Bench) -> Iterator[None]:
+    """Half of the cores for API server, etcd and clients, the others for operator, floor and workers."""
+    cores = sorted(os.sched_getaffinity(0))
+    half = len(cores) // 2
+    plane, rest = [*bench.pids["api"], *bench.pids["etcd"], os.getpid()], ("operator", "floor", "fleet")
+    others = [pid for name in rest for pid in bench.pids[name]]
+    try:
+        pin(plane, cores[:half])
+        pin(others, cores[half:])
+        yield
+    finally:
+        pin([*plane, *others], cores)
+
+
+def pin(pids: list[int], cores: list[int]) -> None:
+    """All threads; those that come later are like the one that begins them."""
+    for pid in pids:
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(ProcessLookupError):
+                os.sched_setaffinity(int(thread.name), cores)
+
+
 async def one_round(
     bench: Bench, order: list[str], sizes: argparse.Namespace
 ) -> dict[str, dict[str, figures.Phase]]:
@@ -251,6 +275,11 @@ async def one_round(
         found["idle"][path] = await measure(bench, path, sizes.idle, by_clients(1), one_by_one=True)
     for path in order:
         found["burst"][path] = await measure(bench, path, sizes.burst, by_clients(sizes.clients))
+    if len(os.sched_getaffinity(0)) > 1:
+        found["apart"] = {}
+        with apart(bench):
+            for path in order:
+                found["apart"][path] = await measure(bench, path, sizes.burst, by_clients(sizes.clients))
     for path in order:
         rate = found["burst"][path].rate / 2
         found["half load"][path] = await measure(bench, path, sizes.paced, paced(rate))

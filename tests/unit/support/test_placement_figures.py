@@ -49,3 +49,11 @@ def test_goals_are_judged_by_the_median_round(rounds: list[dict], held: tuple[bo
 
 def test_one_lost_session_of_any_round_is_told() -> None:
     assert summary([one_round(95, 50), one_round(95, 50, lost=2)])["lost"] == 2 * 9
+
+
+def test_where_there_are_cores_for_it_the_api_server_is_measured_on_its_own() -> None:
+    both = {**one_round(80, 50), "apart": one_round(97, 50)["burst"]}
+    result = summary([both])
+    assert result["rate_over_floor_apart"]["cr"] == {"median": 0.97, "rounds": [0.97]}
+    assert [good for _, _, good in verdicts(result)] == [True, False, True, True]
+    assert table(result).count("apart ") == 3
