@@ -77,7 +77,7 @@ async def test_renewed_credentials_forget_nothing_of_the_worker() -> None:
     seen: list[tuple[Fate, int]] = []
     placement = Placement("w", worker.instance_id, 1, confirmed=True)
 
-    def note(name: str, report: object) -> None:
+    def note(name: str, report: object, *, felt: bool = True) -> None:
         view = links.view(name)
         seen.append((fate_of(view, placement), len(view.sessions) if view else 0))
 
