@@ -3,12 +3,11 @@
     make load-placement                 (tests/load/placement/run.py --rounds 5)
 
 A real etcd and kube-apiserver, the operator as a process, workers that are real control servers, and three
-paths by
-turns: a floor (a plain watch that POSTs a ticket Secret, PATCHes the status and POSTs Events as rarely as
-the operator), VoiceSessions created through the API as kubectl does, and SessionService.CreateSession. Each
-round has them idle (one session at a time), in a burst (20 clients, 300 sessions) and paced at half the
-burst's rate, where everything shares the machine; and once more in a burst with API server, etcd and clients
-on cores of their own, as they are on machines of their own in a cluster. Compare the paths of one run only.
+paths by turns: a floor (a plain watch that POSTs a ticket Secret, PATCHes the status and POSTs Events as
+rarely as the operator), VoiceSessions created through the API as kubectl does, and
+SessionService.CreateSession. Each round has them idle (one session at a time), in bursts (20 clients, 300
+sessions; floor and CR path by turns, three times each) and paced at half the bursts' rate. Everything shares
+this machine: compare the paths of one run only.
 Writes build/bench/placement.json and prints the table.
 """
 
@@ -27,8 +26,8 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -244,46 +243,21 @@ async def measure(
     return figures.phase(latencies, count, seconds, {key: after[key] - before[key] for key in after})
 
 
-@contextmanager
-def apart(bench: Bench) -> Iterator[None]:
-    """Half of the cores for API server, etcd and clients, the others for operator, floor and workers."""
-    cores = sorted(os.sched_getaffinity(0))
-    half = len(cores) // 2
-    plane, rest = [*bench.pids["api"], *bench.pids["etcd"], os.getpid()], ("operator", "floor", "fleet")
-    others = [pid for name in rest for pid in bench.pids[name]]
-    try:
-        pin(plane, cores[:half])
-        pin(others, cores[half:])
-        yield
-    finally:
-        pin([*plane, *others], cores)
-
-
-def pin(pids: list[int], cores: list[int]) -> None:
-    """All threads; those that come later are like the one that begins them."""
-    for pid in pids:
-        for thread in Path(f"/proc/{pid}/task").iterdir():
-            with suppress(ProcessLookupError):
-                os.sched_setaffinity(int(thread.name), cores)
-
-
-async def one_round(
-    bench: Bench, order: list[str], sizes: argparse.Namespace
-) -> dict[str, dict[str, figures.Phase]]:
-    found: dict[str, dict[str, figures.Phase]] = {"idle": {}, "burst": {}, "half load": {}}
+async def one_round(bench: Bench, order: list[str], sizes: argparse.Namespace) -> figures.Round:
+    """Floor and CR path take turns in bursts: the speed of a shared machine changes from minute to minute,
+    and only bursts that follow each other can be compared."""
+    one = figures.Round()
     for path in order:
-        found["idle"][path] = await measure(bench, path, sizes.idle, by_clients(1), one_by_one=True)
+        one.idle[path] = await measure(bench, path, sizes.idle, by_clients(1), one_by_one=True)
+    for turn in range(sizes.turns):
+        pair = ("floor", "cr") if turn % 2 else ("cr", "floor")
+        burst = {path: await measure(bench, path, sizes.burst, by_clients(sizes.clients)) for path in pair}
+        one.bursts.append(burst)
+    one.service = await measure(bench, "service", sizes.burst, by_clients(sizes.clients))
     for path in order:
-        found["burst"][path] = await measure(bench, path, sizes.burst, by_clients(sizes.clients))
-    if len(os.sched_getaffinity(0)) > 1:
-        found["apart"] = {}
-        with apart(bench):
-            for path in order:
-                found["apart"][path] = await measure(bench, path, sizes.burst, by_clients(sizes.clients))
-    for path in order:
-        rate = found["burst"][path].rate / 2
-        found["half load"][path] = await measure(bench, path, sizes.paced, paced(rate))
-    return found
+        rate = one.rate(path) / 2
+        one.half_load[path] = await measure(bench, path, sizes.paced, paced(rate))
+    return one
 
 
 # -- the ground
@@ -461,7 +435,7 @@ async def main(sizes: argparse.Namespace) -> int:
                 turn = number % len(figures.PATHS)
                 order = [*figures.PATHS[turn:], *figures.PATHS[:turn]]
                 rounds.append(await one_round(bench, order, sizes))
-                shares = {path: rounds[-1]["burst"][path].rate for path in figures.PATHS}
+                shares = {path: rounds[-1].rate(path) for path in figures.PATHS}
                 print(
                     f"round {number + 1} of {sizes.rounds}: sessions/s {shares}", file=sys.stderr, flush=True
                 )
@@ -478,9 +452,7 @@ async def main(sizes: argparse.Namespace) -> int:
         "sizes": {key: value for key, value in vars(sizes).items() if key != "out"},
         "operator_rss_mib": round(rss / 1024, 1),
         **figures.summary(rounds),
-        "rounds": [
-            {name: {path: asdict(p) for path, p in by.items()} for name, by in one.items()} for one in rounds
-        ],
+        "rounds": [asdict(one) for one in rounds],
     }
     sizes.out.parent.mkdir(parents=True, exist_ok=True)
     sizes.out.write_text(json.dumps(result, indent=1) + "\n")
@@ -494,6 +466,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--idle", type=int, default=60, help="sessions one at a time")
     parser.add_argument("--burst", type=int, default=300, help="sessions at once, by --clients")
+    parser.add_argument("--turns", type=int, default=3, help="bursts of floor and CR path each, by round")
     parser.add_argument("--clients", type=int, default=20)
     parser.add_argument("--paced", type=int, default=200, help="sessions at half of the burst's rate")
     parser.add_argument("--workers", type=int, default=4)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import pytest
-from placement_figures import PATHS, phase, quantile, summary, table, verdicts
+from placement_figures import PATHS, Phase, Round, phase, quantile, summary, table, verdicts
 
 CPU = {"operator": 0.2, "api": 1.0, "workers": 0.05}
 
 
-def one_round(cr: float, p99_ms: float, lost: int = 0) -> dict:
-    """A round with 100 sessions a path; the floor makes 100 a second."""
+def one_round(cr: float, p99_ms: float, lost: int = 0) -> Round:
+    """A round with 100 sessions a path, two bursts; the floor makes 100 a second."""
     rates = {"floor": 100.0, "cr": cr, "service": cr}
     latencies = [0.01] * (99 - lost) + [p99_ms / 1000] * 1
-    return {
-        name: {path: phase(latencies, 100, len(latencies) / rates[path], CPU) for path in PATHS}
-        for name in ("idle", "burst", "half load")
-    }
+
+    def measured(path: str) -> Phase:
+        return phase(latencies, 100, len(latencies) / rates[path], CPU)
+
+    every = {path: measured(path) for path in PATHS}
+    pair = {path: measured(path) for path in ("floor", "cr")}
+    return Round(every, [pair, pair], every["service"], every)
 
 
 def test_quantiles_are_of_what_was_measured() -> None:
@@ -39,7 +42,7 @@ def test_a_phase_has_costs_by_session_and_counts_the_lost() -> None:
         ([one_round(95, 50, lost=1)], (True, True, False)),
     ],
 )
-def test_goals_are_judged_by_the_median_round(rounds: list[dict], held: tuple[bool, ...]) -> None:
+def test_goals_are_judged_by_the_median_round(rounds: list[Round], held: tuple[bool, ...]) -> None:
     result = summary(rounds)
     assert tuple(good for _, _, good in verdicts(result)) == held
     text = table(result)
@@ -48,12 +51,14 @@ def test_goals_are_judged_by_the_median_round(rounds: list[dict], held: tuple[bo
 
 
 def test_one_lost_session_of_any_round_is_told() -> None:
-    assert summary([one_round(95, 50), one_round(95, 50, lost=2)])["lost"] == 2 * 9
+    assert summary([one_round(95, 50), one_round(95, 50, lost=2)])["lost"] == 2 * (3 + 5 + 3)
 
 
-def test_where_there_are_cores_for_it_the_api_server_is_measured_on_its_own() -> None:
-    both = {**one_round(80, 50), "apart": one_round(97, 50)["burst"]}
-    result = summary([both])
-    assert result["rate_over_floor_apart"]["cr"] == {"median": 0.97, "rounds": [0.97]}
-    assert [good for _, _, good in verdicts(result)] == [True, False, True, True]
-    assert table(result).count("apart ") == 3
+def test_only_bursts_that_followed_each_other_are_compared() -> None:
+    """The machine's speed changes: the median of the pairs tells more than the ratio of the medians."""
+    one = one_round(100, 50)
+    slow = {path: phase([0.01] * 100, 100, seconds, CPU) for path, seconds in (("floor", 4.0), ("cr", 4.2))}
+    fast = {path: phase([0.01] * 100, 100, seconds, CPU) for path, seconds in (("floor", 1.0), ("cr", 1.1))}
+    one.bursts = [slow, fast, slow]
+    assert summary([one])["rate_over_floor"]["cr"] == {"median": 0.952, "pairs": [0.952, 0.909, 0.952]}
+    assert one.rate("floor") == 25.0
