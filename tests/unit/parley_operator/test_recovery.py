@@ -16,7 +16,8 @@ from parley_operator.domain.model import (
     WorkerView,
 )
 from parley_operator.domain.recovery import MOST_RECOVERIES
-from reconcile_plane import HOSTS, POOL, SECRET, Links, Plane
+from parley_operator.handlers.queue import DOOM, Key
+from reconcile_plane import HOSTS, POOL, SECRET, SESSION, Links, Plane
 
 RESUME = {"policy": "Resume"}
 SECRET_CALL = ("default", "call-ticket")
@@ -454,3 +455,30 @@ async def test_the_end_that_its_worker_kept_to_itself_is_written_down(plane: Pla
     await settle(plane)
     assert plane.status()["endReason"] == "ReattachTimeout"
     assert last_words(plane) == [("w", 1, "ReattachTimeout")]
+
+
+async def test_the_end_of_a_session_that_was_deleted_between_two_workers_is_written_too(plane: Plane) -> None:
+    await talk(plane)
+    plane.links.remove("w")
+    await plane.look()
+    await plane.look()
+    body: Any = plane.store.peek(SESSION, "default", "call")
+    assert body["status"]["phase"] == "Recovering"
+    plane.reconciler.observe(SESSION, body, deleted=True)
+    doom = Key(DOOM, "", body["metadata"]["uid"])
+    assert await plane.reconciler._handle(doom) == 2.0
+    assert plane.links.last_words == []
+    plane.links.add("other", capacity=0)
+    assert await plane.reconciler._handle(doom) is None
+    assert last_words(plane) == [("other", body["status"]["attempt"], "Terminated")]
+    assert await plane.reconciler._handle(doom) is None
+    assert len(plane.links.last_words) == 1
+
+
+async def test_who_had_a_worker_or_was_over_when_deleted_has_had_its_word(plane: Plane) -> None:
+    await talk(plane)
+    plane.links.add("other", capacity=0)
+    body: Any = plane.store.peek(SESSION, "default", "call")
+    plane.reconciler.observe(SESSION, body, deleted=True)
+    await plane.reconciler._handle(Key(DOOM, "", body["metadata"]["uid"]))
+    assert plane.links.last_words == []

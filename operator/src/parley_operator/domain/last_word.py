@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from .model import LastWord, SessionReport, Usage, WorkerView
 from .observation import Subject
 from .phases import EndReason
-from .recovery import LOST, attempt_floor, recovery_of
+from .recovery import LOST, attempt_floor, recovering, recovery_of
 from .status import parse_timestamp
 
 # Seconds after the end in which it is seen to; a worker that is asked twice writes it once.
@@ -42,6 +42,24 @@ def last_word(subject: Subject, reports: Iterable[SessionReport], now: float) ->
         subject.spec is None or subject.spec.privacy,
         ended,
         _usage(status),
+    )
+
+
+def word_of_deleted(subject: Subject, now: float) -> LastWord | None:
+    """What is to be written down of a session that was deleted at `now` between two attempts, when no worker
+    had it; `None` where there was no such gap."""
+    if subject.over or not recovering(subject.status):
+        return None
+    return LastWord(
+        subject.namespace,
+        subject.name,
+        subject.uid,
+        attempt_floor(subject.status),
+        EndReason.TERMINATED.value,
+        "the VoiceSession was deleted",
+        subject.spec is None or subject.spec.privacy,
+        now,
+        _usage(subject.status),
     )
 
 

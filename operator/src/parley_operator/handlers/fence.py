@@ -31,13 +31,13 @@ class Fence:
         # Sessions that are being moved right now: two live attempts are as it should be.
         self.moving: set[str] = set()
         self._told: dict[tuple[str, str, int], float] = {}
-        self._last_words = LastWords(context)
+        self.last_words = LastWords(context)
 
     async def look(self, subject: Subject, place: Placement | None) -> float | None:
         """Tell or end every live attempt but that of `place`; seconds until the next look at those told."""
         uid = subject.uid
         if subject.over:
-            return await self._last_words.look(subject)
+            return await self.last_words.look(subject)
         if subject.deleting or uid in self.moving:
             return None
         if place is None or not place.confirmed or place.attempt < attempt_floor(subject.status):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from parley_operator.domain.last_word import AGAIN, last_word, scribes
+from parley_operator.domain.last_word import AGAIN, WITHIN, last_word, scribes, word_of_deleted
+from parley_operator.domain.model import LastWord
 from parley_operator.domain.observation import Subject
 
 from .context import Context
@@ -20,12 +21,35 @@ class LastWords:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._taken: dict[str, None] = {}
+        self._orphans: dict[str, tuple[Subject, LastWord]] = {}
 
     async def look(self, subject: Subject) -> float | None:
         """Seconds until the next look; `None` when nothing is to be written, or a worker sees to it."""
         told = (self._context.links.view(worker) for worker in self._context.ledger.tellers(subject.uid))
         reports = [view.sessions[subject.uid] for view in told if view and subject.uid in view.sessions]
-        word = last_word(subject, reports, self._context.clock.now())
+        return await self._have_written(subject, last_word(subject, reports, self._context.clock.now()))
+
+    def deleted(self, subject: Subject) -> None:
+        """The session was deleted, and its object is gone: `look_at_deleted` has its end written."""
+        word = word_of_deleted(subject, self._context.clock.now())
+        if word is not None:
+            self._orphans[subject.uid] = subject, word
+            while len(self._orphans) > _REMEMBERED:
+                del self._orphans[next(iter(self._orphans))]
+
+    async def look_at_deleted(self, uid: str) -> float | None:
+        """As `look`, once no worker has the session any more."""
+        subject, word = self._orphans.get(uid, (None, None))
+        if subject is None or word is None:
+            return None
+        if self._context.clock.now() - word.ended <= WITHIN:
+            again = await self._have_written(subject, word)
+            if again is not None:
+                return again
+        del self._orphans[uid]
+        return None
+
+    async def _have_written(self, subject: Subject, word: LastWord | None) -> float | None:
         if word is None or subject.uid in self._taken:
             return None
         links = self._context.links

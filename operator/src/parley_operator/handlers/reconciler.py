@@ -15,6 +15,7 @@ from parley_operator.api.constants import AGENT, CONFIG_MAP, NODE, POD, POOL, SE
 from parley_operator.api.v1alpha1 import map_at, metadata_of, text_at
 from parley_operator.domain.model import SessionReport
 from parley_operator.domain.pools.nodes import slim_node
+from parley_operator.domain.subjects import subject_of
 from parley_operator.ports import StoreError
 
 from .agents import AgentReconciler
@@ -104,6 +105,7 @@ class Reconciler:
         uid = text_at(body, "metadata", "uid")
         replaced = text_at(before, "metadata", "uid") if before else ""
         if deleted:
+            self.sessions.fence.last_words.deleted(subject_of(body)[0])
             self._mark_deleted(uid)
         elif replaced and replaced != uid:
             self._mark_deleted(replaced)
@@ -227,7 +229,7 @@ class Reconciler:
         if not await self.sessions.terminate(key.name, "the VoiceSession was deleted"):
             return 1.0
         self.sessions.forget(key.name)
-        return None
+        return await self.sessions.fence.last_words.look_at_deleted(key.name)
 
     # -- now and then
 
