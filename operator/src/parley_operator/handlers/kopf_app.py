@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import itertools
 import logging
 import threading
@@ -12,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 import kopf
+import msgspec
 
 from parley_operator.api.constants import (
     AGENT,
@@ -26,8 +26,10 @@ from parley_operator.api.constants import (
     Body,
 )
 from parley_operator.kube.login import Login
+from parley_operator.kube.tap import tapped_session
 
 log = logging.getLogger(__name__)
+decode: Callable[[bytes], dict[str, Any]] = msgspec.json.Decoder(dict[str, Any]).decode
 
 # Kind, object, whether it is gone, and whether it may be what is known already: kopf lists at its start what
 # was listed just before, and most changes of sessions are our own writes.
@@ -97,7 +99,8 @@ class Relay:
 
 
 def build_registry(observe: Observe, login: Login, *, nodes: bool = False) -> kopf.OperatorRegistry:
-    """A registry of our own with one event handler a kind.
+    """A registry of our own with one event handler a kind, and a session that takes the news of
+    VoiceSessions out of their watch before kopf sees it.
 
     What is to be done with an event is done by the handler's filter, which lets nothing pass. kopf calls
     filters as they are; a handler costs it as much again as everything else about an event, for what we have
@@ -124,8 +127,21 @@ def build_registry(observe: Observe, login: Login, *, nodes: bool = False) -> ko
     if nodes:
         kopf.on.event("", "v1", "nodes", registry=registry, when=watch(NODE))(never)
 
-    async def connect(**_: Any) -> kopf.ConnectionInfo:
-        return connection(login)
+    def take(line: bytes) -> bool:
+        try:
+            event = decode(line)
+        except msgspec.DecodeError:
+            return False
+        if event.get("type") not in ("ADDED", "MODIFIED"):
+            # Deletions end what kopf remembers; it alone knows what bookmarks and errors mean to it.
+            return False
+        observe(SESSION, event["object"], False, event["type"] == "MODIFIED")
+        return True
+
+    async def connect(**_: Any) -> kopf.AiohttpSession:
+        path = f"/{RESOURCES[SESSION][0]}/{RESOURCES[SESSION][1]}"
+        session = tapped_session(login, path, take)
+        return kopf.AiohttpSession(server=login.server, aiohttp_session=session)
 
     kopf.on.login(registry=registry)(connect)
 
@@ -160,20 +176,6 @@ def tune(settings: kopf.OperatorSettings) -> None:
     settings.queueing.idle_timeout = 2.0
     # Only what is watched is asked for: no look at definitions or namespaces beyond kopf's first one.
     settings.scanning.disabled = False
-
-
-def connection(login: Login) -> kopf.ConnectionInfo:
-    def encoded(data: bytes) -> bytes | None:
-        return base64.b64encode(data) if data else None
-
-    return kopf.ConnectionInfo(
-        server=login.server,
-        ca_data=encoded(login.ca),
-        insecure=login.insecure,
-        token=login.token() or None,
-        certificate_data=encoded(login.certificate),
-        private_key_data=encoded(login.key),
-    )
 
 
 class _Ready(threading.Event):
