@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -47,7 +48,7 @@ LINES = st.lists(st.sampled_from([b"t1", b"t", b"x", b"yy", b"zt"]), max_size=12
 def test_every_line_goes_one_way_whole(lines: list[bytes], cuts: list[int], ended: bool) -> None:
     whole = b"\n".join(lines) + (b"\n" if ended and lines else b"")
     at = sorted({0, len(whole), *(cut for cut in cuts if cut < len(whole))})
-    pieces = [whole[a:b] for a, b in zip(at, at[1:], strict=False)]
+    pieces = [whole[a:b] for a, b in pairwise(at)]
     taken, left = run(read(pieces))
     # The last line is only sure to be whole when it is ended; the reader judges what is not.
     sure = lines if whole.endswith(b"\n") else lines[:-1]

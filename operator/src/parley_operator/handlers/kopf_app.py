@@ -8,6 +8,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, cast
 
 import kopf
@@ -98,6 +99,20 @@ class Relay:
                 self._loop.call_soon(self._take)
 
 
+def taken_line(observe: Observe, line: bytes) -> bool:
+    """Tell of a line of the watch of VoiceSessions; false leaves it to kopf. Deletions end what kopf
+    remembers of an object, and it alone knows what bookmarks and errors mean to it."""
+    try:
+        event = decode(line)
+    except msgspec.DecodeError:
+        return False
+    deed, found = event.get("type"), event.get("object")
+    if deed not in ("ADDED", "MODIFIED") or not isinstance(found, dict):
+        return False
+    observe(SESSION, found, False, deed == "MODIFIED")
+    return True
+
+
 def build_registry(observe: Observe, login: Login, *, nodes: bool = False) -> kopf.OperatorRegistry:
     """A registry of our own with one event handler a kind, and a session that takes the news of
     VoiceSessions out of their watch before kopf sees it.
@@ -127,20 +142,9 @@ def build_registry(observe: Observe, login: Login, *, nodes: bool = False) -> ko
     if nodes:
         kopf.on.event("", "v1", "nodes", registry=registry, when=watch(NODE))(never)
 
-    def take(line: bytes) -> bool:
-        try:
-            event = decode(line)
-        except msgspec.DecodeError:
-            return False
-        if event.get("type") not in ("ADDED", "MODIFIED"):
-            # Deletions end what kopf remembers; it alone knows what bookmarks and errors mean to it.
-            return False
-        observe(SESSION, event["object"], False, event["type"] == "MODIFIED")
-        return True
-
     async def connect(**_: Any) -> kopf.AiohttpSession:
         path = f"/{RESOURCES[SESSION][0]}/{RESOURCES[SESSION][1]}"
-        session = tapped_session(login, path, take)
+        session = tapped_session(login, path, partial(taken_line, observe))
         return kopf.AiohttpSession(server=login.server, aiohttp_session=session)
 
     kopf.on.login(registry=registry)(connect)
