@@ -26,6 +26,7 @@ from parley_operator.api.constants import (
     VERSION,
     Body,
 )
+from parley_operator.api.v1alpha1 import text_at
 from parley_operator.kube.login import Login
 from parley_operator.kube.tap import tapped_session
 
@@ -99,18 +100,21 @@ class Relay:
                 self._loop.call_soon(self._take)
 
 
-def taken_line(observe: Observe, line: bytes) -> bool:
-    """Tell of a line of the watch of VoiceSessions; false leaves it to kopf. Deletions end what kopf
-    remembers of an object, and it alone knows what bookmarks and errors mean to it."""
+def taken_line(observe: Observe, line: bytes) -> str:
+    """Tell of a line of the watch of VoiceSessions, and return its resource version; an empty one leaves it
+    to kopf. Deletions end what kopf remembers of an object, and it alone knows what bookmarks and errors mean
+    to it."""
     try:
         event = decode(line)
     except msgspec.DecodeError:
-        return False
+        return ""
     deed, found = event.get("type"), event.get("object")
     if deed not in ("ADDED", "MODIFIED") or not isinstance(found, dict):
-        return False
-    observe(SESSION, found, False, deed == "MODIFIED")
-    return True
+        return ""
+    version = text_at(found, "metadata", "resourceVersion")
+    if version:
+        observe(SESSION, found, False, deed == "MODIFIED")
+    return version
 
 
 def build_registry(observe: Observe, login: Login, *, nodes: bool = False) -> kopf.OperatorRegistry:

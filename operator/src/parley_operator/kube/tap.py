@@ -14,8 +14,11 @@ import aiohttp
 
 from .login import Login
 
-# A line of a watch stream; returns whether it is dealt with, and nobody else needs to see it.
-Take = Callable[[bytes], bool]
+# A line of a watch stream; returns its resource version when it is dealt with and nobody else needs to see
+# it, else nothing.
+Take = Callable[[bytes], str]
+# Lines taken in a row after which the reader is told how far the stream is.
+_MARK_EVERY = 64
 
 
 def tapped_session(login: Login, path: str, take: Take) -> aiohttp.ClientSession:
@@ -38,7 +41,11 @@ def tapped_session(login: Login, path: str, take: Take) -> aiohttp.ClientSession
 
 
 class Sieve:
-    """A stream whose chunks lack the lines that were taken; for all else it is the stream itself."""
+    """A stream whose chunks lack the lines that were taken; for all else it is the stream itself.
+
+    A bookmark says now and then, and where the stream ends, how far the lines went that were taken: whoever
+    begins it anew begins there.
+    """
 
     def __init__(self, content: aiohttp.StreamReader, take: Take) -> None:
         self._content = content
@@ -48,11 +55,34 @@ class Sieve:
         return getattr(self._content, name)
 
     async def iter_chunked(self, n: int) -> AsyncIterator[bytes]:
-        rest = b""
-        async for data in self._content.iter_chunked(n):
-            *lines, rest = (rest + data).split(b"\n")
-            left = [line for line in lines if line and not self._take(line)]
-            if left:
-                yield b"\n".join(left) + b"\n"
+        rest, owed, version = b"", 0, ""
+        try:
+            async for data in self._content.iter_chunked(n):
+                *lines, rest = (rest + data).split(b"\n")
+                left = []
+                for line in lines:
+                    if not line:
+                        continue
+                    taken = self._take(line)
+                    if taken:
+                        owed, version = owed + 1, taken
+                    else:
+                        left.append(line)
+                        owed = 0
+                if owed >= _MARK_EVERY:
+                    left.append(_bookmark(version))
+                    owed = 0
+                if left:
+                    yield b"\n".join(left) + b"\n"
+        except Exception:
+            if owed:
+                yield _bookmark(version) + b"\n"
+            raise
+        if owed:
+            yield _bookmark(version) + b"\n"
         if rest:
             yield rest
+
+
+def _bookmark(version: str) -> bytes:
+    return b'{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"%s"}}}' % version.encode()
