@@ -11,9 +11,10 @@ from typing import Final
 from parley_client.bench import proc
 from parley_client.bench.loadgen import CallFailed
 from parley_client.bench.systems import System
-from parley_client.bench.windows import Machine, Point, Window, marks
+from parley_client.bench.windows import Machine, Point, Thefts, Window, marks
 
 Note = Callable[[str], None]
+_READ_EVERY: Final = 0.05
 HOPELESS: Final = 5.0
 """A first window that starves so many times over is enough to know."""
 
@@ -32,6 +33,21 @@ class _Moment:
     steal: float
 
 
+def _cpus(system: System) -> set[int] | None:
+    """The CPUs in use; `None` for all."""
+    pins = system.scenario.pinning
+    return {*pins.worker, *pins.others} if pins.worker and pins.others else None
+
+
+async def _watch(thefts: Thefts, wanted: set[int] | None) -> None:
+    """Read what the hypervisor took so far, until cancelled."""
+    loop = asyncio.get_running_loop()
+    while True:
+        cpus = proc.read_cpus().items()
+        thefts.read(loop.time(), sum(cpu.steal for number, cpu in cpus if wanted is None or number in wanted))
+        await asyncio.sleep(_READ_EVERY)
+
+
 async def _moment(system: System) -> _Moment:
     worker = await system.cpu_s()
     stats = proc.read_stats()
@@ -40,8 +56,7 @@ async def _moment(system: System) -> _Moment:
     def total(roots: list[int]) -> float:
         return sum(stats[pid].user + stats[pid].system for pid in proc.tree_of(parents, roots))
 
-    pins = system.scenario.pinning
-    wanted = {*pins.worker, *pins.others} if pins.worker and pins.others else None
+    wanted = _cpus(system)
     cpus = [cpu for number, cpu in proc.read_cpus().items() if wanted is None or number in wanted]
     return _Moment(
         at=asyncio.get_running_loop().time(),
@@ -76,9 +91,15 @@ async def measure_window(system: System, seconds: float) -> Window:
     """One window from now on, with what the machine did meanwhile."""
     pids = system.worker_pids()
     tree = proc.read_tree(pids) if pids else None
-    before = await _moment(system)
-    traffic = await system.window(seconds)
+    before, thefts = await _moment(system), Thefts()
+    watching = asyncio.create_task(_watch(thefts, _cpus(system)), name="thefts")
+    try:
+        traffic = await system.window(seconds)
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
     machine = _between(before, await _moment(system))
+    machine = replace(machine, steal_ms=round(thefts.most_s * 1000, 1))
     if tree is not None:
         after = proc.read_tree(pids)
         machine = replace(

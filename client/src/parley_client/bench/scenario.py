@@ -42,6 +42,8 @@ class Windows:
     settle_s: float = 5.0
     steal: float = 0.01
     """Share of a CPU in use that the hypervisor took."""
+    steal_ms: float = 30.0
+    """What the hypervisor took at once: it is heard, however little it is of the window."""
     others: float = 0.06
     """Share of a CPU in use that other processes took."""
     lag_ms: float = 5.0

@@ -14,7 +14,8 @@ LEAST_SPAN_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A worker during a window of a soak. Seconds since the first, MiB; None where it cannot be known."""
+    """A worker during a window of a soak. Seconds since the first, MiB; None where it cannot be known.
+    `steal_ms`: the most that the hypervisor took at once."""
 
     at: float
     sessions: int
@@ -24,6 +25,7 @@ class Sample:
     underruns: int
     drops: int
     marked: bool
+    steal_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

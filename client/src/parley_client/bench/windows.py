@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -98,6 +98,7 @@ class Machine:
         cpu_s: CPU seconds of the worker's tree; `helpers_cpu_s` of the services that belong to the system
             (NATS).
         steal: what the hypervisor took, on the CPUs in use.
+        steal_ms: the most that it took at once, in milliseconds.
         others: what other processes took.
         load: what the load program took.
     """
@@ -114,6 +115,7 @@ class Machine:
     processes: int | None = None
     tasks: int | None = None
     steal: float = 0.0
+    steal_ms: float = 0.0
     others: float = 0.0
     load: float = 0.0
 
@@ -124,11 +126,31 @@ class Window:
     machine: Machine
 
 
+class Thefts:
+    """The most CPU time that was taken at once, of readings of a growing total."""
+
+    TOGETHER_S = 0.15
+
+    def __init__(self) -> None:
+        self._readings: deque[tuple[float, float]] = deque()
+        self.most_s = 0.0
+
+    def read(self, at: float, stolen_s: float) -> None:
+        """`stolen_s` seconds were taken until `at`. Readings further apart than `TOGETHER_S` are one
+        slice."""
+        readings = self._readings
+        while len(readings) > 1 and at - readings[0][0] > self.TOGETHER_S:
+            readings.popleft()
+        if readings:
+            self.most_s = max(self.most_s, stolen_s - readings[0][1])
+        readings.append((at, stolen_s))
+
+
 def marks(window: Window, rules: Windows) -> tuple[str, ...]:
     """Why a window does not count; empty when it does."""
     machine = window.machine
     found = []
-    if machine.steal > rules.steal:
+    if machine.steal > rules.steal or machine.steal_ms > rules.steal_ms:
         found.append("steal")
     if machine.others > rules.others:
         found.append("others")

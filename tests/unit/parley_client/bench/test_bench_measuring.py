@@ -8,7 +8,7 @@ import pytest
 from parley_client.bench import correlate, proc
 from parley_client.bench.histogram import Histogram
 from parley_client.bench.scenario import Knee, Slo, Windows
-from parley_client.bench.windows import Machine, Point, Traffic, Window, marks
+from parley_client.bench.windows import Machine, Point, Thefts, Traffic, Window, marks
 
 
 def test_a_histogram_is_read_merged_and_asked() -> None:
@@ -84,6 +84,8 @@ def changed(given: Window, **traffic: object) -> Window:
     [
         (window(), ()),
         (window(steal=0.02), ("steal",)),
+        (window(steal=0.001, steal_ms=40.0), ("steal",)),
+        (window(steal=0.009, steal_ms=30.0), ()),
         (window(others=0.5), ("others",)),
         (changed(window(), lag=Histogram.of([9.0])), ("load program late",)),
         (window(steal=1.0, others=1.0), ("steal", "others")),
@@ -91,6 +93,21 @@ def changed(given: Window, **traffic: object) -> Window:
 )
 def test_windows_are_marked_with_what_disturbed_them(given: Window, wanted: tuple[str, ...]) -> None:
     assert marks(given, Windows()) == wanted
+
+
+def test_what_is_taken_at_once_is_told_from_what_is_taken_little_by_little() -> None:
+    slowly, burst = Thefts(), Thefts()
+    for number in range(100):
+        slowly.read(number * 0.05, number * 0.005)
+        burst.read(number * 0.05, 0.09 if number >= 50 else 0.0)
+    assert slowly.most_s == pytest.approx(0.015)
+    assert burst.most_s == pytest.approx(0.09)
+    # A reader that was stopped meanwhile sees one long slice.
+    late = Thefts()
+    late.read(0.0, 0.0)
+    late.read(2.0, 0.05)
+    assert late.most_s == pytest.approx(0.05)
+    assert Thefts().most_s == 0.0
 
 
 def test_a_point_counts_its_clean_windows_alone() -> None:
