@@ -33,18 +33,18 @@ class _Moment:
     steal: float
 
 
-def _cpus(system: System) -> set[int] | None:
-    """The CPUs in use; `None` for all."""
+def _cpus(system: System) -> list[proc.CpuTimes]:
+    """What the CPUs in use did so far."""
     pins = system.scenario.pinning
-    return {*pins.worker, *pins.others} if pins.worker and pins.others else None
+    wanted = {*pins.worker, *pins.others} if pins.worker and pins.others else None
+    return [cpu for number, cpu in proc.read_cpus().items() if wanted is None or number in wanted]
 
 
-async def _watch(thefts: Thefts, wanted: set[int] | None) -> None:
+async def _watch(thefts: Thefts, system: System) -> None:
     """Read what the hypervisor took so far, until cancelled."""
     loop = asyncio.get_running_loop()
     while True:
-        cpus = proc.read_cpus().items()
-        thefts.read(loop.time(), sum(cpu.steal for number, cpu in cpus if wanted is None or number in wanted))
+        thefts.read(loop.time(), sum(cpu.steal for cpu in _cpus(system)))
         await asyncio.sleep(_READ_EVERY)
 
 
@@ -56,8 +56,7 @@ async def _moment(system: System) -> _Moment:
     def total(roots: list[int]) -> float:
         return sum(stats[pid].user + stats[pid].system for pid in proc.tree_of(parents, roots))
 
-    wanted = _cpus(system)
-    cpus = [cpu for number, cpu in proc.read_cpus().items() if wanted is None or number in wanted]
+    cpus = _cpus(system)
     return _Moment(
         at=asyncio.get_running_loop().time(),
         worker=worker,
@@ -92,7 +91,7 @@ async def measure_window(system: System, seconds: float) -> Window:
     pids = system.worker_pids()
     tree = proc.read_tree(pids) if pids else None
     before, thefts = await _moment(system), Thefts()
-    watching = asyncio.create_task(_watch(thefts, _cpus(system)), name="thefts")
+    watching = asyncio.create_task(_watch(thefts, system), name="thefts")
     try:
         traffic = await system.window(seconds)
     finally:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from .model import LastWord, SessionReport, Usage, WorkerView
 from .observation import Subject
-from .phases import EndReason
+from .phases import EndReason, end_reason
 from .recovery import LOST, attempt_floor, recovering, recovery_of
 from .status import parse_timestamp
 
@@ -32,17 +32,7 @@ def last_word(subject: Subject, reports: Iterable[SessionReport], now: float) ->
     owed = reason in _LOST or placeless or untold
     if not (subject.over and owed) or attempt < 1 or now - ended > WITHIN:
         return None
-    return LastWord(
-        subject.namespace,
-        subject.name,
-        subject.uid,
-        attempt,
-        EndReason(reason).value if reason in set(EndReason) else EndReason.INTERNAL.value,
-        str(status.get("endMessage", "")),
-        subject.spec is None or subject.spec.privacy,
-        ended,
-        _usage(status),
-    )
+    return _word(subject, end_reason(reason), str(status.get("endMessage", "")), ended)
 
 
 def word_of_deleted(subject: Subject, now: float) -> LastWord | None:
@@ -50,15 +40,19 @@ def word_of_deleted(subject: Subject, now: float) -> LastWord | None:
     had it; `None` where there was no such gap."""
     if subject.over or not recovering(subject.status):
         return None
+    return _word(subject, EndReason.TERMINATED, "the VoiceSession was deleted", now)
+
+
+def _word(subject: Subject, reason: EndReason, message: str, ended: float) -> LastWord:
     return LastWord(
         subject.namespace,
         subject.name,
         subject.uid,
         attempt_floor(subject.status),
-        EndReason.TERMINATED.value,
-        "the VoiceSession was deleted",
+        reason.value,
+        message,
         subject.spec is None or subject.spec.privacy,
-        now,
+        ended,
         _usage(subject.status),
     )
 

@@ -31,7 +31,7 @@ from parley_operator.kube.login import Login
 from parley_operator.kube.tap import tapped_session
 
 log = logging.getLogger(__name__)
-decode: Callable[[bytes], dict[str, Any]] = msgspec.json.Decoder(dict[str, Any]).decode
+_decode: Callable[[bytes], dict[str, Any]] = msgspec.json.Decoder(dict[str, Any]).decode
 
 # Kind, object, whether it is gone, and whether it may be what is known already: kopf lists at its start what
 # was listed just before, and most changes of sessions are our own writes.
@@ -105,7 +105,7 @@ def taken_line(observe: Observe, line: bytes) -> str:
     to kopf. Deletions end what kopf remembers of an object, and it alone knows what bookmarks and errors mean
     to it."""
     try:
-        event = decode(line)
+        event = _decode(line)
     except msgspec.DecodeError:
         return ""
     deed, found = event.get("type"), event.get("object")
@@ -129,9 +129,7 @@ def build_registry(observe: Observe, login: Login, *, nodes: bool = False) -> ko
 
     def watch(kind: str) -> Any:
         def taken(event: Any, **_: Any) -> bool:
-            deed = event["type"]
-            repeated = deed is None or (kind == SESSION and deed == "MODIFIED")
-            observe(kind, event["object"], deed == "DELETED", repeated)
+            observe(kind, event["object"], event["type"] == "DELETED", event["type"] is None)
             return False
 
         return taken

@@ -129,7 +129,7 @@ def _limits(limits: LimitsSpec) -> pb.Limits:
     return pb.Limits(**{key: duration(value) for key, value in wanted.items() if value})
 
 
-def _session_ref(request: AdmitRequest | UpdateRequest) -> pb.SessionRef:
+def _session_ref(request: AdmitRequest | UpdateRequest | LastWord) -> pb.SessionRef:
     return pb.SessionRef(
         namespace=request.namespace, name=request.name, session_uid=request.uid, attempt=request.attempt
     )
@@ -156,9 +156,7 @@ def record_end_message(word: LastWord, leader_epoch: int, instance_id: str) -> p
     usage, ended = word.usage, Timestamp()
     ended.FromMicroseconds(round(word.ended * 1e6))
     return pb.RecordEndRequest(
-        session=pb.SessionRef(
-            namespace=word.namespace, name=word.name, session_uid=word.uid, attempt=word.attempt
-        ),
+        session=_session_ref(word),
         fence=pb.Fence(leader_epoch=leader_epoch, worker_instance_id=instance_id),
         reason=word.reason,
         message=word.message,
