@@ -40,18 +40,20 @@ class LostSession:
         if kind == "journal":
             return {} if self.privacy or goes_on else {"session_ended": {"reason": reason, "note": ""}}
         usage, message = report.usage, "" if self.privacy else report.end_message
-        found: dict[str, dict[str, object]] = {
-            "ended": {
-                "reason": reason,
-                "message": message,
-                "input_tokens": usage.input_tokens,
-                "output_tokens": usage.output_tokens,
-                "input_audio_seconds": usage.input_audio_seconds,
-                "output_audio_seconds": usage.output_audio_seconds,
-            }
-        }
+        found: dict[str, dict[str, object]]
         if goes_on:
             found = {"attempt_lost": {"reason": reason, "message": message}}
+        else:
+            found = {
+                "ended": {
+                    "reason": reason,
+                    "message": message,
+                    "input_tokens": usage.input_tokens,
+                    "output_tokens": usage.output_tokens,
+                    "input_audio_seconds": usage.input_audio_seconds,
+                    "output_audio_seconds": usage.output_audio_seconds,
+                }
+            }
         if self.recorded and report.started_at is not None:
             found["recording_failed"] = {"message": report.end_message}
         return found

@@ -132,9 +132,10 @@ class FrontControl(ControlBase):
 
     async def RecordEnd(self, request: pb.RecordEndRequest, context: Any) -> pb.RecordEndResponse:
         lost = await self._last_words(request, context)
-        taken = self._last_word is not None and self._front.link_of(lost.report.key) is None
-        if taken and self._last_word is not None:
+        taken = False
+        if self._last_word is not None and self._front.link_of(lost.report.key) is None:
             self._last_word(lost)
+            taken = True
         return pb.RecordEndResponse(worker_instance_id=self._identity.instance, taken=taken)
 
     async def Command(self, request: pb.CommandRequest, context: Any) -> pb.CommandResponse:

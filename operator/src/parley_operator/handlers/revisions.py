@@ -108,7 +108,7 @@ class Revisions:
         if body is None or _revision(body).name != origin.agent_revision:
             return
         try:
-            await context.store.create(REVISION, revision_object(body, revision_of(body)))
+            await context.store.create(REVISION, revision_object(body, _revision(body)))
         except Conflict:
             pass
         except Refused as error:
