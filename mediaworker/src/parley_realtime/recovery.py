@@ -89,7 +89,8 @@ class RecoveryParameters:
     attempt_timeout, restore_timeout: for one new WebSocket, and for carrying the conversation over to it.
     replay_ms: caller audio of turns under way that is sent again, the newest; quiet_replay_ms: the same while
     nobody is known to speak, it bounds how long a dead socket may go unnoticed without losing words.
-    held_audio_ms: audio of turns whose transcript has not come, kept in its place, the newest.
+    held_audio_ms: audio of turns whose transcript has not come, kept in its place, the newest. Where nobody
+    transcribes and more was said, nothing can be carried over any more, and none of these three is held.
     rotate_after: seconds after which a WebSocket is replaced at a quiet moment; 0: the provider's
     `expires_at` less `rotate_margin` (a tenth of the whole time where that is shorter).
     progress_timeout: a provider that says nothing at all for so long, though something was asked of it, is

@@ -91,6 +91,11 @@ class Item:
         return b"".join(part.audio.whole() for part in self.parts if part.audio)
 
     @property
+    def audible(self) -> bool:
+        """Whether any of the caller's audio is held."""
+        return any(part.audio for part in self.parts)
+
+    @property
     def wordless(self) -> bool:
         """A message in which nothing is left to be told."""
         return (
@@ -146,6 +151,8 @@ class ConversationHistory:
         self._bytes = 0
         self._holding: dict[str, None] = {}
         """Ids of items that hold audio, or did; in the order in which they came to it."""
+        self._mute: dict[str, None] = {}
+        """Ids of items whose audio was let go, or never held, before their words were known."""
         self._unbound: deque[str] = deque(maxlen=64)
         self._updates: deque[tuple[str, Payload]] = deque()
         self.wanted: dict[str, Any] = {}
@@ -249,6 +256,7 @@ class ConversationHistory:
     def delete(self, item_id: str) -> None:
         """An item is gone."""
         if self._items.pop(item_id, None) is not None:
+            self._mute.pop(item_id, None)
             self._bytes -= self._sizes.pop(item_id, 0)
             self.version += 1
 
@@ -262,7 +270,7 @@ class ConversationHistory:
         part = item.parts[0]
         if part.kind == "input_audio" and part.text is None:
             part.audio = HeldAudio(audio) if audio else None
-            self._holding[item_id] = None
+            (self._holding if audio else self._mute)[item_id] = None
             self._changed(item)
             self._let_go(newest=part, spared=part if awaited else None)
 
@@ -271,18 +279,37 @@ class ConversationHistory:
         packed, but for the newest."""
         held = 0
         holding = [item for item in map(self._items.get, self._holding) if item is not None]
-        self._holding = {item.id: None for item in holding if any(part.audio for part in item.parts)}
+        self._holding = {item.id: None for item in holding if item.audible}
         for item in reversed(holding):
             for part in item.parts:
                 if part.audio is None:
                     continue
                 held += part.audio.size
                 if part is not spared and held > self._max_held:
-                    part.audio = None
+                    self._mute[item.id] = part.audio = None
                     self._changed(item)
                 elif self._packs and part is not newest and not part.audio.packed:
                     part.audio.pack()
                     self._changed(item)
+
+    @property
+    def mute(self) -> bool:
+        """Whether there is an item of which neither the words nor the audio are known."""
+        while (item_id := next(iter(self._mute), None)) is not None:
+            item = self._items.get(item_id)
+            if item is not None and item.awaits_words() and not item.audible:
+                return True
+            del self._mute[item_id]
+        return False
+
+    def let_all_go(self) -> None:
+        """Hold no audio any more."""
+        for item in filter(None, map(self._items.get, self._holding)):
+            for part in item.parts:
+                if part.audio is not None:
+                    self._mute[item.id] = part.audio = None
+            self._changed(item)
+        self._holding = {}
 
     def given(self, item_body: Payload) -> None:
         """The provider took an item that the client made: keep the audio in it, no event tells it again."""

@@ -130,7 +130,7 @@ class ConversationKeeper:
     def unsettled_ms(self) -> float:
         """How much of the latest audio a provider that goes on with the conversation has to hear: what is of
         no turn yet, and of that no more than speech can have begun in unnoticed."""
-        held = self.tape.size * 1000 / self._inward.bytes_per_second
+        held = self.tape.unsettled * 1000 / self._inward.bytes_per_second
         return held if self._turn_detection is None else min(held, REJOINED_MS)
 
     # Fed
@@ -188,6 +188,9 @@ class ConversationKeeper:
         match kind:
             case "session.updated" | "session.created" | "transcription_session.updated":
                 self.tape.speaking = self._turn_detection is None or self.speaking
+                self._hold_what_helps()
+            case "conversation.item.deleted":
+                self._hold_what_helps()
             case "input_audio_buffer.speech_started":
                 self._turns[item_id] = _Turn(self.tape.position(_ms(payload, "audio_start_ms")))
                 self.tape.speaking = True
@@ -212,16 +215,25 @@ class ConversationKeeper:
 
     def _committed(self, item_id: str, confirmed: Sent | None) -> None:
         turn = self._turns.pop(item_id, None)
-        begin, end = self.tape.end - self.tape.size, self.tape.end
+        begin, end = None, self.tape.end
         if confirmed is not None:
             end = confirmed.at
         elif turn is not None and turn.end is not None:
             begin, end = turn.begin, turn.end
-        self.history.hold(item_id, self.tape.slice(begin, end), awaited=self.transcribes)
+        self.history.hold(item_id, self.tape.turn(begin, end), awaited=self.transcribes)
         self.tape.settle(end)
+        self._hold_what_helps()
         self.tape.speaking = self._turn_detection is None or self.speaking
         if confirmed is None:
             self._owed = self._answers_turns
+
+    def _hold_what_helps(self) -> None:
+        """No audio while the conversation cannot be carried over anyway: nobody transcribes, and of one of
+        its turns nothing is held any more."""
+        helps = self.transcribes or not self._answers or not self.history.mute
+        if not helps:
+            self.history.let_all_go()
+        self.tape.hold(helps)
 
     # The connection is lost
 
@@ -316,6 +328,7 @@ class ConversationKeeper:
         item_id = str(event.get("item_id"))
         if event.get("type") == "conversation.item.delete":
             self.history.delete(item_id)
+            self._hold_what_helps()
             return _deleted(item_id, event_id)
         index, end = event.get("content_index", 0), event.get("audio_end_ms")
         self.history.truncate(item_id, index, end)

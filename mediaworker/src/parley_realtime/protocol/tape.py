@@ -14,7 +14,8 @@ from parley_realtime.formats import AudioFormat
 class InputTape:
     """What was sent and is not settled. Settled is audio of turns that are committed or thrown away.
 
-    Bounded: `quiet_ms` while nobody is known to speak, `replay_ms` else; the oldest goes first.
+    Bounded: `quiet_ms` while nobody is known to speak, `replay_ms` else; the oldest goes first. It may be
+    told to hold nothing: then positions alone go on.
     """
 
     def __init__(self, audio: AudioFormat, replay_ms: int, quiet_ms: int) -> None:
@@ -24,6 +25,9 @@ class InputTape:
         self._chunks: deque[bytes] = deque()
         self._start = 0
         self._size = 0
+        self._holds = True
+        self._settled = 0
+        self._resumed = 0
         self.origin = 0
         self.speaking = True
         self.lost_bytes = 0
@@ -44,6 +48,19 @@ class InputTape:
         """Bytes that are held."""
         return self._size
 
+    @property
+    def unsettled(self) -> int:
+        """Bytes that were sent and are not settled, as far as they would be held."""
+        return self._size if self._holds else min(self.end - self._settled, self._replay)
+
+    def hold(self, wanted: bool) -> None:
+        """Hold audio from now on, or nothing, not even what is held."""
+        if wanted and not self._holds:
+            self._resumed, self.torn = self.end, True
+        elif not wanted:
+            self._forget(self._size)
+        self._holds = wanted
+
     def position(self, milliseconds: float) -> int:
         """Where a time of the provider lies."""
         return self.origin + self._bytes(milliseconds)
@@ -51,6 +68,9 @@ class InputTape:
     def append(self, audio: bytes) -> None:
         """Audio went out, or waits for a connection."""
         if not audio:
+            return
+        if not self._holds:
+            self._start += len(audio)
             return
         chunks = self._chunks
         chunks.append(audio)
@@ -75,7 +95,8 @@ class InputTape:
     def settle(self, position: int) -> None:
         """Forget what lies before `position`."""
         self.torn = False
-        self._forget(min(position, self.end) - self._start)
+        self._settled = min(position, self.end)
+        self._forget(self._settled - self._start)
 
     def _forget(self, excess: int) -> None:
         while excess > 0:
@@ -89,6 +110,13 @@ class InputTape:
             self._start += cut
             self._size -= cut
             excess -= cut
+
+    def turn(self, begin: int | None, end: int) -> bytes:
+        """The audio of a turn that ends at `end`, as far as it is held; nothing of one that began while no
+        audio was held. Without `begin` it is all that is not settled."""
+        if (self._settled if begin is None else begin) < self._resumed:
+            return b""
+        return self.slice(self._start if begin is None else begin, end)
 
     def slice(self, begin: int, end: int) -> bytes:
         """The audio between two positions, as far as it is held."""
@@ -108,7 +136,7 @@ class InputTape:
         self._chunks.clear()
         self._size = 0
         self.torn = False
-        self.origin = self._start
+        self.origin = self._settled = self._resumed = self._start
         return audio
 
     def newest_bytes(self, milliseconds: int) -> int:
