@@ -176,6 +176,34 @@ async def test_without_room_create_says_where_in_the_queue() -> None:
 
 
 @virtual
+async def test_the_workers_word_that_it_is_ready_is_not_held_up_by_the_write_of_the_status() -> None:
+    desks, may_write = Desks(), asyncio.Event()
+    desks.plane.links.add("w")
+    write = desks.plane.store.patch_status
+
+    async def slow(kind: str, seen: Any, status: Any) -> Any:
+        if status.get("phase") == "Ready":
+            await may_write.wait()
+        return await write(kind, seen, status)
+
+    desks.plane.store.patch_status = slow  # type: ignore[method-assign]
+    async with desks.working():
+        creating = asyncio.create_task(desks.create(ready=True))
+        await until(lambda: desks.plane.links.admits)
+        [(_, request)] = desks.plane.links.admits
+        ready = desks.plane.links.report("w", request, SessionState.READY)
+        desks.plane.reconciler.worker_changed("w", ready)
+        made = await creating
+        assert (made.body["status"]["phase"], made.ticket.reveal()) == ("Ready", "ticket-text")
+        assert made.connection is not None
+        name = made.body["metadata"]["name"]
+        body: Any = desks.plane.store.peek(SESSION, "default", name)
+        assert body.get("status", {}).get("phase") != "Ready"
+        may_write.set()
+        await until(lambda: desks.plane.status(name).get("phase") == "Ready")
+
+
+@virtual
 async def test_wait_for_ready_and_no_wait_at_all() -> None:
     desks = Desks()
     desks.plane.links.add("w")

@@ -18,6 +18,8 @@ class Phase(StrEnum):
 
 
 TERMINAL = frozenset({Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED})
+# The worker has the session's provider: a caller is heard at once.
+SERVING = frozenset({Phase.READY, Phase.ACTIVE})
 
 # A report can be missed, so a phase may be skipped forwards; nothing goes back but by way of a recovery, and
 # nothing leaves a terminal phase.

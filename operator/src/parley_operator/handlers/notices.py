@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from parley_operator.api.constants import SESSION, Body
-from parley_operator.api.v1alpha1 import text_at
+from parley_operator.api.v1alpha1 import map_at, text_at
+from parley_operator.domain.merge import deep_merge
 from parley_operator.domain.model import Placement
 from parley_operator.domain.requests import fits_labels
 
@@ -155,6 +156,17 @@ class Notices:
         for each in self._waiting.get(key, ()):
             each.of(uid).placement = placement
             each.wake()
+
+    def foretell(self, key: Key, body: Body, status: Mapping[str, object]) -> None:
+        """What is about to be written into the status, told to those who wait for just this session: the API
+        server is slower than what it is told of. Nobody else sees it before it is written."""
+        waiting = self._waiting.get(key)
+        if waiting:
+            coming = {**body, "status": deep_merge(map_at(body, "status"), status)}
+            uid = text_at(body, "metadata", "uid")
+            for each in waiting:
+                each.of(uid).body = coming
+                each.wake()
 
     def close(self) -> None:
         """Nothing more will be told: wake everybody."""

@@ -15,6 +15,7 @@ from parley_operator.api.constants import SESSION, Body
 from parley_operator.api.secret import SecretText
 from parley_operator.api.v1alpha1 import map_at, text_at
 from parley_operator.domain.faults import Fault, FaultCode
+from parley_operator.domain.phases import SERVING
 from parley_operator.domain.requests import (
     Caller,
     CreateSession,
@@ -159,7 +160,7 @@ class SessionDesk:
             if facts.deleted or over(body):
                 return True
             if request.ready:
-                return phase in ("Ready", "Active")
+                return phase in SERVING
             return facts.placement is not None or self._where.placed(uid, body) is not None
 
         if request.wait > 0:

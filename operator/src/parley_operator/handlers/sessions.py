@@ -21,6 +21,7 @@ from parley_operator.domain.decide import (
 from parley_operator.domain.event_facts import session_facts
 from parley_operator.domain.model import ELSEWHERE, AdmitOutcome, AdmitVerdict, Placement
 from parley_operator.domain.observation import Fate, Observation, Plan, Subject
+from parley_operator.domain.phases import SERVING
 from parley_operator.domain.placement.demand import Choices, Grant, PoolName, Request
 from parley_operator.domain.placement.refusals import Refusal, Refusals
 from parley_operator.domain.recovery import recovering, recovery_of, restore_of
@@ -232,6 +233,8 @@ class SessionReconciler:
         known = self._context.cache.get(SESSION, key.namespace, key.name)
         if known is None or text_at(known, "metadata", "uid") != subject.uid:
             return False
+        if decision.status.get("phase") in SERVING:
+            self._context.notices.foretell(key, known, decision.status)
         written = ""
         self._writing[subject.uid] = ""
         try:

@@ -76,7 +76,7 @@ class _WaitForEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitFor.Value
     WAIT_FOR_PLACE: _WaitFor.ValueType  # 1
     """A worker has admitted the session: its endpoint is known, and an attach waits there for the provider."""
     WAIT_FOR_READY: _WaitFor.ValueType  # 2
-    """The provider is connected too."""
+    """The provider is connected too, by the worker's word; the status of the VoiceSession follows within milliseconds."""
 
 class WaitFor(_WaitFor, metaclass=_WaitForEnumTypeWrapper):
     """WaitFor is what CreateSession waits for."""
@@ -86,7 +86,7 @@ WAIT_FOR_UNSPECIFIED: WaitFor.ValueType  # 0
 WAIT_FOR_PLACE: WaitFor.ValueType  # 1
 """A worker has admitted the session: its endpoint is known, and an attach waits there for the provider."""
 WAIT_FOR_READY: WaitFor.ValueType  # 2
-"""The provider is connected too."""
+"""The provider is connected too, by the worker's word; the status of the VoiceSession follows within milliseconds."""
 Global___WaitFor: _TypeAlias = WaitFor  # noqa: Y015
 
 @_typing.final
