@@ -39,7 +39,8 @@ MEANINGS: Final = {
     ),
     "storm": (
         "`refused in` is the time from asking for a place to the worker's no. p99 in the loud phases is"
-        " compared with the higher of the calm windows around them."
+        " compared with the higher of the calm ones around them. The windows of all rounds count together;"
+        " `left out` says how many did not count."
     ),
     "events": (
         "`events/s/core` is records by CPU second of the publisher, all that it does included. Every record"

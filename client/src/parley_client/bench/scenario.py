@@ -124,6 +124,8 @@ class Storm:
     arrivals: int = 100
     overload: float = 1.5
     """Of the worker's places: sessions offered in all."""
+    rounds: int = 5
+    """How many storms, judged together."""
     window_s: float = 10.0
     p99_ratio: float = 1.2
     """p99 of those admitted before against calm, at most; differences below `floor_ms` do not count."""

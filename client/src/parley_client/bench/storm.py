@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -23,7 +23,7 @@ CLEAN: Final = frozenset({"FULL", "OVERLOADED", "DRAINING"})
 TRACKS: Final = ("up", "down", "first")
 COLUMNS: Final = (
     *("phase", "sessions", "offered", "admitted", "refused", "refused in ms p99", "up p99", "down p99"),
-    *("first p99", "underruns", "drops", "cores", "marked"),
+    *("first p99", "underruns", "drops", "cores", "left out"),
 )
 
 
@@ -37,6 +37,14 @@ class Offered:
     failed: list[str] = field(default_factory=list)
     refused_ms: list[float] = field(default_factory=list)
     started_ms: list[float] = field(default_factory=list)
+
+    def add(self, more: Offered) -> None:
+        self.offered += more.offered
+        self.admitted += more.admitted
+        self.refused += more.refused
+        self.failed += more.failed
+        self.refused_ms += more.refused_ms
+        self.started_ms += more.started_ms
 
     @property
     def clean(self) -> bool:
@@ -72,71 +80,87 @@ async def offer(system: System, calls: int, rate: float) -> Offered:
     return result
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Phase:
-    """A part of the run: one window, with the calls that were offered in it."""
+    """A part of the run: its windows with their marks, one of each round, and all calls that were offered in
+    them."""
 
     name: str
-    sessions: int
-    window: Window
-    marks: tuple[str, ...]
-    offered: Offered
+    sessions: int = 0
+    windows: list[tuple[Window, tuple[str, ...]]] = field(default_factory=list)
+    offered: Offered = field(default_factory=Offered)
+
+    def point(self, cpus: int) -> Point:
+        return Point.of(self.sessions, self.windows, len(self.offered.failed), cpus)
 
 
-async def _phase(system: System, name: str, calls: int, plan: Storm, note: Note) -> Phase:
-    window, offered = await asyncio.gather(
-        measure_window(system, plan.window_s), offer(system, calls, plan.arrivals_per_s)
-    )
-    why = marks(window, system.scenario.windows)
-    phase = Phase(name, len(system.sids), window, why, offered)
-    note(f"{name}: {phase.sessions} sessions, {offered.admitted} admitted, {dict(offered.refused)} refused")
-    return phase
+class Phases(dict[str, Phase]):
+    """By name, in the order of a round."""
+
+    async def measure(self, system: System, name: str, calls: int, note: Note) -> None:
+        """One window, with so many calls offered in it."""
+        plan = system.scenario.storm
+        phase = self.setdefault(name, Phase(name))
+        window, offered = await asyncio.gather(
+            measure_window(system, plan.window_s), offer(system, calls, plan.arrivals_per_s)
+        )
+        phase.sessions = len(system.sids)
+        phase.windows.append((window, marks(window, system.scenario.windows)))
+        phase.offered.add(offered)
+        refused = dict(offered.refused)
+        note(f"{name}: {phase.sessions} sessions, {offered.admitted} admitted, {refused} refused")
 
 
 async def run(
     make: Callable[..., System], variant: Variant, capacity: int, machine: str, note: Note
 ) -> dict[str, Any]:
-    """The phases of one storm, as `rows`, and what follows from them.
+    """The phases of all storms, as `rows`, and what follows from them.
 
-    Calm at the first sessions; arrivals at the storm's rate; calm again; places filled to the last; offers
-    past them, refused; calm.
+    A round: calm at the first sessions; arrivals at the storm's rate; calm again; places filled to the last;
+    offers past them, refused; calm. Rounds are judged together: an answer begins every few seconds, so one
+    window holds too few for a p99.
     """
     async with make(variant, capacity=capacity) as system:
-        plan, settle = system.scenario.storm, system.scenario.windows.settle_s
+        plan, phases = system.scenario.storm, Phases()
         arrivals = min(plan.arrivals, capacity - 1)
-        first = max(1, min(round(plan.share * capacity), capacity - arrivals))
         if arrivals < 1:
             raise UsageError(f"--capacity {capacity}: a storm needs a worker of 2 sessions or more")
-        await system.grow_to(first)
-        await asyncio.sleep(settle)
-        phases = [await _phase(system, "calm", 0, plan, note)]
-        phases.append(await _phase(system, "storm", arrivals, plan, note))
-        await asyncio.sleep(settle)
-        phases.append(await _phase(system, "calm after the storm", 0, plan, note))
-        await system.grow_to(capacity)
-        await asyncio.sleep(settle)
-        phases.append(await _phase(system, "full", 0, plan, note))
+        first = max(1, min(round(plan.share * capacity), capacity - arrivals))
         over = max(1, round((plan.overload - 1) * capacity))
-        phases.append(await _phase(system, "overload", over, plan, note))
-        phases.append(await _phase(system, "full after the overload", 0, plan, note))
+        for number in range(plan.rounds):
+            note(f"round {number + 1} of {plan.rounds}")
+            await _settle(system, first)
+            await phases.measure(system, "calm", 0, note)
+            await phases.measure(system, "storm", arrivals, note)
+            await _settle(system)
+            await phases.measure(system, "calm after the storm", 0, note)
+            await _settle(system, capacity)
+            await phases.measure(system, "full", 0, note)
+            await phases.measure(system, "overload", over, note)
+            await phases.measure(system, "full after the overload", 0, note)
         failures = [str(failure) for failure in system.failures()]
-        rows = [_row(phase, variant, capacity, system, machine) for phase in phases]
+        rows = [_row(phase, variant, capacity, system, machine) for phase in phases.values()]
         return {"rows": rows, "storm": judge(phases, failures, system.scenario)}
 
 
-def judge(phases: list[Phase], failures: list[str], scenario: Scenario) -> dict[str, Any]:
+async def _settle(system: System, sessions: int | None = None) -> None:
+    if sessions is not None:
+        await system.grow_to(sessions)
+    await asyncio.sleep(system.scenario.windows.settle_s)
+
+
+def judge(phases: Mapping[str, Phase], failures: list[str], scenario: Scenario) -> dict[str, Any]:
     """The ratios of p99 against calm, and verdicts."""
     plan = scenario.storm
-    by_name = {phase.name: phase for phase in phases}
     pairs = {
         "storm": ("calm", "calm after the storm"),
         "overload": ("full", "full after the overload"),
     }
     found: dict[str, Any] = {}
     for loud, calm in pairs.items():
-        found[loud] = _against(by_name[loud], [by_name[name] for name in calm], plan)
-    offered = by_name["overload"].offered
-    lost = [*failures, *(text for phase in phases for text in phase.offered.failed)]
+        found[loud] = _against(phases[loud], [phases[name] for name in calm], plan)
+    offered = phases["overload"].offered
+    lost = [*failures, *(text for phase in phases.values() for text in phase.offered.failed)]
     verdicts = {
         "p99 in the storm": found["storm"]["verdict"],
         "p99 in the overload": found["overload"]["verdict"],
@@ -147,7 +171,7 @@ def judge(phases: list[Phase], failures: list[str], scenario: Scenario) -> dict[
         "against_calm": found,
         "refused": dict(offered.refused),
         "refused_ms": Histogram.of(offered.refused_ms).shown(),
-        "started_ms_in_storm": Histogram.of(by_name["storm"].offered.started_ms).shown(),
+        "started_ms_in_storm": Histogram.of(phases["storm"].offered.started_ms).shown(),
         "lost": lost[:20],
         "verdicts": verdicts,
         "passed": "fail" not in verdicts.values(),
@@ -155,12 +179,12 @@ def judge(phases: list[Phase], failures: list[str], scenario: Scenario) -> dict[
 
 
 def _against(loud: Phase, calm: list[Phase], plan: Storm) -> dict[str, Any]:
-    """p99 of each way against the higher of the calm windows around: more sessions take longer anyway."""
+    """p99 of each way against the higher of the calm phases around: more sessions take longer anyway."""
     result: dict[str, Any] = {}
     good = True
+    points = [phase.point(1) for phase in (loud, *calm)]
     for track in TRACKS:
-        p99 = getattr(loud.window.traffic, track).quantile(0.99)
-        quiet = [getattr(phase.window.traffic, track).quantile(0.99) for phase in calm]
+        p99, *quiet = (getattr(point.traffic, track).quantile(0.99) for point in points)
         known = [value for value in quiet if value is not None]
         if p99 is None or not known:
             continue
@@ -169,15 +193,14 @@ def _against(loud: Phase, calm: list[Phase], plan: Storm) -> dict[str, Any]:
         fine = p99 - base <= plan.floor_ms or (ratio is not None and ratio <= plan.p99_ratio)
         good = good and fine
         result[track] = {"p99": p99, "calm_p99": base, "ratio": None if ratio is None else round(ratio, 3)}
-    disturbed = bool(loud.marks) or any(phase.marks for phase in calm)
+    disturbed = not all(point.clean for point in points)
     result["disturbed"] = disturbed
     result["verdict"] = "pass" if good else "unknown (the machine was disturbed)" if disturbed else "fail"
     return result
 
 
 def _row(phase: Phase, variant: Variant, capacity: int, system: System, machine: str) -> Row:
-    failed = len(phase.offered.failed)
-    point = Point.of(phase.sessions, [(phase.window, phase.marks)], failed, system.cpus)
+    point = phase.point(system.cpus)
     return {
         "system": variant.system,
         "transport": variant.transport,
@@ -193,7 +216,8 @@ def _row(phase: Phase, variant: Variant, capacity: int, system: System, machine:
         "admitted": phase.offered.admitted,
         "refused": dict(phase.offered.refused),
         "refused_ms": Histogram.of(phase.offered.refused_ms).shown(),
-        "marked": list(phase.marks),
+        "rounds": len(phase.windows),
+        "left_out": dict(point.left_out),
         "versions": system.versions(),
         "machine": machine,
     }
@@ -216,5 +240,5 @@ def cells(row: Row) -> list[str]:
         str(row["underruns"]),
         str(row["drops"]),
         number(row["cores"], 2),
-        ", ".join(row["marked"]),
+        f"{sum(row['left_out'].values())} of {row['rounds']}",
     ]
