@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any
 
+import pytest
+from parley_operator.domain.faults import Fault
 from parley_operator.domain.requests import Caller, check_create
 from parley_operator.handlers.access import Gate
 from parley_operator.handlers.session_desk import DeskSettings, SessionDesk
@@ -17,6 +20,7 @@ from parley_operator.handlers.session_views import SessionViews, ViewSettings
 from parley_operator.handlers.whereabouts import Whereabouts
 from parley_operator.ports import StoreError
 from reconcile_plane import HOSTS, POOL, PROVIDER, Plane
+from virtual_time import run
 
 ALICE, BOB = Caller("alice", "u-1", ("dev",)), Caller("bob", "u-2")
 SPEC = {"agent": {"provider": PROVIDER}}
@@ -105,3 +109,17 @@ async def until(check: Callable[[], Any]) -> None:
             if check():
                 return
             await asyncio.sleep(0.01)
+
+
+def virtual(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    @wraps(test)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        run(test(*args, **kwargs))
+
+    return wrapped
+
+
+async def fault_of(work: Coroutine[Any, Any, Any]) -> Fault:
+    with pytest.raises(Fault) as caught:
+        await work
+    return caught.value
