@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kept import VAD, Kept, kinds, second
 from parley_realtime.events import BETA_NAMES, GA_NAMES
-from parley_realtime.formats import PCM16, PCMU
+from parley_realtime.formats import PCM16, PCMU, AudioFormat
 from parley_realtime.protocol.alignment import Alignment
 from parley_realtime.protocol.history import merged
 from parley_realtime.protocol.keeper import MAX_ASKED_IN_ROW
@@ -262,6 +263,58 @@ def test_silence_is_kept_for_a_shorter_time_than_speech() -> None:
     tape.speaking = True
     tape.append(bytes(48 * 900))
     assert (tape.size, tape.lost_bytes) == (48 * 1000, 48 * 100)
+
+
+@settings(deadline=None)
+@given(st.sampled_from([PCM16, PCMU]), st.data())
+def test_a_tape_of_blocks_has_every_byte_in_its_place(audio: AudioFormat, data: st.DataObject) -> None:
+    """As a plain string of bytes has it; what lies in blocks has the noise of companding."""
+    second_ = audio.bytes_per_second
+    tape = InputTape(audio, replay_ms=3000, quiet_ms=2000)
+    sizes = st.integers(0, second_ * 2 // 2).map(lambda size: size // 2 * 2)
+    plain, start = b"", 0
+    for step in data.draw(
+        st.lists(st.sampled_from(["append", "settle", "quiet", "speak", "slice"]), max_size=12)
+    ):
+        match step:
+            case "append":
+                size = data.draw(sizes)
+                piece = np.arange(size // 2, dtype=np.int16) * np.int16(7) + np.int16(len(plain) % 1000)
+                plain += piece.tobytes()
+                tape.append(piece.tobytes())
+                start = max(start, len(plain) - second_ * (3 if tape.speaking else 2) if size else 0)
+            case "settle":
+                position = data.draw(sizes) + start
+                tape.settle(position)
+                start = max(start, min(position, len(plain)))
+            case "quiet" | "speak":
+                tape.speaking = step == "speak"
+            case _:
+                begin, end = data.draw(sizes) + start - 500, data.draw(sizes) + start
+                same(audio, tape.slice(begin, end), plain[max(begin, start) : max(end, start)])
+        assert (tape.end, tape.size) == (len(plain), len(plain) - start)
+        takes = sum(map(len, tape._blocks)) + len(tape._fresh)
+        assert takes <= tape.size / (2 if audio is PCM16 else 1) + second_
+    same(audio, tape.rewind(), plain[start:])
+
+
+def same(audio: AudioFormat, held: bytes, plain: bytes) -> None:
+    assert len(held) == len(plain)
+    if audio is PCMU:
+        assert held == plain
+        return
+    came = np.frombuffer(plain, np.int16).astype(int)
+    wrong = np.abs(np.frombuffer(held, np.int16) - came)
+    assert (wrong <= 8 + np.abs(came) // 16).all()
+
+
+def test_a_caller_who_is_silent_costs_half_of_what_is_held() -> None:
+    tape = InputTape(PCM16, replay_ms=30_000, quiet_ms=12_000)
+    tape.speaking = False
+    for _ in range(50 * 20):
+        tape.append(bytes(960))
+    assert tape.size == 48 * 12_000
+    assert sum(map(len, tape._blocks)) + len(tape._fresh) <= 24 * 12_000 + 24 * 1000
 
 
 @given(st.lists(st.tuples(st.sampled_from(["append", "settle", "rewind"]), st.integers(0, 400))))

@@ -132,7 +132,7 @@ class ConversationHistory:
     """See the module. Bounded: beyond `MAX_ITEMS` items or `MAX_TEXT_BYTES` the oldest go first, counted.
 
     Audio of turns without a transcript is held up to `MAX_HELD_BYTES` as it came, the newest; the last turn
-    may be longer while its transcript is awaited. With `packs` all but the last is packed.
+    may be longer while its transcript is awaited. With `packs` the last is halved and all others are packed.
     A tool's result goes together with its call. An item larger than `MAX_ITEM_BYTES` is kept by name only.
     """
 
@@ -269,7 +269,7 @@ class ConversationHistory:
             item.parts.append(Part("input_audio"))
         part = item.parts[0]
         if part.kind == "input_audio" and part.text is None:
-            part.audio = HeldAudio(audio) if audio else None
+            part.audio = HeldAudio(audio, halved=self._packs) if audio else None
             (self._holding if audio else self._mute)[item_id] = None
             self._changed(item)
             self._let_go(newest=part, spared=part if awaited else None)

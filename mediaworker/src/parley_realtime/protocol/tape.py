@@ -6,23 +6,30 @@ from the first byte of its own connection: `origin` is where that byte lies.
 
 from __future__ import annotations
 
-from collections import deque
-
 from parley_realtime.formats import AudioFormat
+from parley_realtime.protocol.held import PACKABLE, compand, expand
+
+BLOCK_MS = 500
 
 
 class InputTape:
     """What was sent and is not settled. Settled is audio of turns that are committed or thrown away.
 
     Bounded: `quiet_ms` while nobody is known to speak, `replay_ms` else; the oldest goes first. It may be
-    told to hold nothing: then positions alone go on.
+    told to hold nothing: then positions alone go on. All but the newest half a second lies in blocks, of PCM
+    with half the bytes.
     """
 
     def __init__(self, audio: AudioFormat, replay_ms: int, quiet_ms: int) -> None:
         self._format = audio
         self._replay = self._bytes(replay_ms)
         self._quiet = self._bytes(min(quiet_ms, replay_ms))
-        self._chunks: deque[bytes] = deque()
+        self._packs = audio.samples == PACKABLE
+        self._block = self._bytes(BLOCK_MS)
+        self._blocks: list[bytes] = []
+        self._fresh = bytearray()
+        self._gone = 0
+        """Bytes of the oldest block that are forgotten."""
         self._start = 0
         self._size = 0
         self._holds = True
@@ -72,25 +79,23 @@ class InputTape:
         if not self._holds:
             self._start += len(audio)
             return
-        chunks = self._chunks
-        chunks.append(audio)
-        size = self._size + len(audio)
-        limit = self._replay if self.speaking else self._quiet
-        if size <= limit:
-            self._size = size
-            return
-        excess = size - limit
-        if self.speaking:
-            self.lost_bytes += excess
-        self.torn = True
-        if len(chunks[0]) == excess:
-            # Audio comes in equal frames: nearly always the oldest goes as a whole.
-            chunks.popleft()
-            self._start += excess
-            self._size = limit
-            return
-        self._size = size
-        self._forget(excess)
+        self._fresh += audio
+        self._size += len(audio)
+        if len(self._fresh) >= self._block:
+            self._fold()
+        excess = self._size - (self._replay if self.speaking else self._quiet)
+        if excess > 0:
+            self.torn = True
+            self.lost_bytes += excess if self.speaking else 0
+            self._forget(excess)
+
+    def _fold(self) -> None:
+        whole = len(self._fresh) // self._block * self._block
+        with memoryview(self._fresh) as fresh:
+            for at in range(0, whole, self._block):
+                block = bytes(fresh[at : at + self._block])
+                self._blocks.append(compand(block) if self._packs else block)
+        del self._fresh[:whole]
 
     def settle(self, position: int) -> None:
         """Forget what lies before `position`."""
@@ -99,17 +104,17 @@ class InputTape:
         self._forget(self._settled - self._start)
 
     def _forget(self, excess: int) -> None:
-        while excess > 0:
-            head = self._chunks[0]
-            if len(head) <= excess:
-                self._chunks.popleft()
-                cut = len(head)
-            else:
-                self._chunks[0] = head[excess:]
-                cut = excess
-            self._start += cut
-            self._size -= cut
-            excess -= cut
+        if excess <= 0:
+            return
+        self._start += excess
+        self._size -= excess
+        self._gone += excess
+        blocks = min(self._gone // self._block, len(self._blocks))
+        del self._blocks[:blocks]
+        self._gone -= blocks * self._block
+        if not self._blocks:
+            del self._fresh[: self._gone]
+            self._gone = 0
 
     def turn(self, begin: int | None, end: int) -> bytes:
         """The audio of a turn that ends at `end`, as far as it is held; nothing of one that began while no
@@ -120,21 +125,28 @@ class InputTape:
 
     def slice(self, begin: int, end: int) -> bytes:
         """The audio between two positions, as far as it is held."""
-        audio = b"".join(self._chunks)
-        return audio[max(0, begin - self._start) : max(0, end - self._start)]
+        first, last = (max(0, at - self._start) + self._gone for at in (begin, end))
+        skipped = min(first // self._block, len(self._blocks))
+        pieces: list[bytes | bytearray] = []
+        for block in self._blocks[skipped : -(-last // self._block)]:
+            pieces.append(expand(block) if self._packs else block)
+        pieces.append(self._fresh)
+        skipped *= self._block
+        return b"".join(pieces)[first - skipped : max(first, last) - skipped]
 
     def rewind(self, before: bytes = b"", newest: int | None = None) -> bytes:
         """Take all that is held off the tape, for a new connection to be sent: it comes back by `append`.
 
         `before` is audio of a turn that is taken back, it goes ahead; `newest` keeps only so many bytes.
         """
-        audio = b"".join(self._chunks)
+        audio = self.slice(self._start, self.end)
         if newest is not None and len(audio) > newest:
             audio = audio[len(audio) - newest :]
         audio = before + audio
         self._start = self.end - len(audio)
-        self._chunks.clear()
-        self._size = 0
+        self._blocks.clear()
+        self._fresh.clear()
+        self._gone = self._size = 0
         self.torn = False
         self.origin = self._settled = self._resumed = self._start
         return audio
