@@ -21,7 +21,7 @@ class Loop:
         return self.now
 
     def call_at(self, when: float, callback: object) -> mock.Mock:
-        handle = mock.Mock()
+        handle = mock.Mock(**{"cancel.return_value": None})
         self.timers.append((when, callback, handle))
         return handle
 

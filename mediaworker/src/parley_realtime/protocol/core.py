@@ -220,7 +220,7 @@ def _given(payload: Event, field: str, default: object) -> Any:
 
 def _is_id(value: object) -> bool:
     """Text that UTF-8 can carry: JSON can also hold halves of surrogate pairs."""
-    return isinstance(value, str) and (value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value))
+    return isinstance(value, str) and (value.isascii() or not any(0xD800 <= ord(c) <= 0xDFFF for c in value))
 
 
 def _refuse_constant(constant: str) -> NoReturn:

@@ -133,7 +133,7 @@ class Provider:
         """After the end: clear the client, which nobody uses any more, and what stands behind it."""
         client = self._client
         connection = client._connection
-        over: list[object] = [client._media, client._dispatcher, client, connection]
+        over: list[object] = [client._dispatcher, client, connection]
         if isinstance(connection, Lifeline) and connection._line is not None:
             over += [connection._line, connection._line.connection]
         unravel(*over)

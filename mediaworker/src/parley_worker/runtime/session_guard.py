@@ -71,11 +71,19 @@ class SessionGuard:
         self._frames = 0
         return self._holds(self._budget.caller_frames(now, FRAMES_AT_ONCE))
 
+    def let_go(self) -> None:
+        """The session is over: nobody is told, and nothing is asked."""
+        self._feed, self._queued = _tell_nobody, int
+
     def _holds(self, overrun: Overrun | None) -> bool:
         if overrun is not None:
             self._metrics.budget_overrun(overrun.budget)
             self._feed(_end(overrun))
         return self._budget.overrun is None
+
+
+def _tell_nobody(event: ev.Event) -> None:
+    """Of a session that is over."""
 
 
 def _end(overrun: Overrun) -> ev.Event:

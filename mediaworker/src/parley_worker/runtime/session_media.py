@@ -48,6 +48,14 @@ class Feed(Protocol):
     def __call__(self, event: ev.Event) -> None: ...
 
 
+def _feed_nobody(event: ev.Event) -> None:
+    """The core of a session that is over."""
+
+
+def _tell_nobody(crash: Exception) -> None:
+    """Of a session that is over."""
+
+
 class SessionMedia:
     """See the module. `leg` is the caller's, None while nobody is attached; `to_provider` takes audio in the
     provider's format once there is one. `on_crash` is told an error of ours; it ends the session."""
@@ -161,8 +169,9 @@ class SessionMedia:
     def let_go(self) -> None:
         """What is over is freed without a collection; see `unravel`. A leg that still speaks is not heard."""
         units = self.units
-        unravel(units._players, units._recorder, units, self)
-        self.leg = self._input = None
+        unravel(units._players, units._recorder, units)
+        self.leg = self._input = self.to_provider = None
+        self._feed, self._on_crash = _feed_nobody, _tell_nobody
 
     # From the caller to the provider
 

@@ -261,7 +261,7 @@ class SessionRunner:
         self._session.let_go()
         self._media.let_go()
         unravel(self._tools)
-        self._guard = SessionGuard(self._deps.settings.budget, self._deps.metrics, lambda event: None, int)
+        self._guard.let_go()
 
     def _watch(self) -> None:
         """Once a second: count what nothing else tells of."""
