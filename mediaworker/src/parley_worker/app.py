@@ -11,6 +11,8 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
+from parley_realtime.transport import preload
+
 from parley_worker import __version__
 from parley_worker.clock import SystemClock
 from parley_worker.codec.control_pb import Endpoint
@@ -54,6 +56,7 @@ class MediaApp:
 
     def __init__(self, settings: Settings, instance: str, shard: int = 0) -> None:
         self.settings = settings.validated()
+        preload(self.settings.provider_transport)
         self.instance, self.shard = instance, shard
         self.metrics = Metrics(__version__)
         self.media_address = self.telephony_address = ""

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import binascii
 import contextlib
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from parley_realtime.protocol.alignment import Alignment
@@ -34,6 +35,12 @@ _WORDS_DONE = frozenset({"response.output_audio_transcript.done", "response.audi
 STREAMED = _TEXT_DELTA | WORDS_DELTA
 """Types of events that carry a piece of what is being said, many to a response."""
 _TRANSCRIPT = "conversation.item.input_audio_transcription"
+_MAX_UNBOUND = 64
+
+
+def _nothing(one: Payload = MappingProxyType({})) -> Payload:
+    """The same for all that has none: an empty dictionary each would be a tenth of what a turn takes."""
+    return one
 
 
 @dataclass(slots=True)
@@ -45,7 +52,7 @@ class Part:
 
     kind: str
     text: str | None = None
-    fields: Payload = field(default_factory=dict)
+    fields: Payload = field(default_factory=_nothing)
     audio: HeldAudio | None = field(default=None, repr=False)
     alignment: Alignment | None = None
     truncated_ms: int | None = None
@@ -68,7 +75,7 @@ class Item:
     kind: str
     role: str = ""
     parts: list[Part] = field(default_factory=list)
-    fields: dict[str, Any] = field(default_factory=dict)
+    fields: Payload = field(default_factory=_nothing)
     done: bool = False
     as_text: bool = False
     """Its spoken parts are at the provider as text: it was carried over."""
@@ -122,7 +129,7 @@ class Item:
         """What the model sees of it."""
         body: dict[str, Any] = {"id": self.id, "type": self.kind}
         if self.kind != "message":
-            return body | self.fields
+            return {**body, **self.fields}
         images = [dict(part.fields) for part in self.parts if part.kind == "input_image"]
         words = " ".join(part.words for part in self.parts if part.words)
         return body | {"role": self.role, "words": words} | ({"images": images} if images else {})
@@ -153,8 +160,8 @@ class ConversationHistory:
         """Ids of items that hold audio, or did; in the order in which they came to it."""
         self._mute: dict[str, None] = {}
         """Ids of items whose audio was let go, or never held, before their words were known."""
-        self._unbound: deque[str] = deque(maxlen=64)
-        self._updates: deque[tuple[str, Payload]] = deque()
+        self._unbound: list[str] = []
+        self._updates: list[tuple[str, Payload]] = []
         self.wanted: dict[str, Any] = {}
         """What the client asked the session to be, all accepted updates in one."""
         self.update_type = "session.update"
@@ -239,7 +246,7 @@ class ConversationHistory:
 
     def drop_update(self, event_id: str) -> None:
         """A session update was refused, or will be sent again."""
-        self._updates = deque(u for u in self._updates if not event_id or u[0] != event_id)
+        self._updates = [u for u in self._updates if not event_id or u[0] != event_id]
 
     def truncate(self, item_id: str, content_index: object, audio_end_ms: object) -> None:
         """Only so much of an answer was heard. What was cut once is never made longer."""
@@ -354,7 +361,7 @@ class ConversationHistory:
     def _on_session(self, payload: Payload) -> None:
         self.session = _object(payload, "session")
         if self._updates:
-            self.wanted = merged(self.wanted, self._updates.popleft()[1])
+            self.wanted = merged(self.wanted, self._updates.pop(0)[1])
 
     def _on_item(self, payload: Payload, done: bool) -> None:
         item = self._place(_object(payload, "item"), payload)
@@ -391,7 +398,8 @@ class ConversationHistory:
     def _take(self, item: Item, body: Payload) -> None:
         item.role = _text(body, "role") or item.role
         if item.kind != "message":
-            item.fields.update({k: v for k, v in body.items() if k not in _OWN_FIELDS and v is not None})
+            own = {k: v for k, v in body.items() if k not in _OWN_FIELDS and v is not None}
+            item.fields = {**item.fields, **own}
             return
         content = body.get("content")
         for index, part in enumerate(content if isinstance(content, list) else ()):
@@ -403,6 +411,7 @@ class ConversationHistory:
             response = _object(payload, "response")
             if "conversation_id" in response and response["conversation_id"] is None:
                 self._unbound.append(_text(response, "id"))
+                del self._unbound[:-_MAX_UNBOUND]
             return
         if kind in ("response.output_item.added", "response.output_item.done"):
             item_id = _text(_object(payload, "item"), "id")
@@ -420,7 +429,7 @@ class ConversationHistory:
         if item.kind == "message":
             _answer_part(item, kind, payload)
         elif kind == "response.function_call_arguments.done" or kind == "response.mcp_call_arguments.done":
-            item.fields["arguments"] = _text(payload, "arguments")
+            item.fields = {**item.fields, "arguments": _text(payload, "arguments")}
         self._changed(item)
 
     def _on_transcript(self, kind: str, payload: Payload) -> None:
@@ -452,7 +461,7 @@ class ConversationHistory:
     def _changed(self, item: Item) -> None:
         size = item.size
         if size > MAX_ITEM_BYTES:
-            item.too_big, item.fields, item.parts = True, {}, []
+            item.too_big, item.fields, item.parts = True, _nothing(), []
             size = 0
         self._bytes += size - self._sizes.get(item.id, 0)
         self._sizes[item.id] = size

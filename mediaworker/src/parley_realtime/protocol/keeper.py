@@ -7,7 +7,7 @@ Joins the history, the client events that are not confirmed, the answers being m
 from __future__ import annotations
 
 import binascii
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -80,7 +80,7 @@ class ConversationKeeper:
         self._asks: list[Event] = []
         self._asked_in_row = 0
         self._taken_back: list[bytes] = []
-        self._gone: deque[str] = deque(maxlen=_MAX_GONE)
+        self._gone: list[str] = []
         self._replacing: dict[str, int] = {}
         self._restored: set[str] = set()
         self._number = 0
@@ -262,7 +262,7 @@ class ConversationKeeper:
         elif self.speaking:
             self._asks = [ask for ask in self._asks if is_aside(ask)]
         self._turns.clear()
-        self._gone += (*gone, *back)
+        self._gone = [*self._gone, *gone, *back][-_MAX_GONE:]
         closings += [_deleted(item_id, event_id) for item_id in (*gone, *back)]
         closings += self._apply_now(event_id)
         return Loss(cut_items, tuple(closings))

@@ -5,6 +5,7 @@ Two transports behind one seam: `websockets`, the reference, and picows, which s
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import socket as sockets
 import ssl
@@ -53,6 +54,13 @@ def check_transport(name: str) -> None:
         raise ValueError(f"transport must be one of {', '.join(TRANSPORTS)}, got {name!r}")
     if not installed(name):
         raise ValueError(f"transport: the package {name} is not installed: install parley[fast]")
+
+
+def preload(name: TransportName) -> None:
+    """Import what the first socket would import, on a loop that has other things to do by then."""
+    importlib.import_module("encodings.idna")
+    if name == "picows":
+        importlib.import_module("parley_realtime.transport.fast")
 
 
 async def open_socket(url: str, options: SocketOptions, name: TransportName | None = None) -> Socket:

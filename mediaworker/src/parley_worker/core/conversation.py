@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -87,7 +86,7 @@ class Conversation:
         self._lost_since: float | None = None
         self.spec = spec
         """The session as it is asked for."""
-        self._updates: deque[tuple[str, Changes]] = deque(maxlen=MAX_UPDATES)
+        self._updates: list[tuple[str, Changes]] = []
         self._update_names = 0
         self.updates = Changes()
         """What the session was asked to be changed to and was changed to, in one, without credentials."""
@@ -143,8 +142,7 @@ class Conversation:
                 self._asked = False
                 refused = _text(error, "event_id")
                 if refused and self._updates:
-                    kept = [update for update in self._updates if update[0] != refused]
-                    self._updates = deque(kept, MAX_UPDATES)
+                    self._updates = [update for update in self._updates if update[0] != refused]
                 ours = _text(error, "event_id").startswith(EVENT_ID_PREFIX)
                 if error.get("code") == BUSY_CODE and not ours:
                     self._tools.want_answer()
@@ -174,7 +172,7 @@ class Conversation:
                 "session_configured", now, session_json=to_json(without_tool_credentials(session))
             )
         ]
-        update = self._updates.popleft()[1] if self._updates else Changes()
+        update = self._updates.pop(0)[1] if self._updates else Changes()
         if update.session:
             self.updates = self.updates.then(update)
             written, under = to_json(update.session), to_json(update.under)
@@ -189,6 +187,7 @@ class Conversation:
         session = without_tool_credentials(asked)
         spec = session if event_id.startswith(RECONFIGURE) else self.spec
         self._updates.append((event_id, changed(session, spec)))
+        del self._updates[:-MAX_UPDATES]
 
     def _on_speech_started(self, payload: Payload, now: float, attached: bool) -> list[Effect]:
         self._speaking_since = now

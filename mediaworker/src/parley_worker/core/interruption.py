@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 
 from parley_worker.core.effects import ClearReason
@@ -24,7 +23,7 @@ class Interruptions:
     """Those of one session. A second one does not end the wait of the first: each has its own audio."""
 
     def __init__(self) -> None:
-        self._waiting: deque[Interruption] = deque()
+        self._waiting: list[Interruption] = []
 
     @property
     def epoch(self) -> int:
@@ -34,17 +33,17 @@ class Interruptions:
     def begin(self, interruption: Interruption) -> list[Interruption]:
         """Wait for its word; gives those that cannot be waited for any longer, as too many do."""
         self._waiting.append(interruption)
-        return [self._waiting.popleft() for _ in range(len(self._waiting) - MAX_WAITING)]
+        return [self._waiting.pop(0) for _ in range(len(self._waiting) - MAX_WAITING)]
 
     def answered(self, epoch: int) -> list[Interruption]:
         """Those that end with the caller's word on this epoch: its own last, none when it is not awaited."""
         if all(waiting.epoch != epoch for waiting in self._waiting):
             return []
-        return [self._waiting.popleft() for waiting in list(self._waiting) if waiting.epoch <= epoch]
+        return [self._waiting.pop(0) for waiting in list(self._waiting) if waiting.epoch <= epoch]
 
     def overdue(self, now: float) -> list[Interruption]:
         """Those whose caller did not answer in time."""
-        return [self._waiting.popleft() for waiting in list(self._waiting) if waiting.deadline <= now]
+        return [self._waiting.pop(0) for waiting in list(self._waiting) if waiting.deadline <= now]
 
     def all(self) -> list[Interruption]:
         """End every wait."""

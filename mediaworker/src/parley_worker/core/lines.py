@@ -7,7 +7,6 @@ from a provider that gives none back, the next response after the question is ta
 from __future__ import annotations
 
 import json
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, StrEnum
@@ -74,7 +73,7 @@ class Lines:
 
     def __init__(self, ledger: PlayoutLedger) -> None:
         self._ledger = ledger
-        self._waiting: deque[tuple[str, str, Line]] = deque()
+        self._waiting: list[tuple[str, str, Line]] = []
         self._current: _Current | None = None
         self._ended: list[EndedLine] = []
         self._echoes = False
@@ -108,7 +107,7 @@ class Lines:
         """The client event that asks for the next line, once no other response is in the way."""
         if self._current is not None or not self._waiting:
             return None
-        id, rule, line = self._waiting.popleft()
+        id, rule, line = self._waiting.pop(0)
         self._current = _Current(id, rule, line, _Stage.ASKED, now)
         return {
             "type": "response.create",
@@ -157,7 +156,7 @@ class Lines:
         if not isinstance(error, Mapping) or error.get("event_id") != EVENT_ID_PREFIX + current.id:
             return
         if error.get("code") == BUSY_CODE:
-            self._waiting.appendleft((current.id, current.rule, current.line))
+            self._waiting.insert(0, (current.id, current.rule, current.line))
             self._current = None
         else:
             self._end(LineEnd.FAILED)
