@@ -86,7 +86,8 @@ class InputTape:
         excess = self._size - (self._replay if self.speaking else self._quiet)
         if excess > 0:
             self.torn = True
-            self.lost_bytes += excess if self.speaking else 0
+            if self.speaking:
+                self.lost_bytes += excess
             self._forget(excess)
 
     def _fold(self) -> None:
@@ -109,6 +110,8 @@ class InputTape:
         self._start += excess
         self._size -= excess
         self._gone += excess
+        if self._gone < self._block and self._blocks:
+            return
         blocks = min(self._gone // self._block, len(self._blocks))
         del self._blocks[:blocks]
         self._gone -= blocks * self._block
