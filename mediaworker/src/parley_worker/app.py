@@ -16,6 +16,7 @@ from parley_realtime.transport import preload
 from parley_worker import __version__
 from parley_worker.clock import SystemClock
 from parley_worker.codec.control_pb import Endpoint
+from parley_worker.compiled import is_compiled
 from parley_worker.config import Address, Settings
 from parley_worker.core.admission import Admission, WorkerState
 from parley_worker.core.agent import ToolRouteKind
@@ -263,6 +264,7 @@ class WorkerApp(MediaApp):
                 "endpoint": self.endpoint.address,
                 "telephony": self.endpoint.telephony,
                 "instance": self.instance,
+                "compiled": is_compiled(),
             }
         )
 

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import uvloop
 from parley_scenario.sandbox import hide_memory
 
+from parley_worker.compiled import is_compiled
 from parley_worker.config import Settings
 from parley_worker.runtime import orphans
 from parley_worker.runtime.drain import Drain, within_grace
@@ -56,7 +57,8 @@ async def serve(settings: Settings, worker: AbstractAsyncContextManager[App]) ->
     async with worker as app:
         if not settings.shards:
             settle()
-        log.info("ready", extra={"fields": {"settings": settings.shown(), "instance": app.instance}})
+        facts = {"settings": settings.shown(), "instance": app.instance, "compiled": is_compiled()}
+        log.info("ready", extra={"fields": facts})
         sys.stdout.write(app.ready_line() + "\n")
         sys.stdout.flush()
         first = app.supervisor.spawn("signal", signals.get())

@@ -12,6 +12,7 @@ from parley_worker import __version__, cores
 from parley_worker.clock import SystemClock
 from parley_worker.codec.exposition import merge
 from parley_worker.codec.shard_frames import Boot, Ready
+from parley_worker.compiled import is_compiled
 from parley_worker.config import Settings
 from parley_worker.core.admission import Admission, WorkerState
 from parley_worker.core.lost import LostSession
@@ -162,6 +163,7 @@ class ShardedApp:
                 "endpoint": first.endpoint.address,
                 "telephony": first.endpoint.telephony,
                 "instance": self.instance,
+                "compiled": is_compiled(),
                 "shards": [
                     {
                         "pid": pid,

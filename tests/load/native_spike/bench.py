@@ -38,7 +38,7 @@ from parley_worker.telemetry.frames import FrameCounts
 from parley_worker.transport.leg import LegBounds
 from parley_worker.transport.many_leg import ManyLeg
 from parley_worker.transport.many_server import ManyStream
-from parley_worker.transport.many_writer import ManyWriter, WriterBounds
+from parley_worker.transport.many_turns import ManyTurns, WriterBounds
 
 SESSIONS = 100
 STEP = 0.005
@@ -294,7 +294,7 @@ class Talk:
     def __init__(self) -> None:
         self.clock, self.frames = Clock(), FrameCounts("", (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2))
         self.legs: dict[int, ManyLeg] = {}
-        self.writer = ManyWriter(WriterBounds(), self.legs, lambda leg: None)
+        self.writer = ManyTurns(WriterBounds(), self.legs, lambda leg: None)
         self.outlet = native_spike.Outlet()
         self.turns: list[list[Runner]] = [[], [], [], []]
         self.runners: dict[int, Runner] = {}
@@ -326,7 +326,7 @@ class Talk:
         for runner in self.turns[call % 4]:
             runner._media._tick(now)
         response, _ = self.writer.collect()
-        self.writer._asked.clear()
+        self.writer.asked.clear()
         return response.SerializeToString()
 
     def native(self, call: int) -> bytes:

@@ -19,7 +19,7 @@ from parley_worker.core.model import EndReason
 from parley_worker.telemetry.metrics import Metrics
 from parley_worker.transport.leg import LegBounds
 from parley_worker.transport.many_server import ManyBounds
-from parley_worker.transport.many_writer import WriterBounds
+from parley_worker.transport.many_turns import WriterBounds
 
 SOUND = {"audio": b"x" * 160}
 

@@ -138,7 +138,8 @@ class OwnWorker(ParleySystem):
         return [self._nats.pid] if self._nats else []
 
     def versions(self) -> dict[str, str]:
-        return machine.versions()
+        ready = self._worker.ready if self._worker is not None else {}
+        return {**machine.versions(), "compiled": str(ready.get("compiled", False)).lower()}
 
     async def tasks(self) -> int | None:
         value = (await scrape(self.admin)).get("parley_worker_tasks")

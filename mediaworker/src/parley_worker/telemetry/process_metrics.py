@@ -8,6 +8,8 @@ from collections.abc import Callable
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from parley_worker.compiled import is_compiled
+
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_PLAIN_0_0_4
 PREFIX = "parley_worker_"
 LATENESS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28)
@@ -33,8 +35,9 @@ class ProcessMetrics:
         prometheus_client.ProcessCollector(registry=r)
         prometheus_client.GCCollector(registry=r)
         p = PREFIX
-        info = Gauge(p + "build_info", "Version of the worker; always 1.", ["version"], registry=r)
-        info.labels(version or "unknown").set(1)
+        text = "Version of the worker, and whether its hot modules are compiled; always 1."
+        info = Gauge(p + "build_info", text, ["version", "compiled"], registry=r)
+        info.labels(version or "unknown", str(is_compiled()).lower()).set(1)
         self._capacity = Gauge(p + "capacity_sessions", "Sessions that this worker runs at most.", registry=r)
         self._draining = Gauge(p + "draining", "1 while the worker drains.", registry=r)
         self._admissions = Counter(p + "admissions_total", "Sessions admitted.", registry=r)

@@ -17,7 +17,9 @@ from parley_worker.telemetry.metrics import Metrics
 from parley_worker.transport.attaching import attach, attach_now, find_session
 from parley_worker.transport.leg import LegBounds
 from parley_worker.transport.many_leg import ManyLeg
-from parley_worker.transport.many_writer import ManyWriter, WriterBounds
+from parley_worker.transport.many_reader import BROKEN, take_entries
+from parley_worker.transport.many_turns import ManyTurns, WriterBounds
+from parley_worker.transport.many_writer import write_turns
 from parley_worker.transport.ports import LegPort, SessionDirectory, SessionPort
 
 log = logging.getLogger(__name__)
@@ -68,7 +70,6 @@ DETACHED: Final = _refusal(
     "half-closed",
     "the caller gave up the leg: send hangup to end the session, or attach again",
 )
-BROKEN: Final = _refusal(Status.INTERNAL, "internal", "an error inside the worker: attach again")
 UNREAD: Final = _refusal(
     Status.RESOURCE_EXHAUSTED,
     "slow-reader",
@@ -82,7 +83,7 @@ class ManyStream:
     def __init__(self, shared: ManyShared) -> None:
         self._shared = shared
         self._legs: dict[int, ManyLeg] = {}
-        self._writer = ManyWriter(shared.bounds.writer, self._legs, self._over)
+        self._turns = ManyTurns(shared.bounds.writer, self._legs, self._over)
         self._used: dict[int, None] = {}
         self._starts: asyncio.Queue[tuple[ManyLeg, media_pb.StartMessage]] = asyncio.Queue()
         self._attaching: dict[ManyLeg, asyncio.Task[None] | None] = {}
@@ -95,7 +96,7 @@ class ManyStream:
     async def run(self, stream: Any) -> LegRefusal | None:
         """Carry the sessions until the stream ends; why it ends in error, or None."""
         self._await_use()
-        writer = asyncio.create_task(self._writer.run(stream), name="writer of many legs")
+        writer = asyncio.create_task(write_turns(self._turns, stream), name="writer of many legs")
         reader = asyncio.create_task(self._read(stream), name="reader of many legs")
         starter = asyncio.create_task(self._attach_by_turns(), name="attaches of many legs")
         ended = asyncio.create_task(self._ended.wait(), name="end of many legs")
@@ -149,29 +150,19 @@ class ManyStream:
             self._take(entries)
         for leg in list(self._legs.values()):
             self._detach(leg)
-        self._writer.end()
+        self._turns.end()
 
     def _take(self, entries: Any) -> None:
-        find = self._legs.get
-        for entry in entries:
-            leg = find(entry.handle)
-            try:
-                payload = entry.audio
-                if leg is not None and payload:
-                    refusal = leg.hear(leg, payload, entry.sequence, entry.media_time_ms)
-                    if refusal is not None:
-                        self._fail(leg, refusal, "protocol-error")
-                elif leg is None:
-                    self._stranger(entry)
-                else:
-                    self._message(leg, entry)
-            except Exception as exc:
-                leg = find(entry.handle)
-                if leg is None:
-                    raise
-                # One session's error must not stop the others of the stream. Its text may hold content.
-                log.error("a leg of many failed: %s", type(exc).__name__)
-                self._fail(leg, BROKEN, "protocol-error")
+        take_entries(entries, self._legs, self._other, self._broke_rules)
+
+    def _other(self, leg: ManyLeg | None, entry: pb.CallerEntry) -> None:
+        if leg is None:
+            self._stranger(entry)
+        else:
+            self._message(leg, entry)
+
+    def _broke_rules(self, leg: ManyLeg, refusal: LegRefusal) -> None:
+        self._fail(leg, refusal, "protocol-error")
 
     def _stranger(self, entry: pb.CallerEntry) -> None:
         """An entry under a handle that is not in use."""
@@ -226,7 +217,7 @@ class ManyStream:
                 LegRefusal(Status.RESOURCE_EXHAUSTED, "too-many-handles", text, "handle"), "slow-reader"
             )
             return None
-        leg = ManyLeg(handle, self._writer, shared.leg, shared.worker_instance_id, self._drop)
+        leg = ManyLeg(handle, self._turns, shared.leg, shared.worker_instance_id, self._drop)
         self._legs[handle] = leg
         if self._idle is not None:
             self._idle.cancel()

@@ -3,110 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from parley.media.v1 import media_pb2 as pb
 
 from parley_worker.transport.leg import Stream
-from parley_worker.transport.many_leg import ManyLeg
+from parley_worker.transport.many_turns import ManyTurns
 
 
-@dataclass(frozen=True, slots=True)
-class WriterBounds:
-    """When and how much is written to a stream of many sessions."""
+async def write_turns(turns: ManyTurns, stream: Stream[pb.ConverseManyResponse]) -> None:
+    """Write until the turns are over.
 
-    tick: float = 0.005
-    """Seconds from one write to the next; after a longer silence a write is at once."""
-    message_bytes: int = 256 * 1024
-    """Of one message; a single entry may be larger."""
-    share_bytes: int = 32 * 1024
-    """Of one leg in one message, and one entry at least."""
-    waiting_bytes: int = 64 * 1024 * 1024
-    """Of all legs together; past it the leg with the most waiting is a slow reader."""
-    stall: float = 10.0
-    """Seconds that one write may take."""
-
-
-class ManyWriter:
-    """See Turns. `legs` are those in use, by handle; `on_over` is told of each that gave its last word."""
-
-    def __init__(
-        self, bounds: WriterBounds, legs: Mapping[int, ManyLeg], on_over: Callable[[ManyLeg], None]
-    ) -> None:
-        self.waiting = 0
-        self.most_waiting = bounds.waiting_bytes
-        self.over = on_over
-        self._bounds = bounds
-        self._legs = legs
-        self._turns: deque[ManyLeg] = deque()
-        self._asked = asyncio.Event()
-        self._ending = False
-
-    def ask(self, leg: ManyLeg) -> None:
-        """See Turns."""
-        if not self._turns:
-            self._asked.set()
-        self._turns.append(leg)
-
-    def shed(self) -> None:
-        """See Turns."""
-        most = max((leg for leg in self._legs.values() if not leg.closing), key=_waiting, default=None)
-        if most is not None:
-            most.be_slow()
-
-    def end(self) -> None:
-        """Let `run` return once no leg is in use."""
-        self._ending = True
-        self._asked.set()
-
-    async def run(self, stream: Stream[pb.ConverseManyResponse]) -> None:
-        """Write until `end`.
-
-        Raises:
-            TimeoutError: one write took longer than `stall`.
-        """
-        now = asyncio.get_running_loop().time
-        due = now()
-        while not (self._ending and not self._legs):
-            await self._asked.wait()
-            if (pause := due - now()) > 0:
-                await asyncio.sleep(pause)
-            due = now() + self._bounds.tick
-            self._asked.clear()
-            more = True
-            while more:
-                response, more = self.collect()
-                if response.entries:
-                    async with asyncio.timeout(self._bounds.stall):
-                        await stream.write(response)
-            if self._turns:
-                self._asked.set()
-
-    def collect(self) -> tuple[pb.ConverseManyResponse, bool]:
-        """One message of what waits, each leg giving once, and whether there is more that has waited."""
-        response = pb.ConverseManyResponse()
-        entries, turns, bounds = response.entries, self._turns, self._bounds
-        left, more = bounds.message_bytes, False
-        for _ in range(len(turns)):
-            leg = turns.popleft()
-            given, again = leg.give(entries, left if entries else MAX_ENTRY, bounds.share_bytes)
-            left -= given
-            self.waiting -= given
-            if again:
-                more = True
-                if given:
-                    turns.append(leg)
-                else:
-                    turns.appendleft(leg)
-                    break
-        return response, more
-
-
-MAX_ENTRY = 1 << 31
-"""More than any entry has, in bytes."""
-
-
-def _waiting(leg: ManyLeg) -> int:
-    return leg.waiting
+    Raises:
+        TimeoutError: one write took longer than `stall`.
+    """
+    now, bounds = asyncio.get_running_loop().time, turns.bounds
+    due = now()
+    while not turns.finished:
+        await turns.asked.wait()
+        if (pause := due - now()) > 0:
+            await asyncio.sleep(pause)
+        due = now() + bounds.tick
+        turns.asked.clear()
+        more = True
+        while more:
+            response, more = turns.collect()
+            if response.entries:
+                async with asyncio.timeout(bounds.stall):
+                    await stream.write(response)
+        if turns.wanted:
+            turns.asked.set()
