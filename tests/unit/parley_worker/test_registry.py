@@ -328,6 +328,7 @@ def test_no_metric_has_a_label_per_session() -> None:
         for sample in family.samples:
             assert set(sample.labels) <= {
                 *(
+                    "compiled",
                     "version",
                     "shard",
                     "budget",
