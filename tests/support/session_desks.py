@@ -71,7 +71,7 @@ class Desks:
         context, reconciler = self.plane.context, self.plane.reconciler
         desk, views, find = self._settings
         self.gate = Gate(self.reviews, self.plane.clock)
-        where = Whereabouts(context, reconciler.sessions.book.get)
+        where = Whereabouts(context, reconciler.sessions.book.get, reconciler.sessions.book.digest)
         self.desk = SessionDesk(
             context, self.gate, where, reconciler.observe, KEY, lambda: f"id{next(self._ids)}", desk
         )

@@ -33,6 +33,7 @@ from parley_client import (
     SessionsClient,
     TlsError,
 )
+from parley_operator.api.v1alpha1 import text_at
 from parley_operator.app import Operator
 from parley_operator.config import load_settings
 from parley_operator.kube.login import from_kubeconfig
@@ -103,7 +104,12 @@ async def test_a_session_from_its_making_to_its_end(service: Service) -> None:
         assert (made.session.phase, made.session.attempt) == ("Ready", 1)
         assert made.endpoint is not None
         assert made.endpoint.address == "127.0.0.1:7000"
-        body: Any = await store.get(SESSION, space, made.session.name)
+
+        async def written() -> Any:
+            body = await store.get(SESSION, space, made.session.name)
+            return body if body and text_at(body, "status", "phase") == "Ready" else None
+
+        body: Any = await until(written, "the status is written")
         assert body["metadata"]["labels"]["team"] == "phones"
         assert body["metadata"]["annotations"]["parley.dev/created-by"].endswith(f":{space}:app")
         assert body["spec"]["agent"]["provider"].items() >= SPEC["agent"]["provider"].items()

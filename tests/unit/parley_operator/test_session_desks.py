@@ -14,6 +14,7 @@ import pytest
 from parley_operator.domain.faults import Fault
 from parley_operator.domain.model import AdmitOutcome, AdmitVerdict, SessionState
 from parley_operator.handlers.notices import Watcher
+from parley_operator.handlers.queue import Key
 from parley_operator.handlers.session_desk import DeskSettings
 from parley_operator.handlers.session_views import ViewSettings
 from parley_operator.ports import StoreError
@@ -179,8 +180,16 @@ async def test_the_workers_word_that_it_is_ready_is_not_held_up_by_the_write_of_
         name = made.body["metadata"]["name"]
         body: Any = desks.plane.store.peek(SESSION, "default", name)
         assert body.get("status", {}).get("phase") != "Ready"
+        # What the caller was given is good at once.
+        uid = made.body["metadata"]["uid"]
+        found, _ = await desks.finder.by_ticket(uid, made.ticket.reveal(), "10.0.0.1")
+        assert found == made.connection
+        seen = await desks.views.get(ALICE, "default", name)
+        assert seen["status"]["phase"] == "Ready"
         may_write.set()
         await until(lambda: desks.plane.status(name).get("phase") == "Ready")
+        key = Key(SESSION, "default", name)
+        await until(lambda: desks.plane.context.notices.coming(key) is None)
 
 
 @virtual

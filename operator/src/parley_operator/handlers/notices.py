@@ -119,6 +119,8 @@ class Notices:
         self._waiting: dict[Key, set[Expectation]] = {}
         self._watchers: set[Watcher] = set()
         self._keys: dict[str, Key] = {}
+        # Of no more sessions than are being written.
+        self._coming: dict[Key, Body] = {}
         self._closed = False
 
     # -- what comes in
@@ -159,14 +161,22 @@ class Notices:
 
     def foretell(self, key: Key, body: Body, status: Mapping[str, object]) -> None:
         """What is about to be written into the status, told to those who wait for just this session: the API
-        server is slower than what it is told of. Nobody else sees it before it is written."""
+        server is slower than what it is told of. Until `written`, `coming` knows it too."""
         waiting = self._waiting.get(key)
         if waiting:
-            coming = {**body, "status": deep_merge(map_at(body, "status"), status)}
+            self._coming[key] = coming = {**body, "status": deep_merge(map_at(body, "status"), status)}
             uid = text_at(body, "metadata", "uid")
             for each in waiting:
                 each.of(uid).body = coming
                 each.wake()
+
+    def written(self, key: Key) -> None:
+        """Nothing is on its way into the status of this session any more."""
+        self._coming.pop(key, None)
+
+    def coming(self, key: Key) -> Body | None:
+        """The session as somebody was told that it is, while that is being written."""
+        return self._coming.get(key)
 
     def close(self) -> None:
         """Nothing more will be told: wake everybody."""

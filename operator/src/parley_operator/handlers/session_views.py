@@ -18,6 +18,7 @@ from parley_operator.domain.requests import DEFAULT_PAGE, MAX_PAGE, Caller, fits
 from .access import Gate
 from .context import Context
 from .notices import MAX_UNREAD, Watcher
+from .queue import Key
 from .whereabouts import not_found, read_session
 
 Place = tuple[str, str]
@@ -55,7 +56,9 @@ class SessionViews:
     async def get(self, caller: Caller, namespace: str, name: str) -> Body:
         """Raises `Fault`."""
         await self._gate.require(caller, "get", namespace, name)
-        body = self._context.cache.get(SESSION, namespace, name)
+        # Never behind what an answer of CreateSession said.
+        body = self._context.notices.coming(Key(SESSION, namespace, name))
+        body = body or self._context.cache.get(SESSION, namespace, name)
         body = body or await read_session(self._context, namespace, name)
         if body is None:
             raise not_found(namespace, name)

@@ -250,6 +250,7 @@ class SessionReconciler:
             self._context.queue.add(key)
             return False
         finally:
+            self._context.notices.written(key)
             heard = self._writing.pop(subject.uid)
             if heard not in ("", written):
                 self._context.queue.add(key)

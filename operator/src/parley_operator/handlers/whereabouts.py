@@ -16,6 +16,8 @@ from parley_operator.ports import Refused, StoreError
 from .context import Context
 
 PlacementOf = Callable[[str], Placement | None]
+# SHA-256 of the ticket of a session by uid; empty where none is known.
+DigestOf = Callable[[str], bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +34,14 @@ class Connection:
 class Whereabouts:
     """Reads the reconciler's knowledge first and the status second, which is written later."""
 
-    def __init__(self, context: Context, placement_of: PlacementOf) -> None:
+    def __init__(self, context: Context, placement_of: PlacementOf, digest_of: DigestOf) -> None:
         self._context = context
         self._placement_of = placement_of
+        self._digest_of = digest_of
+
+    def ticket_hash(self, uid: str, body: Body) -> str:
+        """Of the ticket that fits the session, in hex; empty where it has none."""
+        return self._digest_of(uid).hex() or text_at(body, "status", "ticketHash")
 
     def placed(self, uid: str, body: Body) -> Placement | None:
         """The confirmed placement of the session, where there is one."""

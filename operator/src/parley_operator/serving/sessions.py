@@ -41,7 +41,7 @@ def make_desks(
 ) -> Desks:
     """What a replica answers with while it leads."""
     gate = Gate(reviews, context.clock)
-    where = Whereabouts(context, reconciler.sessions.book.get)
+    where = Whereabouts(context, reconciler.sessions.book.get, reconciler.sessions.book.digest)
     # All replicas of an installation have the CA's key, and nobody else does.
     key = hmac.new(ca.key, b"parley.sessions.v1 requests", sha256).digest()
     return Desks(
