@@ -70,7 +70,7 @@ func TestAWindowHasEveryField(t *testing.T) {
 			t.Errorf("%s is %v", number, w[number])
 		}
 	}
-	for _, latency := range []string{"up", "first", "late", "down", "heard", "loadgen_lag"} {
+	for _, latency := range []string{"up", "first", "late", "down", "heard", "loadgen_lag", "stall"} {
 		h, ok := w[latency].(map[string]any)
 		if !ok || h["buckets"] == nil || h["p999"] == nil {
 			t.Errorf("%s is %v", latency, w[latency])

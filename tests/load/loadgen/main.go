@@ -12,6 +12,8 @@ import (
 	"runtime"
 	"runtime/debug"
 	"runtime/pprof"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -19,6 +21,7 @@ import (
 	"parley.dev/loadgen/internal/clock"
 	"parley.dev/loadgen/internal/meter"
 	"parley.dev/loadgen/internal/provider"
+	"parley.dev/loadgen/internal/witness"
 )
 
 type options struct {
@@ -30,6 +33,7 @@ type options struct {
 	procs            int
 	raw              bool
 	profile          string
+	witness          string
 }
 
 func parse(arguments []string) (*options, error) {
@@ -49,6 +53,7 @@ func parse(arguments []string) (*options, error) {
 	f.IntVar(&o.subticks, "subticks", 4, "messages in which a shared stream sends its 20 ms")
 	f.IntVar(&o.procs, "procs", 0, "CPUs to use; 0 for all that there are")
 	f.BoolVar(&o.raw, "raw", false, "keep every time, for dump and provider_log")
+	f.StringVar(&o.witness, "witness", "", "`CPUs` (0,1,...) on which a real-time thread tells whether they stand still")
 	f.StringVar(&o.profile, "cpuprofile", "", "`file` for a CPU profile of this program")
 	f.Usage = func() {
 		fmt.Fprintf(f.Output(), "usage: parley-loadgen [options]; commands as JSON lines on stdin, see README.md\n")
@@ -135,6 +140,9 @@ func run(o *options, in io.Reader, out io.Writer) error {
 	}
 	defer listener.Close()
 	d := newDesk(o, out)
+	if err := d.watch(o.witness); err != nil {
+		return err
+	}
 	go d.wheel.Run()
 	go d.sweep()
 	go func() {
@@ -159,6 +167,21 @@ func run(o *options, in io.Reader, out io.Writer) error {
 	case <-time.After(8 * time.Second):
 	}
 	return err
+}
+
+// watch puts a witness on each CPU; without the right to real-time threads there is none.
+func (d *desk) watch(cpus string) error {
+	stalls := d.registry.Meter.Shard(0)
+	for _, word := range strings.FieldsFunc(cpus, func(r rune) bool { return r == ',' }) {
+		cpu, err := strconv.Atoi(word)
+		if err != nil || cpu < 0 {
+			return fmt.Errorf("-witness: %q is no CPU: give numbers, such as 0,1", word)
+		}
+		if err := witness.Watch(cpu, func(nanos int64) { stalls.Record(meter.Stall, nanos) }); err != nil {
+			fmt.Fprintf(os.Stderr, "parley-loadgen: no witness on CPU %d: %v\n", cpu, err)
+		}
+	}
+	return nil
 }
 
 func newDesk(o *options, out io.Writer) *desk {

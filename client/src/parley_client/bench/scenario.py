@@ -44,6 +44,8 @@ class Windows:
     """Share of a CPU in use that the hypervisor took."""
     steal_ms: float = 30.0
     """What the hypervisor took at once: it is heard, however little it is of the window."""
+    stall_ms: float = 10.0
+    """For how long a CPU of the worker stood still, as a real-time thread on it saw."""
     others: float = 0.06
     """Share of a CPU in use that other processes took."""
     lag_ms: float = 5.0

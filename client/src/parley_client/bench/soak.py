@@ -67,6 +67,7 @@ async def sample(system: System, window: Window | None, at: float, marked: bool)
         drops=traffic.drops_up + traffic.drops_down if traffic else 0,
         marked=marked,
         steal_ms=window.machine.steal_ms if window else 0.0,
+        stall_ms=traffic.stall.quantile(1.0) if traffic else None,
     )
 
 
@@ -138,6 +139,7 @@ def _shown(s: Sample) -> dict[str, Any]:
     return {
         "at_s": round(s.at, 1),
         "steal_ms": s.steal_ms,
+        "stall_ms": s.stall_ms,
         "sessions": s.sessions,
         "memory_mib": None if s.memory_mib is None else round(s.memory_mib, 2),
         "fds": s.fds,

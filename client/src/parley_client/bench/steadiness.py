@@ -15,7 +15,8 @@ LEAST_SPAN_S = 600.0
 @dataclass(frozen=True, slots=True)
 class Sample:
     """A worker during a window of a soak. Seconds since the first, MiB; None where it cannot be known.
-    `steal_ms`: the most that the hypervisor took at once."""
+    `steal_ms`: the most that the hypervisor took at once; `stall_ms`: the longest that a CPU of the worker
+    stood still."""
 
     at: float
     sessions: int
@@ -26,6 +27,7 @@ class Sample:
     drops: int
     marked: bool
     steal_ms: float = 0.0
+    stall_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

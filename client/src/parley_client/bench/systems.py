@@ -231,6 +231,8 @@ class System(ABC):
         argv = [str(self.place.loadgen), "-provider", self.place.provider_listen]
         argv += ["-cycle", f"{load.cycle_s:g}", "-audio-s", f"{load.answer_s:g}"]
         argv += ["-chunk-ms", str(load.chunk_ms), "-speed", f"{load.speed:g}", *arguments]
+        if cpus := self.scenario.pinning.worker:
+            argv += ["-witness", ",".join(map(str, cpus))]
         if self.variant.tls:
             files = self.place.certificates
             argv += ["-provider-cert", str(files.certificate), "-provider-key", str(files.key)]

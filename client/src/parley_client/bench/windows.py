@@ -22,6 +22,8 @@ class Traffic:
         first: a response's first audio, from the provider to the caller.
         down: each piece of an answer behind real-time playout that began with its first.
         lag: the load program's own lateness.
+        stall: how late real-time threads on the worker's CPUs woke that wait for no other; empty where there
+            are none.
         rx: received audio of finished responses as a share of what was sent; None when not known.
     """
 
@@ -30,6 +32,7 @@ class Traffic:
     first: Histogram = field(default_factory=Histogram)
     down: Histogram = field(default_factory=Histogram)
     lag: Histogram = field(default_factory=Histogram)
+    stall: Histogram = field(default_factory=Histogram)
     frames_sent: int = 0
     frames_due: int = 0
     frames_received: int = 0
@@ -62,6 +65,7 @@ class Traffic:
             first=Histogram.read(report.get("first")),
             down=Histogram.read(report.get("down")),
             lag=Histogram.read(report.get("loadgen_lag")),
+            stall=Histogram.read(report.get("stall")),
         )
 
     @classmethod
@@ -78,6 +82,7 @@ class Traffic:
             first=joined("first"),
             down=joined("down"),
             lag=joined("lag"),
+            stall=joined("stall"),
             frames_sent=total("frames_sent"),
             frames_due=total("frames_due"),
             frames_received=total("frames_received"),
@@ -157,6 +162,9 @@ def marks(window: Window, rules: Windows) -> tuple[str, ...]:
     lag = window.traffic.lag.quantile(0.99)
     if lag is not None and lag > rules.lag_ms:
         found.append("load program late")
+    stall = window.traffic.stall.quantile(1.0)
+    if stall is not None and stall > rules.stall_ms:
+        found.append("standstill")
     return tuple(found)
 
 

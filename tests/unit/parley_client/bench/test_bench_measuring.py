@@ -89,6 +89,8 @@ def changed(given: Window, **traffic: object) -> Window:
         (window(others=0.5), ("others",)),
         (changed(window(), lag=Histogram.of([9.0])), ("load program late",)),
         (window(steal=1.0, others=1.0), ("steal", "others")),
+        (changed(window(), stall=Histogram.of([0.1] * 999 + [17.0])), ("standstill",)),
+        (changed(window(), stall=Histogram.of([9.0])), ()),
     ],
 )
 def test_windows_are_marked_with_what_disturbed_them(given: Window, wanted: tuple[str, ...]) -> None:

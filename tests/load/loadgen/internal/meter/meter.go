@@ -58,10 +58,11 @@ const (
 	Late                 // a later frame against playout that began with the first one heard
 	Heard                // any frame against playout that began when the first delta was sent
 	Lag                  // this program's own lateness
+	Stall                // how late the witnesses on the worker's CPUs woke
 	latencies
 )
 
-var latencyNames = [latencies]string{"up", "first", "late", "heard", "loadgen_lag"}
+var latencyNames = [latencies]string{"up", "first", "late", "heard", "loadgen_lag", "stall"}
 
 const shards = 8
 
