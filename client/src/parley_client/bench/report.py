@@ -135,6 +135,7 @@ def soak_facts(result: Result) -> list[tuple[str, str]]:
         ("CPU ms a session-second", rows.number((row["cpu_s_per_session_s"] or 0) * 1000, 2)),
         ("added ms up p50 / p99 / p99.9", _way(row, "up")),
         ("added ms down p50 / p99 / p99.9", _way(row, "down")),
+        ("MiB a session", rows.number(row["mib_per_session"], 2)),
         ("memory slope, MiB an hour", slope),
         ("descriptors", line(soak["fds"], soak["fds_deviation"])),
         ("tasks", line(soak["tasks"], soak["tasks_deviation"])),
