@@ -30,7 +30,7 @@ pinning: {worker: [], others: []}
 knee: {points: 1, starved_share: 1.0}
 density: {common: {parley: 2}}
 worker_env: {PARLEY_WORKER_SHARDS: 1}
-storm: {share: 0.5, arrivals: 2, window_s: 2, overload: 1.5}
+storm: {rounds: 2, share: 0.5, arrivals: 2, window_s: 2, overload: 1.5}
 """
 
 
@@ -100,10 +100,11 @@ async def test_a_worker_that_runs_already(options: runner.Options, said: list[st
 async def test_a_storm_is_refused_past_the_places(options: runner.Options, said: list[str]) -> None:
     with runner.opened("storm", options, said.append) as bench:
         parts = await storm.run(bench.system, Variant("parley", "converse", False), 4, "here", said.append)
-    assert parts["storm"]["refused"] == {"FULL": 2}
+    assert parts["storm"]["refused"] == {"FULL": 4}
     assert parts["storm"]["verdicts"]["refused cleanly"] == "pass"
     assert parts["storm"]["verdicts"]["calls lost"] == "pass"
     assert [row["sessions"] for row in parts["rows"]] == [2, 4, 4, 4, 4, 4]
+    assert {row["rounds"] for row in parts["rows"]} == {2}
 
 
 class Cluster:
