@@ -46,7 +46,7 @@ async def test_sessions_are_spread_and_attach_at_the_endpoint_of_their_shard() -
 
 
 async def test_control_reaches_the_shard_of_the_session() -> None:
-    async with scripted(idle) as script, sharded(2) as worker:
+    async with scripted(idle) as script, sharded(2, shard_timeout="30") as worker:
         for uid in ("a", "b"):
             await worker.admit(script.url, uid)
         stub, fence = worker.operator.stub, worker.operator.fence()
@@ -343,7 +343,7 @@ async def test_the_operator_may_say_that_there_is_less_time() -> None:
 
 
 async def test_a_drained_worker_leaves_as_soon_as_its_calls_are_over() -> None:
-    async with scripted(idle) as script, sharded(2, drain_timeout="600") as worker:
+    async with scripted(idle) as script, sharded(2, drain_timeout="600", shard_timeout="30") as worker:
         await worker.admit(script.url, "a")
         worker.worker.process.send_signal(signal.SIGTERM)
         await worker.watch.until(lambda: worker.watch.workers[-1].state == pb.WORKER_STATE_DRAINING)
