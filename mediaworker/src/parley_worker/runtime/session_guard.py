@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from parley_worker.core import events as ev
 from parley_worker.core.session_budget import ATTACH_MESSAGES, BudgetLimits, Overrun, SessionBudget
+from parley_worker.runtime.unravel import unheard
 from parley_worker.telemetry.metrics import Metrics
 
 FRAMES_AT_ONCE = 64
@@ -73,17 +74,13 @@ class SessionGuard:
 
     def let_go(self) -> None:
         """The session is over: nobody is told, and nothing is asked."""
-        self._feed, self._queued = _tell_nobody, int
+        self._feed, self._queued = unheard, int
 
     def _holds(self, overrun: Overrun | None) -> bool:
         if overrun is not None:
             self._metrics.budget_overrun(overrun.budget)
             self._feed(_end(overrun))
         return self._budget.overrun is None
-
-
-def _tell_nobody(event: ev.Event) -> None:
-    """Of a session that is over."""
 
 
 def _end(overrun: Overrun) -> ev.Event:

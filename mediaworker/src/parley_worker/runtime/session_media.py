@@ -26,7 +26,7 @@ from parley_worker.runtime.deps import RunnerDeps
 from parley_worker.runtime.pacer import EARLY_SECONDS
 from parley_worker.runtime.session_guard import SessionGuard
 from parley_worker.runtime.units import SessionUnits
-from parley_worker.runtime.unravel import unravel
+from parley_worker.runtime.unravel import unheard, unravel
 from parley_worker.transport.ports import LegPort
 
 AT_ONCE_BYTES = 64 * 1024
@@ -46,14 +46,6 @@ class Feed(Protocol):
     """Gives an event to the session's core."""
 
     def __call__(self, event: ev.Event) -> None: ...
-
-
-def _feed_nobody(event: ev.Event) -> None:
-    """The core of a session that is over."""
-
-
-def _tell_nobody(crash: Exception) -> None:
-    """Of a session that is over."""
 
 
 class SessionMedia:
@@ -171,7 +163,7 @@ class SessionMedia:
         units = self.units
         unravel(units._players, units._recorder, units)
         self.leg = self._input = self.to_provider = None
-        self._feed, self._on_crash = _feed_nobody, _tell_nobody
+        self._feed = self._on_crash = unheard
 
     # From the caller to the provider
 

@@ -11,3 +11,7 @@ def unravel(*over: object) -> None:
     """Clear what these refer to; nothing uses them any more."""
     for each in over:
         vars(each).clear()
+
+
+def unheard(event: object) -> None:
+    """Who is told in the place of one that is gone: nobody."""
