@@ -16,11 +16,13 @@ import base64
 import gc
 import itertools
 import json
-import selectors
 import sys
 import time
+from pathlib import Path
 from typing import Any
 from unittest import mock
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from parley.media.v1 import media_pb2 as pb
 from parley_realtime import transport
@@ -42,6 +44,7 @@ from parley_worker.runtime.setting_up import SettingUp
 from parley_worker.telemetry.metrics import Metrics
 from parley_worker.transport.leg import LegBounds
 from parley_worker.transport.many_server import ManyBounds, ManyShared, ManyStream
+from virtual_time import VirtualLoop
 
 FRAME = bytes(range(256)) * 3 + bytes(192)
 DELTA = base64.b64encode((FRAME * 8)[:7200])
@@ -49,26 +52,6 @@ CYCLE, SPEECH, DELTAS, APART = 4.0, 0.5, 20, 0.06
 WORDS = ["another", "pair of words"] * 5
 PCM = pb.AudioFormat(encoding=pb.AUDIO_ENCODING_PCM16, sample_rate_hz=24000)
 WARM_SECONDS = 6.0
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """Its clock moves on by as much as it would have slept."""
-
-    def __init__(self) -> None:
-        self.at = 1000.0
-        loop = self
-
-        class Selector(selectors.SelectSelector):
-            def select(self, timeout: float | None = None) -> list[Any]:
-                assert timeout is not None, "nothing is left to wait for"
-                loop.at += max(timeout, 0.0)
-                return []
-
-        super().__init__(Selector())
-        self._clock_resolution = 1e-9
-
-    def time(self) -> float:
-        return self.at
 
 
 class Provider:
@@ -207,10 +190,10 @@ class Clock:
         self._loop = loop
 
     def monotonic(self) -> float:
-        return self._loop.at
+        return self._loop.time()
 
     def wall(self) -> float:
-        return self._loop.at + 1.7e9
+        return self._loop.time() + 1.7e9
 
 
 def dependencies(loop: VirtualLoop) -> RunnerDeps:
