@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from parley_operator.domain.faults import Fault
+from parley_operator.domain.model import SessionState
 from parley_operator.domain.requests import Caller, check_create
 from parley_operator.handlers.access import Gate
 from parley_operator.handlers.session_desk import DeskSettings, SessionDesk
@@ -89,6 +90,12 @@ class Desks:
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+
+    def report(self, state: SessionState, **facts: Any) -> None:
+        """What worker `w` says of the one session that it was asked to take."""
+        [(_, request)] = self.plane.links.admits
+        told = self.plane.links.report("w", request, state, **facts)
+        self.plane.reconciler.worker_changed("w", told)
 
     async def create(self, caller: Caller = ALICE, **changes: Any) -> Any:
         return await self.desk.create(caller, wanted(**changes))

@@ -17,9 +17,9 @@ from parley_operator.handlers.notices import Watcher
 from parley_operator.handlers.queue import Key
 from parley_operator.handlers.session_desk import DeskSettings
 from parley_operator.handlers.session_views import ViewSettings
-from parley_operator.ports import StoreError
+from parley_operator.ports import Conflict, StoreError
 from parley_operator.serving import session_codec
-from reconcile_plane import SESSION
+from reconcile_plane import SECRET, SESSION
 from session_desks import ALICE, BOB, SPEC, Desks, fault_of, until, virtual, wanted
 
 # -- create
@@ -171,9 +171,7 @@ async def test_the_workers_word_that_it_is_ready_is_not_held_up_by_the_write_of_
     async with desks.working():
         creating = asyncio.create_task(desks.create(ready=True))
         await until(lambda: desks.plane.links.admits)
-        [(_, request)] = desks.plane.links.admits
-        ready = desks.plane.links.report("w", request, SessionState.READY)
-        desks.plane.reconciler.worker_changed("w", ready)
+        desks.report(SessionState.READY)
         made = await creating
         assert (made.body["status"]["phase"], made.ticket.reveal()) == ("Ready", "ticket-text")
         assert made.connection is not None
@@ -200,9 +198,7 @@ async def test_wait_for_ready_and_no_wait_at_all() -> None:
     async def report() -> None:
         await until(lambda: desks.plane.links.admits)
         await asyncio.sleep(0.5)
-        [(_, request)] = desks.plane.links.admits
-        ready = desks.plane.links.report("w", request, SessionState.READY)
-        desks.plane.reconciler.worker_changed("w", ready)
+        desks.report(SessionState.READY)
 
     async with desks.working():
         reporting = asyncio.create_task(report())
@@ -286,6 +282,23 @@ async def test_a_deletion_and_a_lost_leadership_end_the_wait() -> None:
         await asyncio.sleep(0.1)
         desks.plane.context.notices.close()
         assert (await fault_of(making)).reason == "not-leading"
+
+
+def test_conflicts_of_the_store_are_not_taken_for_the_callers_own_session() -> None:
+    @virtual
+    async def story() -> None:
+        desks = Desks()
+        async with desks.working():
+
+            def gone(verb: str, kind: str) -> None:
+                if (verb, kind) == ("create", SESSION):
+                    raise Conflict("exists")
+
+            desks.plane.store.before = gone
+            assert (await fault_of(desks.create())).reason == "session-deleted"
+            assert desks.plane.store.peek(SECRET, "default", "call-ticket") is None
+
+    story()
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,7 @@ from dataclasses import replace
 from parley_operator.domain.model import SessionState
 from parley_operator.handlers.queue import Key
 from parley_operator.handlers.session_finding import FindSettings
-from parley_operator.ports import Conflict
-from reconcile_plane import SECRET, SESSION
+from reconcile_plane import SESSION
 from session_desks import ALICE, Desks, fault_of, until, virtual
 
 
@@ -21,9 +20,7 @@ async def test_who_holds_the_ticket_is_told_where_the_session_is() -> None:
     async with desks.working():
         made = await desks.create()
         uid, name = made.body["metadata"]["uid"], made.body["metadata"]["name"]
-        [(_, request)] = desks.plane.links.admits
-        ready = desks.plane.links.report("w", request, SessionState.READY)
-        desks.plane.reconciler.worker_changed("w", ready)
+        desks.report(SessionState.READY)
         await until(lambda: "ticketHash" in desks.plane.status(name))
         where, _ = await desks.finder.by_ticket(uid, "ticket-text", "p")
         assert (where.endpoint, where.attempt) == ("1.2.3.4:5", 1)
@@ -64,9 +61,7 @@ async def test_resolve_of_a_session_that_is_over_says_so() -> None:
     async with desks.working():
         made = await desks.create()
         uid = made.body["metadata"]["uid"]
-        [(_, request)] = desks.plane.links.admits
-        ended = desks.plane.links.report("w", request, SessionState.ENDED, end_reason="CallerHangup")
-        desks.plane.reconciler.worker_changed("w", ended)
+        desks.report(SessionState.ENDED, end_reason="CallerHangup")
         where, body = await desks.finder.by_token(uid, ALICE, after=1, wait=5.0)
         assert where is None
         assert body["status"]["endReason"] == "CallerHangup"  # type: ignore[index]
@@ -95,20 +90,3 @@ async def test_guesses_and_impatience_are_slowed_down() -> None:
         for _ in range(3):
             await desks.finder.by_token(uid, ALICE)
         assert (await fault_of(desks.finder.by_token(uid, ALICE))).reason == "too-many-resolves"
-
-
-def test_conflicts_of_the_store_are_not_taken_for_the_callers_own_session() -> None:
-    @virtual
-    async def story() -> None:
-        desks = Desks()
-        async with desks.working():
-
-            def gone(verb: str, kind: str) -> None:
-                if (verb, kind) == ("create", SESSION):
-                    raise Conflict("exists")
-
-            desks.plane.store.before = gone
-            assert (await fault_of(desks.create())).reason == "session-deleted"
-            assert desks.plane.store.peek(SECRET, "default", "call-ticket") is None
-
-    story()
