@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import math
 import os
@@ -39,6 +38,7 @@ from parley_worker.core.model import SessionKey
 from parley_worker.transport.nats_connection import ConnectionSettings
 from parley_worker.transport.nats_tools import NatsTools
 from parley_worker.transport.tool_ports import ToolCallFailed, ToolRequest
+from scripts import load_script
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 SESSION = SessionKey("calls", "first-call", "uid-7", 2)
@@ -340,12 +340,7 @@ async def test_a_real_worker_takes_results_and_gives_up_what_takes_too_long() ->
 
 
 def example(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / "tools" / f"{name}.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(EXAMPLES / "tools" / f"{name}.py", f"example_{name}")
 
 
 @asynccontextmanager

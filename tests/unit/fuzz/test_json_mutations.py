@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import random
 from pathlib import Path
 
+from scripts import load_script
+
 ROOT = Path(__file__).resolve().parents[3]
-_SPEC = importlib.util.spec_from_file_location(
-    "json_mutations", ROOT / "tests" / "fuzz" / "json_mutations.py"
-)
-assert _SPEC is not None
-assert _SPEC.loader is not None
-json_mutations = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(json_mutations)
+json_mutations = load_script(ROOT / "tests" / "fuzz" / "json_mutations.py")
 
 WORDS = ["mark", "chunk", "media"]
 

@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from parley_worker.compiled import WITNESS, is_compiled
 from parley_worker.core import media_path
+from scripts import load_script
 
 ROOT = Path(__file__).resolve().parents[3]
 COROUTINES = (ast.AsyncFunctionDef, ast.Await, ast.AsyncFor, ast.AsyncWith)
 
 
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("worker_compile", ROOT / "mediaworker/compile.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-COMPILE = load()
+COMPILE = load_script(ROOT / "mediaworker/compile.py", "worker_compile")
 
 
 def parsed(module: str) -> ast.Module:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from scripts import load_script
 
 ROOT = Path(__file__).resolve().parents[3]
 PROOF = "tests/unit/repo/test_voxengine_page.py::test_a_table_without_a_fault[session_update]"
@@ -17,12 +17,7 @@ PROOF = "tests/unit/repo/test_voxengine_page.py::test_a_table_without_a_fault[se
 @pytest.fixture
 def page(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
-    spec = importlib.util.spec_from_file_location("voxengine_page", ROOT / "docs" / "voxengine_page.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
+    yield load_script(ROOT / "docs" / "voxengine_page.py")
     for name in ("voxengine_page", "voxengine_proofs"):
         sys.modules.pop(name, None)
 
