@@ -40,6 +40,15 @@ $(PEERS_STAMP): | $(SETUP_STAMP)
 
 BENCH ?=
 PLACEMENT ?=
+COMPILED ?= true
+BENCHES := bench-density bench-latency bench-soak bench-storm bench-events
+# The bench's worker is as its image has it. COMPILED=false: pure Python.
+ifeq ($(COMPILED),true)
+$(BENCHES): compiled
+$(BENCHES): export PARLEY_BENCH_COMPILED := $(CURDIR)/build/compiled
+else ifneq ($(COMPILED),false)
+$(error COMPILED is true or false, not '$(COMPILED)')
+endif
 bench-ground: setup loadgen
 	@command -v nats-server >/dev/null || $(CLUSTER)/build.sh nats-server
 
@@ -105,7 +114,7 @@ verify-gen: setup ## The checked-in generated code is what the contracts give
 unit: setup ## No sockets, virtual time
 	$(BIN)/pytest tests/unit
 
-compiled: setup ## Compile the worker's hot modules into build/compiled, once for the same sources (2 minutes)
+compiled: setup ## Compile the worker's hot modules into build/compiled, once for the same sources (1 to 2 minutes)
 	$(BIN)/python mediaworker/compile.py build/compiled
 
 test-compiled: export PYTHONPATH := $(CURDIR)/build/compiled
@@ -184,6 +193,7 @@ format: setup ## Format the Python and the contracts
 
 lock: setup ## Compile the pins anew from pyproject.toml
 	$(UV_COMPILE) pyproject.toml --all-extras --group dev -o requirements/dev.txt
+	$(UV_COMPILE) --group compile -c requirements/dev.txt -o requirements/compile.txt
 	$(UV_COMPILE) --group peers -o requirements/peers.txt
 	$(UV_COMPILE) --group bench-floor -c requirements/dev.txt -o requirements/bench-floor.txt
 	for peer in pipecat livekit; do $(UV_COMPILE) --group bench-$$peer -o requirements/bench-$$peer.txt; done

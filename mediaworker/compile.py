@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import shutil
 import sys
 import sysconfig
@@ -19,10 +20,11 @@ from typing import Final
 ROOT: Final = Path(__file__).resolve().parents[1]
 SOURCES: Final = ROOT / "mediaworker/src"
 CONTRACTS: Final = ROOT / "proto/gen/python"
+PINS: Final = (ROOT / "requirements/compile.txt", ROOT / "requirements/worker.txt")
 GROUP: Final = "parley_hot"
 OPTIMIZE: Final = "1"
-KEPT: Final = 4
-"""So many results stay in the cache."""
+KEPT: Final = 12
+"""So many results stay in the cache: of a few checkouts, and of the commit that an upgrade begins at."""
 
 # No coroutine may be in them: a compiled one does not end as Python's does when it is cancelled. No class of
 # theirs is emptied by `unravel`, is referred to weakly, or is a generic dataclass with slots.
@@ -73,11 +75,17 @@ def path_of(module: str) -> Path:
 
 
 def digest() -> str:
-    """Of all that decides about the result. Types of modules that are not compiled do, too."""
+    """Of all that decides about the result. Types of modules that are not compiled do, too.
+
+    Of Python and the C library only what says where a native module can be loaded: a patch release is as good
+    as another, so that an image takes what was made on the machine that builds it.
+    """
     from mypy.version import __version__ as mypy
 
-    said = hashlib.sha256(f"{mypy} {sys.version} {sysconfig.get_platform()}".encode())
-    for source in (Path(__file__), *sorted(SOURCES.rglob("*.py"))):
+    runs_on = (sysconfig.get_config_var("SOABI"), *platform.libc_ver())
+    said = hashlib.sha256(f"{mypy} {runs_on}".encode())
+    sources = [*SOURCES.rglob("*.py"), *CONTRACTS.rglob("*.pyi")]
+    for source in (Path(__file__).resolve(), *PINS, *sorted(sources)):
         said.update(f"{source.relative_to(ROOT)}\0".encode())
         said.update(source.read_bytes())
     return said.hexdigest()[:16]
@@ -90,7 +98,7 @@ def copy_sources(folder: Path) -> None:
 
 
 def build(folder: Path) -> None:
-    """Compile the modules within a copy of the sources; takes two minutes of CPU."""
+    """Compile the modules within a copy of the sources; takes a minute or two of CPU."""
     from mypyc.build import mypycify
     from setuptools import setup
 
@@ -149,7 +157,7 @@ def main() -> None:
     kept = cache / "compiled" / digest()
     copy_sources(folder)
     if not kept.is_dir():
-        sys.stdout.write(f"compiling {len(MODULES)} modules: two minutes\n")
+        sys.stdout.write(f"compiling {len(MODULES)} modules: a minute or two\n")
         sys.stdout.flush()
         build(folder)
         keep(folder, kept)

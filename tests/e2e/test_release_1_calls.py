@@ -114,6 +114,12 @@ def test_helm_test_passes(release: Release) -> None:
         assert line in output
 
 
+def test_workers_run_compiled_modules(release: Release, party: Party) -> None:
+    for name, found in scrape(release).items():
+        built = [key for key in found if key.startswith("parley_worker_build_info{")]
+        assert name == "operator" or ['compiled="true"' in key for key in built] == [True], built
+
+
 def test_every_caller_hears_its_own_digits(party: Party) -> None:
     assert len({one.digits for one in party.calls}) > 1
     heard = {one.name: heard_digits(one.caller.recording) for one in party.calls}

@@ -18,6 +18,7 @@ from parley_client.bench import density, plot, results, runner, storm
 from parley_client.bench.loadgen import find_loadgen
 from parley_client.bench.rows import Row
 from parley_client.bench.systems import Variant
+from parley_client.bench.workers import COMPILED
 from parley_client.errors import MissingProgram
 from worker_process import Control, control, worker_process
 
@@ -81,6 +82,18 @@ async def test_a_tiny_point_of_our_own_worker(
     drawn = plot.plot(kept, tmp_path)
     assert [file.name for file in drawn] == ["density.png", "density.svg"]
     assert drawn[0].read_bytes().startswith(b"\x89PNG")
+
+
+async def test_a_worker_that_should_be_compiled_and_is_not(
+    options: runner.Options, said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(COMPILED, str(tmp_path))
+    with runner.opened("density", options, said.append) as bench:
+        found, missing = await density.run(
+            bench.system, [Variant("parley", "converse", False)], bench.scenario, "here", said.append
+        )
+    assert found == []
+    assert f"{COMPILED}={tmp_path}: the worker runs nothing compiled" in missing[0]
 
 
 async def test_a_worker_that_runs_already(options: runner.Options, said: list[str]) -> None:

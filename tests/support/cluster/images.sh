@@ -11,6 +11,7 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 IMAGES=$CACHE/images EPOCH=1767225600 SUITE=bookworm
 NAMES=(operator worker localprovider nats)
+PYTHON=(python3 python3-venv libstdc++6 ca-certificates)
 # A storage of our own: nobody else's images are seen, tagged over or pruned.
 BUILDAH=(buildah --root "$CACHE/containers" --runroot /run/parley-containers)
 BUD=("${BUILDAH[@]}" bud --isolation chroot --layers --timestamp "$EPOCH" --quiet)
@@ -35,7 +36,7 @@ base() { # base NAME PACKAGE...: makes localhost/parley-NAME:dev-KEY once; print
     say "making the base image $ref ($include)"
     dir=$(mktemp -d "$IMAGES/base.XXXXXX")
     if [ ! -f "$IMAGES/$name-$key.base.tar" ]; then
-      rm -f "$IMAGES/$name"-*.base.tar
+      rm -f "$IMAGES/$name"-????????????.base.tar
       SOURCE_DATE_EPOCH=$EPOCH mmdebstrap --quiet --variant=essential --include="$include" \
         --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
         --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
@@ -83,7 +84,7 @@ prune() { # layers of builds that were replaced: a few megabytes each
   [ "$dangling" -lt 40 ] || "${BUILDAH[@]}" rmi --prune >/dev/null 2>&1 || true
 }
 build_one() { # build_one NAME: prints "NAME REFERENCE ARCHIVE"
-  local name=$1 from="" context=$ROOT dockerfile key ref archive scratch began=$SECONDS last options=()
+  local name=$1 from="" compiler="" context=$ROOT dockerfile key ref archive scratch began=$SECONDS last stage options=()
   scratch=$(mktemp -d)
   case $name in
     operator | localprovider) dockerfile=$ROOT/$name/Dockerfile ;;
@@ -97,21 +98,26 @@ build_one() { # build_one NAME: prints "NAME REFERENCE ARCHIVE"
     context=$scratch; cp "$BIN/nats-server" "$scratch/"
     key=$(digest "$dockerfile" "$BIN/nats-server")
   else
-    if [ "$name" = localprovider ]; then from=$(base python-speech python3 python3-venv libstdc++6 ca-certificates flite)
-    else from=$(base python python3 python3-venv libstdc++6 ca-certificates libopus0); fi
+    if [ "$name" = localprovider ]; then from=$(base python-speech "${PYTHON[@]}" flite)
+    else from=$(base python "${PYTHON[@]}" libopus0); fi
+    [ "$name" != worker ] || compiler=$(base python-compiler "${PYTHON[@]}" gcc libc6-dev python3-dev)
     key=$(cd "$ROOT" && mapfile -t sources < <(copied "$dockerfile") &&
-      { digest "${sources[@]}"; digest "$dockerfile"; echo "$from"; } | sha256sum | cut -c1-12)
+      { digest "${sources[@]}"; digest "$dockerfile"; echo "$from${compiler:+ $compiler}"; } | sha256sum | cut -c1-12)
     read -r -a options <<<"$(pip_settings "$scratch/pip" | tr '\n' ' ')"
     options+=(--build-arg "BASE=$from")
+    if [ -n "$compiler" ]; then   # compiled once for the same sources, be it by `make compiled` or by any checkout's build
+      mkdir -p "$CACHE/compiled"
+      options+=(--build-arg "COMPILER=$compiler" --volume "$CACHE/compiled:/kept/compiled")
+    fi
     [ "$name" != localprovider ] || options+=(--build-arg WITH_MODEL=1)   # a test image, which stays here
   fi
   ref=localhost/parley-$name:dev-$key archive=$IMAGES/$name-$key.tar
   if ! known "$ref"; then
     say "building $ref"
-    # The stage of the pinned packages has a name, so that its layers outlive the pruning of what older builds left.
-    if grep -q ' AS dependencies$' "$dockerfile"; then
-      bud --target dependencies -t "localhost/parley-$name-dependencies:dev" -f "$dockerfile" "$context"
-    fi
+    # Stages of pinned packages have names, so that their layers outlive the pruning of what older builds left.
+    for stage in $(sed -n 's/^FROM .* AS \(dependencies\|compiler\)$/\1/p' "$dockerfile"); do
+      bud --target "$stage" -t "localhost/parley-$name-$stage:dev" -f "$dockerfile" "$context"
+    done
     bud -t "$ref" -t "localhost/parley-$name:dev" -f "$dockerfile" "$context"
     say "built $ref in $((SECONDS - began)) s"
   fi

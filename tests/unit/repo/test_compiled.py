@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import platform
 import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,3 +60,14 @@ def test_what_was_compiled_is_kept_whole_and_few_of_it(tmp_path: Path) -> None:
     assert len(list(cache.iterdir())) == COMPILE.KEPT
     newest = cache / f"digest{COMPILE.KEPT + 1}"
     assert [path.name for path in newest.rglob("*.*")] == ["hot.so"]
+
+
+def test_a_result_is_for_every_patch_release_of_a_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = COMPILE.digest()
+    monkeypatch.setattr(sys, "version", "3.11.99 (another build of the same)")
+    assert COMPILE.digest() == here
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.99"))
+    assert COMPILE.digest() != here
+    monkeypatch.undo()
+    monkeypatch.setattr(sysconfig, "get_config_var", lambda _: "cpython-399-x86_64-linux-gnu")
+    assert COMPILE.digest() != here

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +21,8 @@ from parley_client.embedded.processes import Child, ChildSpec
 from parley_client.errors import MissingProgram, ParleyError, UsageError
 
 PREFIX: Final = "PARLEY_WORKER_"
+COMPILED: Final = "PARLEY_BENCH_COMPILED"
+"""Names a folder of compiled sources that the bench's own worker runs; else it runs what is installed."""
 TRANSPORTS: Final = ("converse", "conversemany", "twilio")
 _SAMPLE: Final = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{[^}]*\})? (\S+)", re.MULTILINE)
 
@@ -107,10 +110,14 @@ class OwnWorker(ParleySystem):
         spec = ChildSpec(
             "media worker",
             pinned([sys.executable, "-m", "parley_worker"], self.scenario.pinning.worker),
-            {**self._settings(), **self.scenario.worker_env},
+            {**self._settings(), **compiled_path(os.environ), **self.scenario.worker_env},
             stop_timeout=15,
         )
         self._worker = await self.child(spec)
+        if os.environ.get(COMPILED) and not self._worker.ready.get("compiled"):
+            raise UsageError(
+                f"{COMPILED}={os.environ[COMPILED]}: the worker runs nothing compiled from there"
+            )
         await self._control_at(str(self._worker.ready["control"]))
 
     def _settings(self) -> dict[str, str]:
@@ -181,6 +188,12 @@ class GivenWorker(ParleySystem):
 
     async def cpu_s(self) -> float | None:
         return (await scrape(self._admin)).get("process_cpu_seconds_total") if self._admin else None
+
+
+def compiled_path(environ: Mapping[str, str]) -> dict[str, str]:
+    """What a worker's environment has beside its settings: where the sources of COMPILED are."""
+    paths = [environ.get(COMPILED, ""), environ.get("PYTHONPATH", "")]
+    return {"PYTHONPATH": os.pathsep.join(filter(None, paths))} if paths[0] else {}
 
 
 async def scrape(address: str) -> dict[str, float]:

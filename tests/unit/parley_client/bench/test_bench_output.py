@@ -16,7 +16,7 @@ from parley_client.bench.loadgen import find_loadgen
 from parley_client.bench.scenario import Scenario, Slo
 from parley_client.bench.systems import Variant, pinned
 from parley_client.bench.windows import Machine, Point, Traffic, Window
-from parley_client.bench.workers import parse_metrics
+from parley_client.bench.workers import COMPILED, compiled_path, parse_metrics
 from parley_client.cli.app import app
 from parley_client.errors import MissingProgram, UsageError
 from typer.testing import CliRunner
@@ -227,6 +227,12 @@ def test_metrics_of_all_shards_add_up() -> None:
     found = parse_metrics(text)
     assert (found["a_total"], found["other"]) == (3.5, 7.0)
     assert "bad" not in found
+
+
+def test_a_worker_finds_compiled_sources_before_all_others() -> None:
+    assert compiled_path({COMPILED: "/built", "PYTHONPATH": "/mine"}) == {"PYTHONPATH": "/built:/mine"}
+    assert compiled_path({COMPILED: "/built"}) == {"PYTHONPATH": "/built"}
+    assert compiled_path({COMPILED: "", "PYTHONPATH": "/mine"}) == {}
 
 
 def test_built_in_scenarios_are_good_and_quick_is_quicker() -> None:
