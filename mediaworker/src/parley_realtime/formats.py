@@ -38,6 +38,11 @@ class AudioFormat:
         """Bytes of a 20 ms frame."""
         return int(self.bytes_per_second * FRAME_SECONDS)
 
+    @property
+    def append_bytes(self) -> tuple[int, int]:
+        """The least and the most that an append holds while audio comes steadily."""
+        return self.frame_bytes, self.frame_bytes * 2
+
     def seconds(self, size: int) -> float:
         """Duration of `size` bytes."""
         return size / self.bytes_per_second

@@ -52,7 +52,13 @@ class FakeSocket:
         self.news.set()
         if self.room is not None:
             self.room -= 1
-            self.writable = self.room > 0
+            if self.room <= 0:
+                self.fill()
+
+    def fill(self) -> None:
+        self.writable = False
+        assert self.receiver is not None
+        self.receiver.filled()
 
     def drain(self) -> None:
         self.writable, self.room = True, None
@@ -163,8 +169,8 @@ async def test_nothing_is_sent_into_a_full_socket_and_all_of_it_later(more: dict
 
 async def test_a_socket_that_fills_up_while_it_is_emptied(more: dict[str, Any]) -> None:
     async with connected(**more) as (client, socket):
-        socket.writable = False
         socket.room = 0
+        socket.fill()
         client.send_event({"type": "response.create"})
         client.push_media(bytes(FRAME * 4))
         socket.writable, socket.room = True, 1
@@ -177,7 +183,7 @@ async def test_a_socket_that_fills_up_while_it_is_emptied(more: dict[str, Any]) 
 
 async def test_the_oldest_audio_goes_when_the_socket_stays_full(more: dict[str, Any]) -> None:
     async with connected(media_buffer_ms=100, **more) as (client, socket):
-        socket.writable = False
+        socket.fill()
         client.send_event({"type": "response.create"})
         for number in range(8):
             client.push_media(bytes([number]) * FRAME)
@@ -190,7 +196,7 @@ async def test_events_are_bounded_while_the_socket_is_full() -> None:
     async with connected(outgoing_events=3) as (client, socket):
         for _ in range(5):
             client.send_event({"type": "response.create"})
-        socket.writable = False
+        socket.fill()
         for _ in range(3):
             client.send_event({"type": "response.create"})
         with pytest.raises(OutgoingQueueFull):

@@ -25,6 +25,7 @@ from parley_realtime.client.parameters import (
     Statistics,
 )
 from parley_realtime.client.statistics import METERED, Meter
+from parley_realtime.client.uplink import Uplink
 from parley_realtime.errors import ClientStateError, InvalidEventError, RealtimeError, ScenarioError
 from parley_realtime.events import (
     AUDIO_DONE_TYPES,
@@ -71,6 +72,8 @@ class BaseRealtimeAPIClient:
             self._listeners, parameters.handler_timeout, parameters.pending_events, self._scenario_failed
         )
         self._connection = self._make_connection(parameters)
+        self._uplink = Uplink(parameters.input_format, self._connection.put_audio)
+        self._connection.lend(self._uplink)
         self._media = MediaHub(
             self,
             parameters.output_format,
@@ -162,6 +165,7 @@ class BaseRealtimeAPIClient:
     @property
     def statistics(self) -> Statistics:
         """Counters and latencies up to now: a copy."""
+        self._uplink.count(self._statistics)
         return self._statistics.snapshot()
 
     @property
@@ -215,14 +219,14 @@ class BaseRealtimeAPIClient:
 
     def push_media(self, payload: bytes) -> None:
         """Caller audio in the input format, whole samples. Never waits; see `media_buffer_ms`."""
-        self._connection.put_audio(payload)
+        self._uplink.put(payload)
         if self._fill is not None:
             self._fill.pushed_at = self._connection.now()
 
     @property
     def media_inlet(self) -> Callable[[bytes], None]:
         """As `push_media`, for callers that push fifty times a second and are the only ones that do."""
-        return self._connection.put_audio
+        return self._uplink.put
 
     # -- the client as a media unit of another client --------------------------------------------------------
 
@@ -238,10 +242,10 @@ class BaseRealtimeAPIClient:
 
     def media(self, source: MediaSource, chunk: MediaChunk) -> None:
         """See MediaUnit: what the other one says is heard by this client's provider, its silence too."""
-        self._connection.put_audio(chunk.payload)
+        self._uplink.put(chunk.payload)
         if self._connection.state is ConnectionState.OPEN:
             if self._fill is None:
-                self._fill = LineFill(self._p.input_format.samples, self._connection.put_audio)
+                self._fill = LineFill(self._p.input_format.samples, self._uplink.put)
             self._fill.came(len(chunk.payload))
 
     def media_done(self, source: MediaSource, *, response_id: str, item_id: str, content_index: int) -> None:
@@ -375,7 +379,7 @@ class BaseRealtimeAPIClient:
         if not self._p.privacy:
             logger.info("client %s: closed, %s", self._id, self.error or "by close()")
             if self._p.statistics:
-                logger.info("client %s: %s", self._id, self._statistics)
+                logger.info("client %s: %s", self._id, self.statistics)
 
     async def socket_closed(self, event: WebSocketCloseEvent | None) -> None:
         """See LifelineSink."""

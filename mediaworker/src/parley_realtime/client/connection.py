@@ -20,6 +20,7 @@ from parley_realtime.client.outgoing import Outgoing, SendQueue
 from parley_realtime.client.parameters import Outcome, RealtimeAPIClientParameters, Statistics
 from parley_realtime.client.trace import Trace
 from parley_realtime.client.turns import Turns
+from parley_realtime.client.uplink import Uplink
 from parley_realtime.errors import (
     ClientStateError,
     ConnectAborted,
@@ -29,7 +30,7 @@ from parley_realtime.errors import (
     UnavailableError,
 )
 from parley_realtime.events import SESSION_READY_TYPES, MediaChunk, WebSocketCloseEvent
-from parley_realtime.protocol.core import AudioDelta, Malformed, ProtocolCore, ServerEvent, encode_append
+from parley_realtime.protocol.core import AudioDelta, Malformed, ProtocolCore, ServerEvent
 from parley_realtime.protocol.refusals import ErrorDetail, from_code
 from parley_realtime.redaction import scrub
 from parley_realtime.transport import Ending, Socket, SocketOptions, closed_error
@@ -87,7 +88,8 @@ class Connection:
         *,
         on_audio_taken: Callable[[bytes], None] | None = None,
     ) -> None:
-        """`on_audio_taken` gets caller audio when it is taken off the queue to be sent."""
+        """`on_audio_taken` gets caller audio when it is taken off the queue to be sent: what goes by an uplink
+        does not come to it."""
         self._p = parameters
         self._secrets = parameters.secrets()
         self._core = core
@@ -99,11 +101,10 @@ class Connection:
         )
         self._on_audio_taken = on_audio_taken
         self._outcome: Outcome = None
-        self._least, self._most = self._queue.append_bytes
-        self._sample = parameters.input_format.sample_bytes
+        self._uplink: Uplink | None = None
         self._turns: Turns | None = None
         self._socket: Socket | None = None
-        self._clear = False
+        self._hung_up = False
         self._trace: Trace | None = None
         self._began = 0.0
         self._round_trip = 0.0
@@ -125,6 +126,13 @@ class Connection:
     def queued_audio_bytes(self) -> int:
         """Caller audio that was not sent yet."""
         return self._queue.audio_bytes
+
+    def lend(self, uplink: Uplink | None) -> None:
+        """Caller audio comes by this one while nothing else waits; it is shut before it is taken away."""
+        if self._uplink is not None:
+            self._uplink.shut()
+        self._uplink = uplink
+        self._flush()
 
     def put_again(self, audio: bytes) -> None:
         """Queue caller audio that an earlier connection had: none of it is dropped for its length."""
@@ -195,7 +203,7 @@ class Connection:
             return
         self._enter(ConnectionState.CLOSING)
         self._outcome = outcome
-        self._clear = False
+        self._shut()
         for timer in (self._deadline, self._due, self._stuck):
             if timer is not None:
                 timer.cancel()
@@ -228,18 +236,9 @@ class Connection:
 
     def put_audio(self, payload: bytes) -> None:
         """Send or queue caller audio; dropped and counted after the end."""
-        size = len(payload)
-        if (
-            self._clear
-            and self._least <= size <= self._most
-            and not size % self._sample
-            and not self._core.wants_formats
-        ):
-            self._send_audio(payload if payload.__class__ is bytes else bytes(payload), size)
-            return
         if not payload:
             return
-        if size % self._sample:
+        if len(payload) % self._p.input_format.sample_bytes:
             raise ValueError(
                 f"push_media: {len(payload)} bytes are no whole number of {self._p.input_format.name} samples"
             )
@@ -342,6 +341,11 @@ class Connection:
         except Exception as exc:  # noqa: BLE001 - a mistake of ours must end this connection, and no other
             self._end_by(exc)
 
+    def filled(self) -> None:
+        """See Receiver."""
+        if self._state is ConnectionState.OPEN:
+            self._wait_for_drain()
+
     def drained(self) -> None:
         """See Receiver."""
         if self._stuck is not None:
@@ -352,6 +356,8 @@ class Connection:
     def lost(self, ending: Ending) -> None:
         """See Receiver."""
         assert self._turns is not None
+        self._hung_up = True
+        self._shut()
         self._turns.finish(lambda: self._lost(ending))
 
     def _lost(self, ending: Ending) -> None:
@@ -410,20 +416,19 @@ class Connection:
 
     # What goes out
 
-    def _send_audio(self, audio: bytes, size: int) -> None:
-        """An append of its own, past the queue."""
-        assert self._socket is not None
-        if self._on_audio_taken is not None:
-            self._on_audio_taken(audio)
-        data = encode_append(audio)
-        self._socket.send(data)
-        statistics = self._statistics
-        statistics.events_sent += 1
-        statistics.audio_bytes_sent += size
-        if self._trace is not None:
-            self._trace.sent(self.now(), json.loads(data))
-        if not self._socket.writable:
-            self._wait_for_drain()
+    def _shut(self) -> None:
+        if self._uplink is not None:
+            self._uplink.shut()
+
+    def _open_uplink(self, socket: Socket) -> None:
+        """Frames may pass by the queue while it is empty; a traced one, or the first of all, may not."""
+        passes = not self._queue and not self._hung_up and self._trace is None
+        if self._uplink is None:
+            return
+        if passes and not self._core.wants_formats:
+            self._uplink.open(socket.send)
+        else:
+            self._uplink.shut()
 
     def _flush(self) -> None:
         """Send what is due, as far as the socket takes it."""
@@ -435,7 +440,7 @@ class Connection:
         if not socket.writable:
             self._wait_for_drain()
             return
-        self._clear = not self._queue
+        self._open_uplink(socket)
         due = self._queue.deadline()
         if due is not None and self._due is None and self._loop is not None:
             self._due = self._loop.call_at(due, self._on_due)
@@ -455,7 +460,7 @@ class Connection:
 
     def _wait_for_drain(self) -> None:
         """The queue fills from now on; the provider has `send_timeout` to read again."""
-        self._clear = False
+        self._shut()
         if self._stuck is None and self._loop is not None:
             self._stuck = self._loop.call_later(self._p.send_timeout, self._reads_nothing)
 

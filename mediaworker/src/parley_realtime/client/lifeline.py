@@ -18,6 +18,7 @@ from parley_realtime.client.connection import ConnectionState
 from parley_realtime.client.line import LifelineSink, Line, RestoreFailed
 from parley_realtime.client.naming import event_id, named
 from parley_realtime.client.parameters import Outcome, RealtimeAPIClientParameters, Statistics
+from parley_realtime.client.uplink import Uplink
 from parley_realtime.errors import (
     ClientStateError,
     ConnectAborted,
@@ -89,6 +90,7 @@ class Lifeline:
             recovery.carry(self._keeper.history)
         self._line: Line | None = None
         self._serving = False
+        self._uplink: Uplink | None = None
         self._ordered_end = False
         self._next: Line | None = None
         self._leaving: set[Line] = set()
@@ -186,6 +188,11 @@ class Lifeline:
         if line.first is not None:
             self.received(line, line.first)
 
+    def lend(self, uplink: Uplink) -> None:
+        """See `Connection.lend`: the connection that serves has it."""
+        self._uplink = uplink
+        uplink.tape = self._keeper.tape if self._keeps else None
+
     def handing_over(self) -> RestorePlan | Refusal | None:
         """What another client would have to be given; None while something is under way."""
         if not self._serving or not self._keeps or not self._keeper.settled:
@@ -224,6 +231,8 @@ class Lifeline:
         self._state = ConnectionState.CLOSING
         self._outcome = outcome
         self._serving = False
+        if self._line is not None:
+            self._line.connection.lend(None)
         self._sink.ending(outcome)
         self._wake.set()
         self._closing.set()
@@ -501,6 +510,7 @@ class Lifeline:
                 line.connection.put_again(each)
             else:
                 self._put(named(each))
+        line.connection.lend(self._uplink)
 
     def _privacy_refusal(self) -> str | None:
         if self._keeps:

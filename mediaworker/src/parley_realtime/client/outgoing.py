@@ -42,8 +42,7 @@ class SendQueue:
 
     def __init__(self, audio: AudioFormat, media_buffer_ms: int, max_events: int) -> None:
         self._format = audio
-        self._low = audio.frame_bytes
-        self._high = audio.frame_bytes * 2
+        self._low, self._high = audio.append_bytes
         sample = audio.sample_bytes
         self._max_audio = max(self._low, audio.bytes_per_second * media_buffer_ms // 1000 // sample * sample)
         self._max_events = max_events
@@ -54,11 +53,6 @@ class SendQueue:
 
     def __len__(self) -> int:
         return len(self._entries)
-
-    @property
-    def append_bytes(self) -> tuple[int, int]:
-        """The least and the most that an append holds while audio comes steadily."""
-        return self._low, self._high
 
     @property
     def size(self) -> int:

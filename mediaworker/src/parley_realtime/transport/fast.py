@@ -196,7 +196,7 @@ class _Wire(asyncio.BufferedProtocol):
         return False
 
     def pause_writing(self) -> None:
-        self.socket.writable = False
+        self.socket.filled()
 
     def resume_writing(self) -> None:
         self.socket.resumed()
@@ -314,6 +314,12 @@ class FastSocket(WSListener):
             if self._wire is not None:
                 self._wire.pause_reading()
             self._tell()
+
+    def filled(self) -> None:
+        """The buffer holds enough."""
+        self.writable = False
+        if self._receiver is not None and not self._told:
+            self._receiver.filled()
 
     def resumed(self) -> None:
         """The buffer is empty enough again."""

@@ -43,6 +43,11 @@ class _Connection(ClientConnection):
             self._options.guard(str(peer[0]))
         await super().handshake(*args, **kwargs)
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self.receiver is not None:
+            self.receiver.filled()
+
     def resume_writing(self) -> None:
         super().resume_writing()
         if self.receiver is not None:

@@ -79,6 +79,9 @@ class Receiver(Protocol):
     def frame(self, data: bytes) -> None:
         """A whole message, text or binary."""
 
+    def filled(self) -> None:
+        """The socket is not writable any more."""
+
     def drained(self) -> None:
         """The socket is writable again."""
 
@@ -91,7 +94,7 @@ class Socket(Protocol):
 
     @property
     def writable(self) -> bool:
-        """False once WRITE_HIGH_BYTES wait to be written; `Receiver.drained` tells the end of it."""
+        """False once WRITE_HIGH_BYTES wait to be written: `Receiver.filled` and `drained` tell."""
 
     @property
     def latency(self) -> float:

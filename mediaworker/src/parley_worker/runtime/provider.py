@@ -132,6 +132,7 @@ class Provider:
     def let_go(self) -> None:
         """After the end: clear the client, which nobody uses any more, and what stands behind it."""
         client = self._client
+        client._uplink.let_go()
         connection = client._connection
         over: list[object] = [client._dispatcher, client, connection]
         if isinstance(connection, Lifeline) and connection._line is not None:
