@@ -192,7 +192,7 @@ def deltas() -> Iterator[Step]:
     )
 
     clock = Clock()
-    runner = Runner(clock, FrameCounts("", (1.0,)), None)
+    runner = Runner(clock, FrameCounts((1.0,)), None)
     client = open_client(drop)
     client.send_media_to(Unit(runner))
     received = client._connection._line.connection._received
@@ -238,7 +238,7 @@ def appends() -> Iterator[Step]:
 def frames_in(rounds: int) -> Step:
     """A quarter of the sessions speaks in each request, as a gateway that writes every 5 ms has it."""
     calls, share = 60, SESSIONS // 4
-    clock, frames = Clock(), FrameCounts("", (1.0,))
+    clock, frames = Clock(), FrameCounts((1.0,))
     given: list[bytes] = []
     told: Callable[[bytes], None] = given.append
     legs: dict[int, Any] = {}
@@ -292,7 +292,7 @@ class Talk:
     chunks = 8  # 60 frames, as many as are due in so many ticks
 
     def __init__(self) -> None:
-        self.clock, self.frames = Clock(), FrameCounts("", (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2))
+        self.clock, self.frames = Clock(), FrameCounts((0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2))
         self.legs: dict[int, ManyLeg] = {}
         self.writer = ManyTurns(WriterBounds(), self.legs, lambda leg: None)
         self.outlet = native_spike.Outlet()

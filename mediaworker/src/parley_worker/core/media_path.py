@@ -94,21 +94,33 @@ class InputPath:
         return InputFault.UNALIGNED if size % self._sample else InputFault.OVERSIZED
 
 
-@dataclass(slots=True)
 class OutFrame:
     """Audio for the caller, in its format. `position_ms` is within the content part; `late` is the
     worker's part, in seconds, of how late it leaves.
 
-    Not to be changed by whoever gets it; not frozen because one is made for every 20 ms of every session.
+    Not to be changed by whoever gets it. No dataclass: one is made for every 20 ms of every session, and the
+    constructor that a dataclass writes is not compiled.
     """
 
-    payload: bytes
-    item_id: str
-    content_index: int
-    epoch: int
-    position_ms: float
-    response_id: str = ""
-    late: float = 0.0
+    __slots__ = ("content_index", "epoch", "item_id", "late", "payload", "position_ms", "response_id")
+
+    def __init__(
+        self,
+        payload: bytes,
+        item_id: str,
+        content_index: int,
+        epoch: int,
+        position_ms: float,
+        response_id: str = "",
+        late: float = 0.0,
+    ) -> None:
+        self.payload = payload
+        self.item_id = item_id
+        self.content_index = content_index
+        self.epoch = epoch
+        self.position_ms = position_ms
+        self.response_id = response_id
+        self.late = late
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,6 +92,8 @@ class PlayoutLedger:
     def __init__(self) -> None:
         self._parts: OrderedDict[PartKey, _Part] = OrderedDict()
         self._segments: deque[_Segment] = deque()
+        self._sending: PartKey | None = None
+        self._sent_part: _Part | None = None
         self._marking = False
         self.buffer_ms = 0
         self.epoch = 0
@@ -113,6 +115,7 @@ class PlayoutLedger:
             part = self._parts[key] = _Part(epoch)
             while len(self._parts) > MAX_PARTS:
                 self._parts.popitem(last=False)
+                self._sending = None
         part.received += duration_ms
         return part.received - duration_ms
 
@@ -122,10 +125,11 @@ class PlayoutLedger:
             self._parts[key].done = True
 
     def sent(self, key: PartKey, position_ms: float, duration_ms: float, now: float) -> None:
-        """A frame of a part went to the caller."""
-        part = self._parts.get(key)
+        """A frame of a part went to the caller. The key of the frame before is known as the same object."""
+        part = self._sent_part if key is self._sending else self._parts.get(key)
         if part is None:
             return
+        self._sending, self._sent_part = key, part
         reached = position_ms + duration_ms
         part.sent = reached if reached < part.received else part.received
         start = now + self.buffer_ms / 1000
@@ -204,6 +208,7 @@ class PlayoutLedger:
         the caller proves that it was still at an earlier part; a part that it names was heard for a frame.
         """
         self._forget(now)
+        self._sending = None
         keys = [key for key, part in self._parts.items() if part.epoch <= epoch]
         positions = self._positions(keys, heard, now)
         cuts = []
@@ -285,5 +290,6 @@ class PlayoutLedger:
         for key, part in list(self._parts.items()):
             if part.complete and part.ends + SURELY_HEARD_SECONDS < now:
                 del self._parts[key]
+                self._sending = None
         while len(self._segments) > 1 and self._segments[0].key not in self._parts:
             self._segments.popleft()

@@ -26,7 +26,7 @@ from parley_worker.runtime.deps import RunnerDeps
 from parley_worker.runtime.pacer import EARLY_SECONDS
 from parley_worker.runtime.session_guard import SessionGuard
 from parley_worker.runtime.units import SessionUnits
-from parley_worker.runtime.unravel import unheard, unravel
+from parley_worker.runtime.unravel import unheard
 from parley_worker.transport.ports import LegPort
 
 AT_ONCE_BYTES = 64 * 1024
@@ -79,7 +79,7 @@ class SessionMedia:
         )
         self._output.epoch = session.ledger.epoch
         self._input: InputPath | None = None
-        self._mode = PlayoutMode.REALTIME
+        self._realtime = True
         self._gaps = 0
         self._heard_responses: deque[str] = deque(maxlen=MUTED_RESPONSES)
         self._last_heard = ""
@@ -101,7 +101,7 @@ class SessionMedia:
 
     def attach(self, request: ev.AttachRequest) -> None:
         """A caller is there: take and give audio in its formats."""
-        self._mode = request.mode
+        self._realtime = request.mode is PlayoutMode.REALTIME
         self._input = InputPath(request.input_format, self._format, self._deps.settings.input_burst)
         self._gaps = 0
         self.units.attached(request.input_format, request.output_format, request.playout_buffer_ms)
@@ -160,8 +160,7 @@ class SessionMedia:
 
     def let_go(self) -> None:
         """What is over is freed without a collection; see `unravel`. A leg that still speaks is not heard."""
-        units = self.units
-        unravel(units._players, units._recorder, units)
+        self.units.let_go()
         self.leg = self._input = self.to_provider = None
         self._feed = self._on_crash = unheard
 
@@ -226,7 +225,7 @@ class SessionMedia:
         if not fits:
             self._deps.metrics.frames_dropped("out", "overflow", self._output.waiting_frames)
             self._feed(ev.OutputOverflow())
-        if self not in self._deps.pacer or self._mode is PlayoutMode.BURST:
+        if self not in self._deps.pacer or not self._realtime:
             self.pump()
 
     def on_audio_done(self, response_id: str, item_id: str, content_index: int) -> None:
@@ -269,7 +268,7 @@ class SessionMedia:
                 self._deliver(leg, out, now)
             else:
                 self._feed(ev.PartSent(out.item_id, out.content_index, out.epoch, out.position_ms))
-        if self.leg is not leg or (self._mode is PlayoutMode.BURST and leg.audio_room() <= 0):
+        if self.leg is not leg or (not self._realtime and leg.audio_room() <= 0):
             return None
         return output.next_due(now)
 
@@ -278,7 +277,7 @@ class SessionMedia:
         counts = self._counts
         counts.frames_out += 1
         counts.bytes_out += len(frame.payload)
-        if self._mode is PlayoutMode.REALTIME:
+        if self._realtime:
             counts.late(frame.late)
         if self.units.listening:
             self.units.agent_said(frame, now)

@@ -24,6 +24,7 @@ from parley_worker.core.units import (
 )
 from parley_worker.runtime.players import Players
 from parley_worker.runtime.recording import SessionRecorder
+from parley_worker.runtime.unravel import unheard, unravel
 
 
 class SessionUnits:
@@ -69,6 +70,11 @@ class SessionUnits:
         self._recorder.stop(now)
         self._players.stop()
         self._settle()
+
+    def let_go(self) -> None:
+        """Nothing of it is used any more; see `unravel`."""
+        unravel(self._players, self._recorder)
+        self._tell = unheard
 
     def order(self, order: UnitOrder) -> None:
         """Do what was asked for. What becomes of it is told as events; what cannot be done, too."""

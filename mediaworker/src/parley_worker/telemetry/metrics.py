@@ -6,7 +6,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from parley_worker.core.session_budget import BudgetName
 from parley_worker.core.underruns import UnderrunCause
-from parley_worker.telemetry.frames import FrameCounts
+from parley_worker.telemetry.frames import FrameCounts, FrameSeries
 from parley_worker.telemetry.process_metrics import LATENESS as _LATENESS
 from parley_worker.telemetry.process_metrics import PREFIX, ProcessMetrics
 
@@ -49,8 +49,8 @@ class Metrics(ProcessMetrics):
             buckets=_LATENESS,
             registry=r,
         )
-        self.frames = FrameCounts(p, _LATENESS)
-        r.register(self.frames)
+        self.frames = FrameCounts(_LATENESS)
+        r.register(FrameSeries(p, self.frames))
         self._frames_dropped = Counter(
             p + "frames_dropped_total",
             "Audio frames thrown away, by direction and cause.",

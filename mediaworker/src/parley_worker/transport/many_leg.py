@@ -222,9 +222,10 @@ class ManyLeg:
         """
         queue, given, more = self._queue, 0, False
         while queue:
-            item = queue[0]
+            item = queue.popleft()
             size = item.size if isinstance(item, _Said) else len(item.payload) + ENTRY_BYTES
             if given + size > room or (given and given + size > share):
+                queue.appendleft(item)
                 more = True
                 break
             if isinstance(item, _Said):
@@ -234,6 +235,7 @@ class ManyLeg:
             else:
                 if self.credit is not None:
                     if self.credit <= 0:
+                        queue.appendleft(item)
                         break
                     self.credit -= size - ENTRY_BYTES
                 self._audio_bytes -= size
@@ -249,7 +251,6 @@ class ManyLeg:
                     entry.content_index = item.content_index
                 if item.item_id != self._item:
                     self._item = entry.item_id = item.item_id
-            queue.popleft()
             given += size
         self._turn = more
         self.waiting -= given
