@@ -29,6 +29,8 @@ KEPT: Final = 12
 # No coroutine may be in them: a compiled one does not end as Python's does when it is cancelled. No class of
 # theirs is emptied by `unravel`, is referred to weakly, or is a generic dataclass with slots.
 MODULES: Final = (
+    "parley_realtime.client.following",
+    "parley_realtime.client.intake",
     "parley_realtime.client.media",
     "parley_realtime.client.outgoing",
     "parley_realtime.client.turns",

@@ -16,6 +16,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 from parley_realtime import transport
+from parley_realtime.client.intake import Hearer, Intake
 from parley_realtime.client.outgoing import Outgoing, SendQueue
 from parley_realtime.client.parameters import Outcome, RealtimeAPIClientParameters, Statistics
 from parley_realtime.client.trace import Trace
@@ -29,9 +30,9 @@ from parley_realtime.errors import (
     RealtimeError,
     UnavailableError,
 )
-from parley_realtime.events import SESSION_READY_TYPES, MediaChunk, WebSocketCloseEvent
-from parley_realtime.protocol.core import AudioDelta, Malformed, ProtocolCore, ServerEvent
-from parley_realtime.protocol.refusals import ErrorDetail, from_code
+from parley_realtime.events import WebSocketCloseEvent
+from parley_realtime.protocol.core import ProtocolCore
+from parley_realtime.protocol.refusals import from_code
 from parley_realtime.redaction import scrub
 from parley_realtime.transport import Ending, Socket, SocketOptions, closed_error
 
@@ -57,17 +58,11 @@ TRANSITIONS: Mapping[ConnectionState, frozenset[ConnectionState]] = {
 }
 
 
-class Sink(Protocol):
+class Sink(Hearer, Protocol):
     """Who is told what happens. Only `closed` may wait; nothing may raise."""
 
     def opened(self, socket_id: str) -> None:
         """The upgrade succeeded."""
-
-    def received(self, event: ServerEvent) -> None:
-        """An event without audio."""
-
-    def audio(self, chunk: MediaChunk) -> None:
-        """Audio of a response."""
 
     def ending(self, outcome: Outcome) -> None:
         """The outcome is known."""
@@ -107,12 +102,13 @@ class Connection:
         self._hung_up = False
         self._trace: Trace | None = None
         self._began = 0.0
-        self._round_trip = 0.0
         self._ready = False
         self._over = asyncio.Event()
         self._settled = asyncio.Event()
         self._all_gone = asyncio.Event()
-        self._last_error: ErrorDetail | None = None
+        self._intake = Intake(
+            core, statistics, sink, self.now, self._greeted, self._end_by, self._secrets, parameters.privacy
+        )
         self._open_task: asyncio.Task[None] | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._deadline: asyncio.TimerHandle | None = None
@@ -120,7 +116,6 @@ class Connection:
         self._stuck: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self.socket_id = ""
-        self.received_at = 0.0
 
     @property
     def queued_audio_bytes(self) -> int:
@@ -156,6 +151,15 @@ class Connection:
         """What ended the connection: None while it lives and after `close()` of an open one."""
         return self._outcome
 
+    @property
+    def received_at(self) -> float:
+        """When the provider said something last; 0 before."""
+        return self._intake.received_at
+
+    def hand_to(self, hearer: Hearer) -> None:
+        """What the provider sends goes there from now on."""
+        self._intake.hearer = hearer
+
     def now(self) -> float:
         """The loop's clock; 0 before `connect`."""
         return self._loop.time() if self._loop is not None else 0.0
@@ -172,7 +176,7 @@ class Connection:
             )
         self._loop = asyncio.get_running_loop()
         if self._p.trace is not None:
-            self._trace = Trace(self._p.trace, self._secrets)
+            self._trace = self._intake.trace = Trace(self._p.trace, self._secrets)
         self._began = self._loop.time()
         self._enter(ConnectionState.CONNECTING)
         self._deadline = self._loop.call_later(self._p.connect_timeout, self._too_late)
@@ -203,6 +207,7 @@ class Connection:
             return
         self._enter(ConnectionState.CLOSING)
         self._outcome = outcome
+        self._intake.over = True
         self._shut()
         for timer in (self._deadline, self._due, self._stuck):
             if timer is not None:
@@ -251,10 +256,10 @@ class Connection:
         self._flush()
 
     def _too_late(self) -> None:
-        if self._last_error is not None:
-            message = scrub(self._last_error.message, self._secrets)
+        if (last := self._intake.last_error) is not None:
+            message = scrub(last.message, self._secrets)
             said = f" ({message})" if message else ""
-            if (refusal := from_code(self._last_error.code, said, None)) is not None:
+            if (refusal := from_code(last.code, said, None)) is not None:
                 self.end(refusal)
                 return
         what = "did not create a session" if self._socket is not None else "could not be connected to"
@@ -323,7 +328,8 @@ class Connection:
         self.socket_id = f"ws_{uuid.uuid4().hex}"
         self._sink.opened(self.socket_id)
         assert self._loop is not None
-        self._turns = Turns(self._frame, self._loop.call_soon, gather=p.gather)
+        self._intake.socket = self._socket
+        self._turns = Turns(self._intake.frame, self._loop.call_soon, gather=p.gather)
         self._socket.start(self)
 
     # What the socket tells (see transport.Receiver)
@@ -332,14 +338,6 @@ class Connection:
         """See Receiver."""
         assert self._turns is not None
         self._turns.put(data)
-
-    def _frame(self, data: bytes) -> None:
-        if self._state is not ConnectionState.OPEN and self._state is not ConnectionState.CONNECTING:
-            return
-        try:
-            self._received(data)
-        except Exception as exc:  # noqa: BLE001 - a mistake of ours must end this connection, and no other
-            self._end_by(exc)
 
     def filled(self) -> None:
         """See Receiver."""
@@ -364,55 +362,24 @@ class Connection:
         self.end(
             closed_error(
                 ending,
-                self._last_error,
+                self._intake.last_error,
                 ready=self._ready,
                 secrets=self._secrets,
                 private=self._p.privacy,
             )
         )
 
-    def _received(self, frame: bytes) -> None:
-        incoming = self._core.decode(frame)
-        self.received_at = self.now()
-        self._statistics.events_received += 1
-        if self._socket is not None and self._socket.latency != self._round_trip:
-            self._round_trip = self._socket.latency
-            self._statistics.ping.add(self._round_trip)
-        if isinstance(incoming, AudioDelta):
-            self._last_error = None
-            self._statistics.audio_chunks_received += 1
-            self._statistics.audio_bytes_received += len(incoming.chunk.payload)
-            if self._trace is not None:
-                chunk = incoming.chunk
-                place = (chunk.response_id, chunk.item_id, chunk.content_index)
-                self._trace.audio(self.now(), *place, len(chunk.payload))
-            self._sink.audio(incoming.chunk)
-        elif isinstance(incoming, Malformed):
-            if self._trace is not None:
-                self._trace.malformed(self.now(), len(frame), incoming.error.message)
-            self.end(incoming.error)
-        else:
-            self._event(incoming)
-
-    def _event(self, event: ServerEvent) -> None:
-        if event.type == "error":
-            error = event.payload.get("error")
-            if isinstance(error, dict) and isinstance(error.get("message"), str):
-                error["message"] = scrub(error["message"], self._secrets)
-            self._last_error = ErrorDetail.of(event.payload, private=self._p.privacy)
-        else:
-            self._last_error = None
-        if self._trace is not None:
-            self._trace.received(self.now(), event.payload)
-        if event.type in SESSION_READY_TYPES and self._state is ConnectionState.CONNECTING:
-            self._enter(ConnectionState.OPEN)
-            self._statistics.connect.add(self.now() - self._began)
-            if self._deadline is not None:
-                self._deadline.cancel()
-            self._ready = True
-            self._settled.set()
-            self._flush()
-        self._sink.received(event)
+    def _greeted(self) -> None:
+        """The provider has a session for us."""
+        if self._state is not ConnectionState.CONNECTING:
+            return
+        self._enter(ConnectionState.OPEN)
+        self._statistics.connect.add(self.now() - self._began)
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._ready = True
+        self._settled.set()
+        self._flush()
 
     # What goes out
 

@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from parley_realtime.client.connection import ConnectionState
+from parley_realtime.client.following import Following
 from parley_realtime.client.line import LifelineSink, Line, RestoreFailed
 from parley_realtime.client.naming import event_id, named
 from parley_realtime.client.parameters import Outcome, RealtimeAPIClientParameters, Statistics
@@ -26,7 +27,7 @@ from parley_realtime.errors import (
     RealtimeError,
     UnavailableError,
 )
-from parley_realtime.events import MediaChunk, WebSocketCloseEvent
+from parley_realtime.events import WebSocketCloseEvent
 from parley_realtime.protocol.core import ProtocolCore, ServerEvent
 from parley_realtime.protocol.keeper import AT_ONCE, ConversationKeeper
 from parley_realtime.protocol.outstanding import CONFIRMED
@@ -91,6 +92,7 @@ class Lifeline:
         self._line: Line | None = None
         self._serving = False
         self._uplink: Uplink | None = None
+        self._following = Following(self._keeper if self._keeps else None, sink, self.now, self._word)
         self._ordered_end = False
         self._next: Line | None = None
         self._leaving: set[Line] = set()
@@ -233,6 +235,7 @@ class Lifeline:
         self._serving = False
         if self._line is not None:
             self._line.connection.lend(None)
+            self._line.connection.hand_to(self._line)
         self._sink.ending(outcome)
         self._wake.set()
         self._closing.set()
@@ -331,28 +334,21 @@ class Lifeline:
             self._keeper.tape.append(audio)
 
     def received(self, line: Line, event: ServerEvent) -> None:
-        """An event on a line that is not being restored."""
+        """An event on a line that is not being restored, and does not serve yet."""
         if line is not self._line or self._state not in (ConnectionState.CONNECTING, ConnectionState.OPEN):
             return
         if self._state is ConnectionState.CONNECTING and line.connection.state is ConnectionState.OPEN:
             self._state = ConnectionState.OPEN
             self._begin(line, self._given)
-        if self._keeps and not self._keeper.server(event.payload, self.now()):
-            return
-        if event.type != "error":
-            self._attempts = 0
-        if event.type == "response.created":
-            self._wake.set()
-        self._sink.received(event)
+        self._following.received(event)
 
-    def audio(self, line: Line, chunk: MediaChunk) -> None:
-        """Audio on a line."""
-        if line is not self._line or not self._serving:
-            return
-        if self._keeps:
-            size = len(chunk.payload)
-            self._keeper.audio(chunk.response_id, chunk.item_id, chunk.content_index, size, self.now())
-        self._sink.audio(chunk)
+    def _word(self, kind: str) -> None:
+        """The provider says something that changes what is waited for."""
+        if kind != "error":
+            self._attempts = 0
+            self._following.proven = True
+        if kind == "response.created":
+            self._wake.set()
 
     def ended(self, line: Line) -> None:
         """A line's connection is ending; what it did not send is kept at once, before anything follows it."""
@@ -432,6 +428,7 @@ class Lifeline:
                 self._finish(error)
                 return
             self._attempts += 1
+            self._following.proven = False
             delay = self._r.delay(self._attempts + max(0, self._short_lives - USUAL_SHORT_LIVES))
             cut_items = loss.cut_items if first else ()
             self._report(Reconnecting(cause, error.message, self._attempts, delay, cut_items, error.reason))
@@ -510,7 +507,9 @@ class Lifeline:
                 line.connection.put_again(each)
             else:
                 self._put(named(each))
-        line.connection.lend(self._uplink)
+        if self._state is ConnectionState.OPEN:
+            line.connection.lend(self._uplink)
+            line.connection.hand_to(self._following)
 
     def _privacy_refusal(self) -> str | None:
         if self._keeps:

@@ -34,8 +34,6 @@ class LineOwner(Protocol):
 
     def received(self, line: Line, event: ServerEvent) -> None: ...
 
-    def audio(self, line: Line, chunk: MediaChunk) -> None: ...
-
     def ended(self, line: Line) -> None: ...
 
     async def socket_closed(self, line: Line, event: WebSocketCloseEvent | None) -> None: ...
@@ -158,9 +156,7 @@ class Line:
         self._news.set()
 
     def audio(self, chunk: MediaChunk) -> None:
-        """See Sink."""
-        if not self.restoring:
-            self._owner.audio(self, chunk)
+        """See Sink. Nothing is heard of a line that does not serve."""
 
     def ending(self, outcome: Outcome) -> None:
         """See Sink."""
