@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from local_session import Harness, silence, tone
 from parley_local.core.effects import Call, Reply, Say, Think
 from parley_local.core.settings import Shape
+from parley_realtime.protocol.held import HeldAudio
 from parley_realtime.protocol.history import ConversationHistory
 from parley_realtime.protocol.restore import Refusal, RestoreCheck, RestorePlan, plan_restore
 
@@ -269,12 +270,12 @@ def test_speech_without_a_transcript_is_refused_and_the_remedy_named() -> None:
 def test_speech_without_a_transcript_is_carried_over_as_audio_while_it_is_held() -> None:
     talk = Watched(Shape.GA, ConversationHistory(max_held=40_000))
     item_id = spoken_turn(talk)
-    talk.history.hold(item_id, tone(300))
+    talk.history.hold(item_id, HeldAudio(tone(300)))
     plan = plan_of(talk, transcription=False)
     assert isinstance(plan, RestorePlan)
     (part,) = plan.creates[0]["item"]["content"]
     assert base64.b64decode(part["audio"]) == tone(300)
-    talk.history.hold(spoken_turn(talk), tone(800))
+    talk.history.hold(spoken_turn(talk), HeldAudio(tone(800)))
     assert isinstance(plan_of(talk, transcription=False), Refusal), "the older audio was let go"
 
 

@@ -274,7 +274,7 @@ def test_a_tape_of_blocks_has_every_byte_in_its_place(audio: AudioFormat, data: 
     sizes = st.integers(0, second_ * 2 // 2).map(lambda size: size // 2 * 2)
     plain, start = b"", 0
     for step in data.draw(
-        st.lists(st.sampled_from(["append", "settle", "quiet", "speak", "slice"]), max_size=12)
+        st.lists(st.sampled_from(["append", "settle", "quiet", "speak", "slice", "turn"]), max_size=12)
     ):
         match step:
             case "append":
@@ -289,11 +289,15 @@ def test_a_tape_of_blocks_has_every_byte_in_its_place(audio: AudioFormat, data: 
                 start = max(start, min(position, len(plain)))
             case "quiet" | "speak":
                 tape.speaking = step == "speak"
+            case "turn":
+                begin, end = data.draw(sizes) + start, data.draw(sizes) + start
+                turn = tape.turn(begin, end)
+                same(audio, turn.whole() if turn is not None else b"", plain[begin : max(begin, end)])
             case _:
                 begin, end = data.draw(sizes) + start - 500, data.draw(sizes) + start
                 same(audio, tape.slice(begin, end), plain[max(begin, start) : max(end, start)])
         assert (tape.end, tape.size) == (len(plain), len(plain) - start)
-        takes = sum(map(len, tape._blocks)) + len(tape._fresh)
+        takes = sum(map(len, tape._blocks)) + sum(map(len, tape._fresh))
         assert takes <= tape.size / (2 if audio is PCM16 else 1) + second_
     same(audio, tape.rewind(), plain[start:])
 
@@ -314,7 +318,7 @@ def test_a_caller_who_is_silent_costs_half_of_what_is_held() -> None:
     for _ in range(50 * 20):
         tape.append(bytes(960))
     assert tape.size == 48 * 12_000
-    assert sum(map(len, tape._blocks)) + len(tape._fresh) <= 24 * 12_000 + 24 * 1000
+    assert sum(map(len, tape._blocks)) + sum(map(len, tape._fresh)) <= 24 * 12_000 + 24 * 1000
 
 
 @given(st.lists(st.tuples(st.sampled_from(["append", "settle", "rewind"]), st.integers(0, 400))))

@@ -83,8 +83,8 @@ class Connection:
         *,
         on_audio_taken: Callable[[bytes], None] | None = None,
     ) -> None:
-        """`on_audio_taken` gets caller audio when it is taken off the queue to be sent: what goes by an uplink
-        does not come to it."""
+        """`on_audio_taken` gets caller audio when it is taken off the queue to be sent, but not what goes by an
+        uplink."""
         self._p = parameters
         self._secrets = parameters.secrets()
         self._core = core

@@ -43,7 +43,5 @@ class Following:
         """See Hearer."""
         if self._keeper is not None:
             size = len(chunk.payload)
-            self._keeper.audio(
-                chunk.response_id, chunk.item_id, chunk.content_index, size, self._clock()
-            )
+            self._keeper.audio(chunk.response_id, chunk.item_id, chunk.content_index, size, self._clock())
         self._hearer.audio(chunk)

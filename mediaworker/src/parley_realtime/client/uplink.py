@@ -15,7 +15,7 @@ from parley_realtime.protocol.tape import InputTape
 
 
 class Uplink:
-    """See the module. `around` takes what cannot be sent at once; `tape` keeps what goes out, None for none."""
+    """See the module. `around` takes what cannot be sent at once; `tape`, if any, keeps what goes out."""
 
     def __init__(self, audio: AudioFormat, around: Callable[[bytes], None]) -> None:
         self._around = around

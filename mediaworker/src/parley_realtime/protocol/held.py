@@ -26,15 +26,22 @@ def expand(data: bytes) -> bytes:
 
 
 class HeldAudio:
-    """The audio of one turn, `size` bytes of it, as they came; `halved` with half the bytes for it."""
+    """The audio of one turn, `size` bytes of it, as they came; `of_halves` with half the bytes for it."""
 
     __slots__ = ("_data", "_halved", "packed", "size")
 
-    def __init__(self, audio: bytes, *, halved: bool = False) -> None:
+    def __init__(self, audio: bytes) -> None:
         self.size = len(audio)
-        self._halved = halved and not self.size % 2
-        self._data = compand(audio) if self._halved else audio
+        self._data = audio
+        self._halved = False
         self.packed = False
+
+    @classmethod
+    def of_halves(cls, halves: bytes) -> HeldAudio:
+        """Of samples that were halved already, see `compand`."""
+        held = cls(b"")
+        held._data, held.size, held._halved = halves, 2 * len(halves), True
+        return held
 
     @property
     def takes(self) -> int:
@@ -45,12 +52,11 @@ class HeldAudio:
         """Keep it smaller, with a telephone's quality; once."""
         if self.packed:
             return
-        low: Samples = soxr.resample(
-            decode(self.whole()[: self.size // 2 * 2], Encoding.PCM16),
-            PACKABLE.rate,
-            G711_RATE,
-            quality=QUALITY,
-        )
+        if self._halved:
+            samples = decode(self._data, Encoding.G711_ULAW)
+        else:
+            samples = decode(self._data[: self.size // 2 * 2], Encoding.PCM16)
+        low: Samples = soxr.resample(samples, PACKABLE.rate, G711_RATE, quality=QUALITY)
         self._data = encode(low, Encoding.G711_ULAW)
         self.packed = True
 

@@ -267,7 +267,7 @@ class ConversationHistory:
             self._bytes -= self._sizes.pop(item_id, 0)
             self.version += 1
 
-    def hold(self, item_id: str, audio: bytes, *, awaited: bool = False) -> None:
+    def hold(self, item_id: str, audio: HeldAudio | None, *, awaited: bool = False) -> None:
         """Keep the audio of a turn until its transcript comes; all of it while that is `awaited`."""
         item = self._items.get(item_id)
         if item is None or item.role != "user":
@@ -276,7 +276,7 @@ class ConversationHistory:
             item.parts.append(Part("input_audio"))
         part = item.parts[0]
         if part.kind == "input_audio" and part.text is None:
-            part.audio = HeldAudio(audio, halved=self._packs) if audio else None
+            part.audio = audio
             (self._holding if audio else self._mute)[item_id] = None
             self._changed(item)
             self._let_go(newest=part, spared=part if awaited else None)

@@ -7,7 +7,7 @@ from the first byte of its own connection: `origin` is where that byte lies.
 from __future__ import annotations
 
 from parley_realtime.formats import AudioFormat
-from parley_realtime.protocol.held import PACKABLE, compand, expand
+from parley_realtime.protocol.held import PACKABLE, HeldAudio, compand, expand
 
 BLOCK_MS = 500
 
@@ -27,7 +27,8 @@ class InputTape:
         self._packs = audio.samples == PACKABLE
         self._block = self._bytes(BLOCK_MS)
         self._blocks: list[bytes] = []
-        self._fresh = bytearray()
+        self._fresh: list[bytes] = []
+        self._fresh_bytes = 0
         self._gone = 0
         """Bytes of the oldest block that are forgotten."""
         self._start = 0
@@ -79,9 +80,10 @@ class InputTape:
         if not self._holds:
             self._start += len(audio)
             return
-        self._fresh += audio
+        self._fresh.append(audio)
+        self._fresh_bytes += len(audio)
         self._size += len(audio)
-        if len(self._fresh) >= self._block:
+        if self._fresh_bytes >= self._block:
             self._fold()
         excess = self._size - (self._replay if self.speaking else self._quiet)
         if excess > 0:
@@ -91,12 +93,13 @@ class InputTape:
             self._forget(excess)
 
     def _fold(self) -> None:
-        whole = len(self._fresh) // self._block * self._block
-        with memoryview(self._fresh) as fresh:
-            for at in range(0, whole, self._block):
-                block = bytes(fresh[at : at + self._block])
-                self._blocks.append(compand(block) if self._packs else block)
-        del self._fresh[:whole]
+        fresh = b"".join(self._fresh)
+        whole = len(fresh) // self._block * self._block
+        for at in range(0, whole, self._block):
+            block = fresh[at : at + self._block]
+            self._blocks.append(compand(block) if self._packs else block)
+        self._fresh = [fresh[whole:]] if whole < len(fresh) else []
+        self._fresh_bytes = len(fresh) - whole
 
     def settle(self, position: int) -> None:
         """Forget what lies before `position`."""
@@ -116,26 +119,48 @@ class InputTape:
         del self._blocks[:blocks]
         self._gone -= blocks * self._block
         if not self._blocks:
-            del self._fresh[: self._gone]
+            self._drop_fresh(self._gone)
             self._gone = 0
 
-    def turn(self, begin: int | None, end: int) -> bytes:
-        """The audio of a turn that ends at `end`, as far as it is held; nothing of one that began while no
-        audio was held. Without `begin` it is all that is not settled."""
+    def _drop_fresh(self, size: int) -> None:
+        self._fresh_bytes -= size
+        while size and size >= len(self._fresh[0]):
+            size -= len(self._fresh.pop(0))
+        if size:
+            self._fresh[0] = self._fresh[0][size:]
+
+    def turn(self, begin: int | None, end: int) -> HeldAudio | None:
+        """The audio of a turn that ends at `end`, as far as it is held; None of one that began while no audio
+        was held, or of which none is. Without `begin` it is all that is not settled."""
         if (self._settled if begin is None else begin) < self._resumed:
-            return b""
-        return self.slice(self._start if begin is None else begin, end)
+            return None
+        begin = self._start if begin is None else begin
+        if not self._packs:
+            whole = self.slice(begin, end)
+            return HeldAudio(whole) if whole else None
+        # Positions are whole samples, so each has one byte of what is halved.
+        first, last = (at // 2 for at in self._within(begin, end))
+        skipped = min(first * 2 // self._block, len(self._blocks))
+        pieces = [*self._blocks[skipped:], compand(b"".join(self._fresh))]
+        skipped = skipped * self._block // 2
+        halves = b"".join(pieces)[first - skipped : last - skipped]
+        return HeldAudio.of_halves(halves) if halves else None
+
+    def _within(self, begin: int, end: int) -> tuple[int, int]:
+        """Two positions, from the beginning of what lies here."""
+        first = max(0, begin - self._start) + self._gone
+        return first, max(first, max(0, end - self._start) + self._gone)
 
     def slice(self, begin: int, end: int) -> bytes:
         """The audio between two positions, as far as it is held."""
-        first, last = (max(0, at - self._start) + self._gone for at in (begin, end))
+        first, last = self._within(begin, end)
         skipped = min(first // self._block, len(self._blocks))
-        pieces: list[bytes | bytearray] = []
+        pieces: list[bytes] = []
         for block in self._blocks[skipped : -(-last // self._block)]:
             pieces.append(expand(block) if self._packs else block)
-        pieces.append(self._fresh)
+        pieces += self._fresh
         skipped *= self._block
-        return b"".join(pieces)[first - skipped : max(first, last) - skipped]
+        return b"".join(pieces)[first - skipped : last - skipped]
 
     def rewind(self, before: bytes = b"", newest: int | None = None) -> bytes:
         """Take all that is held off the tape, for a new connection to be sent: it comes back by `append`.
@@ -149,7 +174,7 @@ class InputTape:
         self._start = self.end - len(audio)
         self._blocks.clear()
         self._fresh.clear()
-        self._gone = self._size = 0
+        self._gone = self._size = self._fresh_bytes = 0
         self.torn = False
         self.origin = self._settled = self._resumed = self._start
         return audio
