@@ -83,8 +83,7 @@ class Connection:
         *,
         on_audio_taken: Callable[[bytes], None] | None = None,
     ) -> None:
-        """`on_audio_taken` gets caller audio when it is taken off the queue to be sent, but not what goes by an
-        uplink."""
+        """`on_audio_taken` gets caller audio that is taken off the queue to be sent, not what an uplink sends."""
         self._p = parameters
         self._secrets = parameters.secrets()
         self._core = core
