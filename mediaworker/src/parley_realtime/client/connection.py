@@ -83,7 +83,7 @@ class Connection:
         *,
         on_audio_taken: Callable[[bytes], None] | None = None,
     ) -> None:
-        """`on_audio_taken` gets caller audio that is taken off the queue to be sent, not what an uplink sends."""
+        """`on_audio_taken` gets caller audio that leaves the queue to be sent; not what an uplink sends."""
         self._p = parameters
         self._secrets = parameters.secrets()
         self._core = core
@@ -239,13 +239,9 @@ class Connection:
         self._flush()
 
     def put_audio(self, payload: bytes) -> None:
-        """Send or queue caller audio; dropped and counted after the end."""
+        """Send or queue caller audio, whole samples; dropped and counted after the end."""
         if not payload:
             return
-        if len(payload) % self._p.input_format.sample_bytes:
-            raise ValueError(
-                f"push_media: {len(payload)} bytes are no whole number of {self._p.input_format.name} samples"
-            )
         if self._state in (ConnectionState.CLOSING, ConnectionState.CLOSED):
             self._statistics.input_bytes_dropped += len(payload)
             return

@@ -303,28 +303,18 @@ class Lifeline:
         return self._keeper.apply(event, event_id()) if known else None
 
     def put_audio(self, payload: bytes) -> None:
-        """Caller audio; it waits on the tape while there is no connection."""
+        """Caller audio, whole samples; it waits on the tape while there is no connection."""
         if self._line is not None and (self._serving or not self._keeps):
             self._line.connection.put_audio(payload)
         elif self._state in (ConnectionState.CONNECTING, ConnectionState.OPEN):
-            if len(payload) % self._p.input_format.sample_bytes:
-                raise ValueError(
-                    f"push_media: {len(payload)} bytes are no whole number of "
-                    f"{self._p.input_format.name} samples"
-                )
-            self._keeper.tape.append(bytes(payload))
+            self._keeper.tape.append(payload)
         elif payload:
             self._statistics.input_bytes_dropped += len(payload)
 
     # What the lines report
 
     def _new_line(self, parameters: RealtimeAPIClientParameters) -> Line:
-        line = Line(
-            parameters,
-            self._core(),
-            self._statistics,
-            self,
-        )
+        line = Line(parameters, self._core(), self._statistics, self)
         self._leaving.add(line)
         return line
 

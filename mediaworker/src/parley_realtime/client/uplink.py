@@ -20,6 +20,7 @@ class Uplink:
     def __init__(self, audio: AudioFormat, around: Callable[[bytes], None]) -> None:
         self._around = around
         self.tape: InputTape | None = None
+        self._name = audio.name
         self._sample = audio.sample_bytes
         self._least, self._most = audio.append_bytes
         self._send: Callable[[bytes], None] | None = None
@@ -39,14 +40,17 @@ class Uplink:
         """From now on everything goes around."""
         self._send = None
 
-    def put(self, payload: bytes) -> None:
-        """An append of its own when `payload` has the length of one. Anything else goes around."""
-        size = len(payload)
+    def put(self, payload: bytes | bytearray | memoryview) -> None:
+        """An append of its own when `payload` has the length of one. ValueError: it is no whole number of
+        samples."""
+        audio = payload if isinstance(payload, bytes) else bytes(payload)
+        size = len(audio)
+        if size % self._sample:
+            raise ValueError(f"push_media: {size} bytes are no whole number of {self._name} samples")
         send = self._send
-        if send is None or not self._least <= size <= self._most or size % self._sample:
-            self._around(payload)
+        if send is None or not self._least <= size <= self._most:
+            self._around(audio)
             return
-        audio = payload if payload.__class__ is bytes else bytes(payload)
         if self.tape is not None:
             self.tape.append(audio)
         send(encode_append(audio))
