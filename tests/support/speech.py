@@ -22,9 +22,9 @@ TAIL_S = 1.2
 def random_code() -> str:
     """Six random digits, no two neighbours equal (the recogniser may miscount a digit said thrice).
 
-    None begins with 2, 4 or 8: after a word, "is four" is also "is for".
+    None begins with 1, 2, 4 or 8: after a word, "is four" is also "is for", and "is one" is heard as "is".
     """
-    code = secrets.choice("0135679")
+    code = secrets.choice("035679")
     while len(code) < 6:
         code += secrets.choice("0123456789".replace(code[-1], ""))
     return code
