@@ -11,6 +11,8 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +23,14 @@ RUNGS = ("unit", "integration", "conformance", "e2e")
 # What passes only then is named as flaky in the last lines: a bug to mend, but no reason to refuse a change.
 # In e2e one failed fixture fails every test of its file.
 TRIED_AGAIN = {"integration": 3, "conformance": 3, "e2e": 15}
+# A rung that mostly waits is run in parts side by side, each a process of its own.
+WORKER = "tests/integration/parley_worker"
+PARTS = {
+    "integration": {
+        "integration-worker": (WORKER,),
+        "integration-others": ("tests/integration", f"--ignore={WORKER}"),
+    }
+}
 CHECKS = ("lint", "types", "verify-gen", "verify-docs", "chart-test")
 SLOW_TESTS_SHOWN = 15
 
@@ -58,56 +68,76 @@ class Step:
     seconds: float
 
 
-def run(name: str, command: list[str]) -> Step:
+def run(name: str, command: Sequence[str], log: Path | None = None) -> Step:
+    """With a log its output is shown when it has ended, in one piece."""
     print(f"\n=== {name}: {' '.join(command)}", flush=True)
     start = time.monotonic()
-    code = subprocess.run(command, cwd=ROOT, check=False).returncode
+    if log is None:
+        code = subprocess.run(command, cwd=ROOT, check=False).returncode
+        said = ""
+    else:
+        with log.open("wb") as output:
+            code = subprocess.run(command, cwd=ROOT, check=False, stdout=output, stderr=output).returncode
+        said = f"\n=== {name} said:\n{log.read_text(errors='replace')}"
     seconds = time.monotonic() - start
-    print(f"=== {name}: {'ok' if code == 0 else f'FAILED (exit {code})'} in {seconds:.0f} s", flush=True)
+    end = "ok" if code == 0 else f"FAILED (exit {code})"
+    print(f"{said}=== {name}: {end} in {seconds:.0f} s", flush=True)
     return Step(name, code == 0, seconds)
+
+
+def run_side_by_side(commands: dict[str, list[str]]) -> list[Step]:
+    """All at once, the first one's output as it comes."""
+    (first, command), *others = commands.items()
+    with ThreadPoolExecutor(max_workers=max(1, len(others))) as pool:
+        later = [pool.submit(run, name, given, BUILD / f"{name}.log") for name, given in others]
+        return [run(first, command), *(each.result() for each in later)]
 
 
 def report_of(rung: str) -> Path:
     return BUILD / f"{rung}.xml"
 
 
-def read(rung: str) -> Rung:
+def read(rung: str, runs: Sequence[str]) -> Rung:
+    """What these runs of the rung gave together."""
     result = Rung(rung)
-    report = report_of(rung)
-    if not report.exists():
-        return result
-    for case in ElementTree.parse(report).getroot().iter("testcase"):
-        outcome = {child.tag for child in case}
-        name = f"{case.get('classname')}::{case.get('name')}"
-        if outcome & {"failure", "error"}:
-            result.failed += 1
-            result.failures.append(name)
-        elif "skipped" in outcome:
-            result.skipped += 1
-        else:
-            result.passed += 1
-        result.slow.append((float(case.get("time", 0)), name))
+    for report in filter(Path.exists, map(report_of, runs)):
+        for case in ElementTree.parse(report).getroot().iter("testcase"):
+            outcome = {child.tag for child in case}
+            name = f"{case.get('classname')}::{case.get('name')}"
+            if outcome & {"failure", "error"}:
+                result.failed += 1
+                result.failures.append(name)
+            elif "skipped" in outcome:
+                result.skipped += 1
+            else:
+                result.passed += 1
+            result.slow.append((float(case.get("time", 0)), name))
     return result
 
 
 def run_rung(name: str) -> tuple[Step, Rung]:
-    pytest = [sys.executable, "-m", "pytest", f"tests/{name}"]
-    report_of(name).unlink(missing_ok=True)
-    step = run(name, [*pytest, f"--junitxml={report_of(name)}"])
-    rung = read(name)
+    parts = PARTS.get(name, {name: (f"tests/{name}",)})
+    steps = run_side_by_side({part: pytest(part, part, *paths) for part, paths in parts.items()})
+    rung = read(name, list(parts))
+    step = Step(name, all(each.ok for each in steps), max(each.seconds for each in steps))
     if step.ok or not 0 < rung.failed <= TRIED_AGAIN.get(name, 0):
         return step, rung
-    again = f"{name}-again"
-    report_of(again).unlink(missing_ok=True)
-    second = run(
-        again, [*pytest, "--last-failed", "--last-failed-no-failures=none", f"--junitxml={report_of(again)}"]
-    )
-    retried = read(again)
-    if not second.ok or retried.passed < rung.failed:
+    failed = [each.name for each in steps if not each.ok]
+    last = ("--last-failed", "--last-failed-no-failures=none")
+    second = [run(f"{part}-again", pytest(f"{part}-again", part, *parts[part], *last)) for part in failed]
+    retried = read(name, [each.name for each in second])
+    if not all(each.ok for each in second) or retried.passed < rung.failed:
         return step, rung
     rung.flaky, rung.failures = rung.failures, []
     rung.passed, rung.failed = rung.passed + rung.failed, 0
-    return Step(name, True, step.seconds + second.seconds), rung
+    return Step(name, True, step.seconds + sum(each.seconds for each in second)), rung
+
+
+def pytest(report: str, cache: str, *arguments: str) -> list[str]:
+    """A run of tests; what failed in it is known to the next one with the same cache."""
+    report_of(report).unlink(missing_ok=True)
+    kept = f"cache_dir={BUILD / 'cache' / cache}"
+    return [sys.executable, "-m", "pytest", *arguments, f"--junitxml={report_of(report)}", "-o", kept]
 
 
 def main(argv: list[str]) -> int:
