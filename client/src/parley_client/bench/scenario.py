@@ -74,11 +74,12 @@ class Pinning:
 class Knee:
     """Search for the most sessions that a system carries before audio starves."""
 
-    points: int = 4
+    points: int = 7
     """Points at most, the common one included."""
     resolution: float = 0.08
-    target_cores: float = 0.88
-    """Share of its CPUs that the next point is meant to take."""
+    target_cores: float = 1.05
+    """Share of its CPUs that the next point is meant to take: more than there is, as a session costs less the
+    more there are, and only what starves ends the search."""
     starved_share: float = 0.01
     """A point starves when more of the answers' pieces than this come `starved_ms` late, or never, or more of
     the callers' frames need longer than `starved_up_ms`."""
