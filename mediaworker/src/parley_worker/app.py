@@ -235,7 +235,7 @@ class WorkerApp(MediaApp):
         self._doors = Doors(self.settings, self.control, self._render, self._not_ready)
 
     async def _render(self) -> bytes:
-        return self.metrics.render()
+        return await self.metrics.page()
 
     def _not_ready(self) -> str | None:
         state = self.registry.admission.state

@@ -69,7 +69,7 @@ class ShardServer:
             told = await control.Moved(pb.MovedRequest.FromString(body), context)
             return told.SerializeToString()
         if kind is Kind.METRICS:
-            return self._app.metrics.render()
+            return await self._app.metrics.page()
         raise ValueError(f"no request: {kind.name}")
 
 

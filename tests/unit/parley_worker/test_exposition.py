@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import pytest
 from parley_worker.codec.exposition import merge
+from parley_worker.telemetry import process_metrics
 from parley_worker.telemetry.metrics import Metrics
 from parley_worker.telemetry.process_metrics import WORKER_WIDE, SupervisorMetrics
 from prometheus_client.parser import text_string_to_metric_families
@@ -80,3 +84,16 @@ def test_the_real_pages_keep_every_series() -> None:
 def test_what_is_worker_wide_exists() -> None:
     page = SupervisorMetrics().render().decode()
     assert all(f"# TYPE {name} " in page for name in WORKER_WIDE)
+
+
+async def test_a_page_is_written_by_turns_with_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_metrics, "SLICE_SECONDS", 0.0)
+    metrics, turns = Metrics("1"), 0
+    writing = asyncio.create_task(metrics.page())
+    while not writing.done():
+        await asyncio.sleep(0)
+        turns += 1
+    families = list(text_string_to_metric_families(writing.result().decode()))
+    assert turns > len(families) > 40
+    whole = text_string_to_metric_families(metrics.render().decode())
+    assert [each.name for each in families] == [each.name for each in whole]

@@ -100,7 +100,7 @@ async def measure_window(system: System, seconds: float) -> Window:
     machine = _between(before, await _moment(system))
     machine = replace(machine, steal_ms=round(thefts.most_s * 1000, 1))
     if tree is not None:
-        after = proc.read_tree(pids)
+        after, told = proc.read_tree(pids), await system.told()
         machine = replace(
             machine,
             user_s=after.user - tree.user,
@@ -110,7 +110,8 @@ async def measure_window(system: System, seconds: float) -> Window:
             fds=after.fds,
             threads=after.threads,
             processes=after.processes,
-            tasks=await system.tasks(),
+            tasks=told.tasks,
+            underruns_told=told.underruns,
         )
     return Window(traffic, machine)
 

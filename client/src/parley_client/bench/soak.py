@@ -52,22 +52,40 @@ class Churn:
             length = self._mean * self._random.uniform(0.5, 1.5)
 
 
-async def sample(system: System, window: Window | None, at: float, marked: bool) -> Sample:
-    """The worker as it is, with what the window saw."""
+async def alone(system: System, at: float) -> Sample:
+    """The worker without a call."""
     pids = system.worker_pids()
     tree = await asyncio.to_thread(proc.read_tree, pids) if pids else None
-    traffic = window.traffic if window else None
+    told = await system.told()
     return Sample(
         at=at,
         sessions=len(system.sids),
         memory_mib=tree.memory_mib if tree else None,
         fds=tree.fds if tree else None,
-        tasks=await system.tasks(),
-        underruns=traffic.underruns if traffic else 0,
-        drops=traffic.drops_up + traffic.drops_down if traffic else 0,
+        tasks=told.tasks,
+        underruns=0,
+        drops=0,
+        marked=False,
+        underruns_told=told.underruns,
+    )
+
+
+def sample(sessions: int, window: Window, at: float, marked: bool) -> Sample:
+    """What a window saw, and the worker at its end: reading that anew would disturb the next window."""
+    traffic, machine = window.traffic, window.machine
+    return Sample(
+        at=at,
+        sessions=sessions,
+        memory_mib=machine.memory_mib,
+        fds=machine.fds,
+        tasks=machine.tasks,
+        underruns=traffic.underruns,
+        drops=traffic.drops_up + traffic.drops_down,
         marked=marked,
-        steal_ms=window.machine.steal_ms if window else 0.0,
-        stall_ms=traffic.stall.quantile(1.0) if traffic else None,
+        steal_ms=machine.steal_ms,
+        stall_ms=traffic.stall.quantile(1.0),
+        lag_ms=traffic.lag.quantile(1.0),
+        underruns_told=machine.underruns_told,
     )
 
 
@@ -79,7 +97,7 @@ async def run(
         scenario = system.scenario
         plan = scenario.soak
         sessions = max(1, round(capacity * plan.share))
-        base = await sample(system, None, 0.0, False)
+        base = await alone(system, 0.0)
         await system.grow_to(sessions)
         await asyncio.sleep(scenario.windows.settle_s)
         churn = Churn(system, plan.call_s)
@@ -93,7 +111,7 @@ async def run(
                 window = await measure_window(system, WINDOW_S)
                 why = marks(window, scenario.windows)
                 measured.append((window, why))
-                series.append(await sample(system, window, loop.time() - began, bool(why)))
+                series.append(sample(len(system.sids), window, loop.time() - began, bool(why)))
                 if len(series) % NOTE_EACH == 0:
                     note(_words(series[-1], churn))
         finally:
@@ -106,7 +124,7 @@ async def run(
         memory = mib_per_session(point, system.base_mib)
         await system.grow_to(0)
         await asyncio.sleep(COOL_S)
-        after = await sample(system, None, loop.time() - began, False)
+        after = await alone(system, loop.time() - began)
         verdict = judge(series, base, after, len(churn.failed), plan)
         row: Row = {
             "system": variant.system,
@@ -140,6 +158,8 @@ def _shown(s: Sample) -> dict[str, Any]:
         "at_s": round(s.at, 1),
         "steal_ms": s.steal_ms,
         "stall_ms": s.stall_ms,
+        "lag_ms": s.lag_ms,
+        "underruns_told": s.underruns_told,
         "sessions": s.sessions,
         "memory_mib": None if s.memory_mib is None else round(s.memory_mib, 2),
         "fds": s.fds,

@@ -15,8 +15,9 @@ LEAST_SPAN_S = 600.0
 @dataclass(frozen=True, slots=True)
 class Sample:
     """A worker during a window of a soak. Seconds since the first, MiB; None where it cannot be known.
-    `steal_ms`: the most that the hypervisor took at once; `stall_ms`: the longest that a CPU of the worker
-    stood still."""
+    `steal_ms`: the most that the hypervisor took at once; `stall_ms`: the longest that a CPU stood still;
+    `lag_ms`: the latest that the load program was; `underruns_told`: how often the worker itself has seen
+    audio run dry, since it began."""
 
     at: float
     sessions: int
@@ -28,6 +29,8 @@ class Sample:
     marked: bool
     steal_ms: float = 0.0
     stall_ms: float | None = None
+    lag_ms: float | None = None
+    underruns_told: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

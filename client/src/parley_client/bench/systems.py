@@ -49,6 +49,15 @@ class Variant:
         return " ".join(part for part in parts if part)
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a worker says of itself, None where it does not: tasks of its event loops, and how often it saw
+    audio run dry since it began."""
+
+    tasks: int | None = None
+    underruns: int | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """Where a system is run.
@@ -143,9 +152,9 @@ class System(ABC):
     def versions(self) -> dict[str, str]:
         return {}
 
-    async def tasks(self) -> int | None:
-        """Tasks of the worker's event loops, where it tells."""
-        return None
+    async def told(self) -> Told:
+        """What the worker says of itself."""
+        return Told()
 
     async def cpu_s(self) -> float | None:
         """CPU seconds of the worker so far; None where it cannot be known."""
@@ -231,7 +240,8 @@ class System(ABC):
         argv = [str(self.place.loadgen), "-provider", self.place.provider_listen]
         argv += ["-cycle", f"{load.cycle_s:g}", "-audio-s", f"{load.answer_s:g}"]
         argv += ["-chunk-ms", str(load.chunk_ms), "-speed", f"{load.speed:g}", *arguments]
-        if cpus := self.scenario.pinning.worker:
+        pins = self.scenario.pinning
+        if cpus := (*pins.worker, *pins.others):
             argv += ["-witness", ",".join(map(str, cpus))]
         if self.variant.tls:
             files = self.place.certificates

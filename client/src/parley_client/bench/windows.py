@@ -22,8 +22,8 @@ class Traffic:
         first: a response's first audio, from the provider to the caller.
         down: each piece of an answer behind real-time playout that began with its first.
         lag: the load program's own lateness.
-        stall: how late real-time threads on the worker's CPUs woke that wait for no other; empty where there
-            are none.
+        stall: how late real-time threads on the CPUs of worker and load program woke that wait for no other;
+            empty where there are none.
         rx: received audio of finished responses as a share of what was sent; None when not known.
     """
 
@@ -102,6 +102,7 @@ class Machine:
     Attributes:
         cpu_s: CPU seconds of the worker's tree; `helpers_cpu_s` of the services that belong to the system
             (NATS).
+        underruns_told: how often the worker itself has seen audio run dry, since it began.
         steal: what the hypervisor took, on the CPUs in use.
         steal_ms: the most that it took at once, in milliseconds.
         others: what other processes took.
@@ -119,6 +120,7 @@ class Machine:
     threads: int | None = None
     processes: int | None = None
     tasks: int | None = None
+    underruns_told: int | None = None
     steal: float = 0.0
     steal_ms: float = 0.0
     others: float = 0.0

@@ -16,7 +16,7 @@ from parley_client.bench import machine
 from parley_client.bench.admitting import FORMATS, Admitting, Placed, ProviderPlan
 from parley_client.bench.loadgen import CallFailed, Loadgen
 from parley_client.bench.nats_child import start_nats
-from parley_client.bench.systems import Place, System, Variant, pinned
+from parley_client.bench.systems import Place, System, Told, Variant, pinned
 from parley_client.embedded.processes import Child, ChildSpec
 from parley_client.errors import MissingProgram, ParleyError, UsageError
 
@@ -148,9 +148,10 @@ class OwnWorker(ParleySystem):
         ready = self._worker.ready if self._worker is not None else {}
         return {**machine.versions(), "compiled": str(ready.get("compiled", False)).lower()}
 
-    async def tasks(self) -> int | None:
-        value = (await scrape(self.admin)).get("parley_worker_tasks")
-        return None if value is None else int(value)
+    async def told(self) -> Told:
+        page = await scrape(self.admin)
+        tasks = page.get("parley_worker_tasks")
+        return Told(None if tasks is None else int(tasks), int(page.get("parley_worker_underruns_total", 0)))
 
 
 class GivenWorker(ParleySystem):

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from time import perf_counter
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from parley_worker.compiled import is_compiled
 
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_PLAIN_0_0_4
 PREFIX = "parley_worker_"
 LATENESS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28)
+SLICE_SECONDS = 0.001
+"""For so long a page is written before others have their turn."""
 WORKER_WIDE = frozenset(
     PREFIX + name
     for name in (
@@ -24,6 +29,16 @@ WORKER_WIDE = frozenset(
 
 # The client library would add a `_created` series to every counter and histogram.
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+class _One(Collector):
+    """A registry of one family."""
+
+    def __init__(self, family: Metric) -> None:
+        self._family = family
+
+    def collect(self) -> Iterator[Metric]:
+        yield self._family
 
 
 class ProcessMetrics:
@@ -65,10 +80,26 @@ class ProcessMetrics:
         self._refresh.append(refresh)
 
     def render(self) -> bytes:
-        """The text exposition of every metric."""
+        """The text exposition of every metric, at once."""
+        return b"".join(self._families())
+
+    async def page(self) -> bytes:
+        """As `render`, by turns with whatever else the event loop has to do: a page takes it as long as a
+        hundred frames of audio."""
+        pieces: list[bytes] = []
+        began = perf_counter()
+        for piece in self._families():
+            pieces.append(piece)
+            if perf_counter() - began > SLICE_SECONDS:
+                await asyncio.sleep(0)
+                began = perf_counter()
+        return b"".join(pieces)
+
+    def _families(self) -> Iterator[bytes]:
         for refresh in self._refresh:
             refresh()
-        return generate_latest(self.registry)
+        for family in self.registry.collect():
+            yield generate_latest(_One(family))  # type: ignore[arg-type]
 
     def _count_tasks(self) -> None:
         try:

@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 MAX_UNREAD_BYTES = 16 << 20
 """What the other side has not read; more, and it counts as gone."""
 
+UNHURRIED = frozenset({Kind.MIGRATE, Kind.METRICS})
+"""What takes its time: other requests do not wait for it."""
+
 Serve = Callable[[Kind, bytes], Awaitable[bytes]]
 Hear = Callable[[Kind, bytes], None]
 
@@ -120,7 +123,7 @@ class ShardLink:
                 answer.set_exception(Aborted(grpc.StatusCode[name], message))
         elif number == 0:
             self._hear(kind, body)
-        elif self._serve is not None and kind is Kind.MIGRATE:
+        elif self._serve is not None and kind in UNHURRIED:
             task = asyncio.create_task(self._answer(self._serve, kind, number, body), name="link's answer")
             self._answers.add(task)
             task.add_done_callback(self._answers.discard)
