@@ -23,13 +23,14 @@ TABLES: Final[Mapping[str, tuple[Sequence[str], Callable[[Any], Sequence[str]]]]
 }
 MEANINGS: Final = {
     "density": (
-        "`sess/core` is the system's own starvation knee: the most sessions at which no more than 1 % of the"
-        " answers' audio came 60 ms late or never, and of the callers' frames took 500 ms; `≥` where the load"
-        " program, the ceiling or the bound of points ended the search. `slo` says whether the SLO holds at"
-        " the knee, `sess/core at slo` is the highest measured point that meets it. `cpu` is utime + stime of"
-        " the worker's whole process tree by session and second, at the knee and at the common point. `up` is a caller's frame"
-        " until the provider has all of it; `down` is answer audio behind real-time playout; `first` is an"
-        " answer's first audio; in ms beyond the frame's own 20 ms, at the knee (`first` may take a frame"
+        "`sess/core` is the system's own starvation knee: the most sessions at which no more than 1 % of"
+        " the answers' audio came 60 ms late or never, and of the callers' frames took 500 ms; `≥` where"
+        " the load program, the ceiling or the bound of points ended the search. `slo` says whether the"
+        " SLO holds at the knee, `sess/core at slo` is the highest measured point that meets it. `cpu` is"
+        " utime + stime of the worker's whole process tree by session and second, at the knee and at the"
+        " common point. `up` is a caller's frame until the provider has all of it; `down` is answer audio"
+        " behind real-time playout; `first` is an answer's first audio; in ms beyond the frame's own 20"
+        " ms, at the knee (`first` may take a frame"
         " more)."
     ),
     "latency": "Added latency each way at shares of the capacity; the plot has every quantile.",

@@ -99,7 +99,7 @@ class ProcessMetrics:
         for refresh in self._refresh:
             refresh()
         for family in self.registry.collect():
-            yield generate_latest(_One(family))  # type: ignore[arg-type]
+            yield generate_latest(_One(family))
 
     def _count_tasks(self) -> None:
         try:
