@@ -166,6 +166,9 @@ class Settings(SessionSettings):
         0,
     )
     pin_shards: bool = _var(_boolean, "bind each shard to a core of its own where there are enough", False)
+    huge_pages: bool = _var(
+        _boolean, "keep what a shard has in memory on huge pages, where kernel and C library have them", True
+    )
     shard_timeout: float = _var(
         _seconds(0.5, 600), "seconds without a sign of life after which a shard is killed", 5.0
     )

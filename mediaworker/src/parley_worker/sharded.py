@@ -8,7 +8,7 @@ import uuid
 from types import TracebackType
 from typing import Self
 
-from parley_worker import __version__, cores
+from parley_worker import __version__, cores, heap
 from parley_worker.clock import SystemClock
 from parley_worker.codec.exposition import merge
 from parley_worker.codec.shard_frames import Boot, Ready
@@ -93,6 +93,7 @@ class ShardedApp:
         self._doors = Doors(settings, control, self._render, self._not_ready)
         self.fleet = ShardFleet(
             self._boots(),
+            environment=heap.environment() if settings.huge_pages else os.environ,
             front=self.front,
             supervisor=self.supervisor,
             clock=clock,

@@ -150,13 +150,13 @@ def test_what_is_put_off_is_done_together_at_the_next_slot_that_fits(loop: Loop)
     loop.now = 100.0005
     pacer.soon(lambda: done.append(("soon", loop.now)))
     pacer.soon(lambda: done.append(("soon too", loop.now)))
-    pacer.soon(lambda: done.append(("by fives", loop.now)), 5)
+    pacer.soon(lambda: done.append(("by fours", loop.now)), 4)
     assert len(loop.armed()) == 1
     loop.advance(100.05)
     assert [(name, round(at, 6)) for name, at in done] == [
-        ("soon", 100.002),
-        ("soon too", 100.002),
-        ("by fives", 100.01),
+        ("soon", 100.005),
+        ("soon too", 100.005),
+        ("by fours", 100.02),
     ]
     assert loop.armed() == []
 

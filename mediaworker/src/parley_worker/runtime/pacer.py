@@ -13,8 +13,10 @@ from parley_worker.telemetry.lag import SLEPT_SECONDS
 
 log = logging.getLogger(__name__)
 
-SLOT_SECONDS = 0.002
+SLOT_SECONDS = 0.005
 """Clocks due within one slot are woken together, at its end. It divides 20 ms: a clock keeps its slot."""
+AHEAD_SLOTS = 0.1
+"""A wheel that turns late takes the next slot with it when so little is left until then."""
 EARLY_SECONDS = 1e-6
 """What is due within this time is due."""
 
@@ -126,7 +128,7 @@ class Pacer:
         if late >= SLEPT_SECONDS:
             self.on_sleep()
         self.lateness.note(late, now)
-        latest = math.floor(now / SLOT_SECONDS + 0.25)
+        latest = math.floor(now / SLOT_SECONDS + AHEAD_SLOTS)
         while self._order and self._order[0] <= latest:
             slot = heapq.heappop(self._order)
             self._run(slot, max(now, slot * SLOT_SECONDS))

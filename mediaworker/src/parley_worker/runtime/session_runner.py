@@ -38,7 +38,7 @@ from parley_worker.transport.ports import HearFrame, LegPort
 
 log = logging.getLogger(__name__)
 
-LOOK_SLOTS = 5
+LOOK_SLOTS = 2
 """Of the pacer: up to 10 ms later than its time a deadline may be met. None is shorter than 200 ms."""
 QUIET_LOOK_SECONDS = 0.05
 FLUSH_SECONDS = 2.0

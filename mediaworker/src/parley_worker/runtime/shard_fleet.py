@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from functools import partial
 
 from parley_worker.clock import Clock
@@ -41,14 +42,15 @@ class _Shard:
 class ShardFleet:
     """The processes of all shards.
 
-    `boots` says what each is. A shard of which nothing is heard for `timeout` seconds is killed. `closing`
-    seconds are what a shard may take to end when the worker does.
+    `boots` says what each is, `environment` is that of their processes. A shard of which nothing is heard for
+    `timeout` seconds is killed. `closing` seconds are what a shard may take to end when the worker does.
     """
 
     def __init__(
         self,
         boots: list[Boot],
         *,
+        environment: Mapping[str, str],
         front: Front,
         supervisor: Supervisor,
         clock: Clock,
@@ -60,6 +62,7 @@ class ShardFleet:
         self._shards = [_Shard(boot, now) for boot in boots]
         self._front, self._supervisor, self._clock, self._metrics = front, supervisor, clock, metrics
         self._timeout, self._closing = timeout, closing
+        self._environment = environment
         self._stopping = asyncio.Event()
         self._keepers: list[asyncio.Task[None]] = []
         self.starts = 0
@@ -129,7 +132,7 @@ class ShardFleet:
     async def _live(self, shard: _Shard) -> tuple[LossCause, str]:
         """One process, from its start until it is gone; how it ended."""
         hear = partial(self._front.shard_heard, shard.boot.shard)
-        process = ShardProcess(shard.boot, hear, shard.silence.heard)
+        process = ShardProcess(shard.boot, self._environment, hear, shard.silence.heard)
         served, failed = False, ""
         try:
             await process.start()

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from parley_worker.codec.shard_frames import Boot, Kind, Ready
 from parley_worker.config import PREFIX
@@ -23,10 +22,16 @@ DEATH_SECONDS = 2.0
 
 
 class ShardProcess:
-    """One life of a shard. Every frame counts as a sign of life."""
+    """One life of a shard, started with `environment`. Every frame counts as a sign of life."""
 
-    def __init__(self, boot: Boot, hear: Callable[[Kind, bytes], None], alive: Callable[[], None]) -> None:
-        self._boot, self._hear, self._alive = boot, hear, alive
+    def __init__(
+        self,
+        boot: Boot,
+        environment: Mapping[str, str],
+        hear: Callable[[Kind, bytes], None],
+        alive: Callable[[], None],
+    ) -> None:
+        self._boot, self._environment, self._hear, self._alive = boot, environment, hear, alive
         ours, self._theirs = socket.socketpair()
         self.link = ShardLink(ours, self._heard)
         self.ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
@@ -40,7 +45,7 @@ class ShardProcess:
     async def start(self) -> None:
         """Start it; `ready` tells when it serves, or why it does not. OSError: it cannot be started."""
         # Nothing of the worker's settings is left in the environment: they may hold secrets.
-        env = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+        env = {name: value for name, value in self._environment.items() if not name.startswith(PREFIX)}
         try:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "parley_worker.shard", str(self._theirs.fileno())),

@@ -20,8 +20,9 @@ MAX_ENTRY: Final = 1 << 31
 class WriterBounds:
     """When and how much is written to a stream of many sessions."""
 
-    tick: float = 0.005
-    """Seconds from one write to the next; after a longer silence a write is at once."""
+    tick: float = 0.003
+    """Seconds from one write to the next; after a longer silence a write is at once. Shorter than a slot of
+    the pacer: what a slot gave does not wait."""
     message_bytes: int = 256 * 1024
     """Of one message; a single entry may be larger."""
     share_bytes: int = 32 * 1024
