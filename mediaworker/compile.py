@@ -63,6 +63,8 @@ MODULES: Final = (
     "parley_worker.core.underruns",
     "parley_worker.core.usage",
     "parley_worker.runtime.pacer",
+    "parley_worker.runtime.session_driver",
+    "parley_worker.runtime.session_effects",
     "parley_worker.runtime.session_guard",
     "parley_worker.runtime.session_media",
     "parley_worker.runtime.units",

@@ -175,3 +175,20 @@ def test_a_clock_that_is_cancelled_takes_nothing_with_it_that_was_put_off(
     loop.advance(0.01)
     assert done == ["done"]
     assert "a call that was put off failed" in caplog.text
+
+
+@pytest.mark.parametrize("now", [100.0, 100.0012, 100.004999, 99.9999999, 12345.678])
+def test_a_clock_that_starts_with_the_latest_slot_is_never_late(loop: Loop, now: float) -> None:
+    pacer, log = Pacer(), list[float]()
+    loop.now = now
+    start = pacer.latest_slot(now)
+    assert now - SLOT_SECONDS < start <= now + 1e-6
+
+    def tick(_: float) -> float:
+        log.append(loop.now)
+        return start + (len(log) + 1) * 0.02
+
+    pacer.schedule("a", start + 0.02, tick)
+    loop.advance(now + 0.1)
+    assert [round(at - start, 6) for at in log] == [round(0.02 * n, 6) for n in range(1, len(log) + 1)]
+    assert len(log) >= 4

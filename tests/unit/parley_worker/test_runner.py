@@ -246,25 +246,18 @@ async def test_the_last_records_are_made_even_when_telling_of_the_end_fails() ->
         assert host.legs() == 0
 
 
-class Failing:
-    """A session's core that can answer, and handles nothing."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._session, name)
-
-    def handle(self, event: ev.Event, now: float) -> list[fx.Effect]:
-        raise RuntimeError("a bug")
+def failing(event: ev.Event, now: float) -> list[fx.Effect]:
+    """A session's core that handles nothing."""
+    raise RuntimeError("a bug")
 
 
 async def test_a_leg_that_cannot_be_taken_is_told() -> None:
     async with running() as host:
         leg = FakeLeg()
-        host.runner._session, session = Failing(host.runner._session), host.runner._session
+        driver = host.runner._driver
+        driver.handle, handle = failing, driver.handle
         host.attach(leg)
-        host.runner._session = session
+        driver.handle = handle
         (refusal,) = leg.finished
         assert refusal is not None
         assert refusal.reason == "internal"

@@ -69,6 +69,11 @@ class Pacer:
         self._put(entry, _slot(due))
         self._arm()
 
+    def latest_slot(self, now: float) -> float:
+        """When the slot ended that was the latest to do so. What is due a number of slots after that time is
+        not a moment late; what is due after `now` itself waits for the end of a slot."""
+        return math.floor((now + EARLY_SECONDS) / SLOT_SECONDS) * SLOT_SECONDS
+
     def cancel(self, key: object) -> None:
         """Forget the key; unknown keys are fine."""
         entry = self._entries.pop(key, None)

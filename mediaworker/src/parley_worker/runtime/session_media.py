@@ -234,10 +234,12 @@ class SessionMedia:
         self.pump()
 
     def pump(self) -> None:
-        """Send what is due now and schedule the rest."""
-        due = self._tick(self._monotonic())
+        """Send what is due now and schedule the rest. A clock that starts does so with a slot of the pacer, so
+        that no frame after its first waits for the end of one."""
+        pacer = self._deps.pacer
+        due = self._tick(pacer.latest_slot(self._monotonic()))
         if due is not None:
-            self._deps.pacer.schedule(self, due, self._tick)
+            pacer.schedule(self, due, self._tick)
 
     def _tick(self, now: float) -> float | None:
         """Send what is due; gives when there is more."""

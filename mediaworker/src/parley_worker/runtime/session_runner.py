@@ -5,29 +5,25 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from time import thread_time
 from typing import Any
 
-from parley_realtime import InvalidEventError, OutgoingQueueFull, RealtimeError
+from parley_realtime import RealtimeError
 from parley_realtime.protocol.history import WORDS_DELTA
 from parley_realtime.recovery import Fillable
 
-from parley_worker.core import effects as fx
 from parley_worker.core import events as ev
-from parley_worker.core.budget import Budget
 from parley_worker.core.comeback import MOVED
 from parley_worker.core.model import EndReason, SessionConfig, SessionReport, SessionState
-from parley_worker.core.reconfigure import EVENT_ID_PREFIX as RECONFIGURE
 from parley_worker.core.saved import HandOver
 from parley_worker.core.session import Session, SessionBounds
 from parley_worker.runtime.deps import RunnerDeps
-from parley_worker.runtime.observing import observe
 from parley_worker.runtime.provider import Provider, open_provider
 from parley_worker.runtime.recording import refusal as recording_refusal
 from parley_worker.runtime.scenario import SessionScenario
+from parley_worker.runtime.session_driver import SessionDriver
+from parley_worker.runtime.session_effects import MESSAGES_A_SECOND, SessionEffects
 from parley_worker.runtime.session_guard import SessionGuard
 from parley_worker.runtime.session_media import SessionMedia
 from parley_worker.runtime.setting_up import group_of
@@ -38,8 +34,6 @@ from parley_worker.transport.ports import HearFrame, LegPort
 
 log = logging.getLogger(__name__)
 
-LOOK_SLOTS = 2
-"""Of the pacer: up to 10 ms later than its time a deadline may be met. None is shorter than 200 ms."""
 QUIET_LOOK_SECONDS = 0.05
 FLUSH_SECONDS = 2.0
 """For the records of a session that moves to be stored."""
@@ -47,8 +41,6 @@ UNMOVED = frozenset({"rate_limits.updated"})
 """What a provider may say without the conversation going on."""
 LOST = (EndReason.WORKER_LOST, EndReason.SHARD_LOST)
 PLAYED = (ev.Progress, ev.MarkPlayed, ev.Cleared)
-MESSAGES_A_SECOND = 200
-MESSAGES_BURST = 2000
 WATCH_SECONDS = 1.0
 TOO_MANY_MESSAGES = ev.LegRefusal(
     ev.Status.RESOURCE_EXHAUSTED,
@@ -69,18 +61,17 @@ class SessionRunner:
             s.connect_timeout, s.cleared_timeout, s.replay_events, s.replay_bytes, s.setup_wait
         )
         self._session = Session(config, bounds, now, clock.wall() - now, deps.shard)
+        self._driver = SessionDriver(
+            self._session, clock.monotonic, deps.pacer, self._crash, self._deadline_reached
+        )
+        self._feed = self._driver.feed
         self._guard = SessionGuard(s.budget, deps.metrics, self._feed, self._queued_bytes)
         self._media = SessionMedia(config, self._session, deps, self._guard, self._feed, self._crash)
-        self._messages = Budget(MESSAGES_A_SECOND, MESSAGES_BURST)
-        self._incoming: LegPort | None = None
+        self._effects = SessionEffects(self._session, self._media, deps, self._feed, self._state_changed)
+        self._driver.open(self._guard, self._effects.do)
         self._provider: Provider | None = None
         self._resume_sha256: tuple[bytes, ...] = ()
         self._carry: Callable[[Fillable], None] | None = None
-        self._events: deque[ev.Event] = deque()
-        self._handling = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_due = 0.0
-        self._looking = False
         self._watching: asyncio.TimerHandle | None = None
         self._left_connecting = asyncio.Event()
         self._ended = asyncio.Event()
@@ -88,10 +79,11 @@ class SessionRunner:
         self._elsewhere: ev.MovedAway | None = None
         self._checking: asyncio.Task[None] | None = None
         self._tools = ToolCalls(config.key, deps.tools, clock, self._feed, deps.metrics.task_crashed)
+        self._effects.tools = self._tools
         self._scenario: SessionScenario | None = None
         if config.scenario is not None:
             self._scenario = SessionScenario(config, deps.scenarios, clock, deps.metrics, self._feed)
-            self._tools.scenario = self._scenario
+            self._tools.scenario = self._effects.scenario = self._scenario
 
     # What the process asks
 
@@ -203,7 +195,7 @@ class SessionRunner:
         still, self._still = self._still, None
         if still is not None and not self._ended.is_set():
             still.go_on()
-            self._arm()
+            self._driver.arm()
 
     def _stirred(self) -> bool:
         """Something happens: a session that was to move does not any more. False: it has left already."""
@@ -215,8 +207,8 @@ class SessionRunner:
     async def run(self) -> SessionReport:
         """Connect, converse, end; returns after the provider's socket and all tasks are gone."""
         try:
-            self._do(self._session.start(self._deps.clock.monotonic()))
-            self._arm()
+            self._driver.do(self._session.start(self._deps.clock.monotonic()))
+            self._driver.arm()
             async with asyncio.TaskGroup() as tasks:
                 self._tools.open(tasks)
                 self._media.units.open(tasks)
@@ -258,6 +250,8 @@ class SessionRunner:
         provider, self._provider, self._scenario = self._provider, None, None
         if provider is not None:
             provider.let_go()
+        self._driver.let_go()
+        self._effects.let_go()
         self._session.let_go()
         self._media.let_go()
         unravel(self._tools)
@@ -271,9 +265,9 @@ class SessionRunner:
         self._watching = asyncio.get_running_loop().call_later(WATCH_SECONDS, self._watch)
 
     def _stop(self) -> None:
-        for timer in (self._timer, self._watching):
-            if timer is not None:
-                timer.cancel()
+        self._driver.stop()
+        if self._watching is not None:
+            self._watching.cancel()
         self._media.hold()
         self._stand_no_more()
         self._tools.stop()
@@ -346,6 +340,7 @@ class SessionRunner:
             self._feed(ev.ProviderLost(EndReason.PROVIDER_UNAVAILABLE, text))
             return False
         try:
+            self._effects.provider = self._provider
             self._media.to_provider = self._provider.push_audio
             await self._provider.connect()
         except RealtimeError as exc:
@@ -400,7 +395,7 @@ class SessionRunner:
         token = self._deps.random_token()
         used = (request.credential_sha256,) if resumes else ()
         self._resume_sha256 = (hashlib.sha256(token.encode()).digest(), *used)
-        self._incoming = leg
+        self._effects.incoming = leg
         self._feed(ev.LegAttached(request, token, self._resume_sha256))
         self._guard.attached(self._deps.clock.monotonic())
         self._deps.on_report(self.report)
@@ -418,7 +413,7 @@ class SessionRunner:
         now = self._deps.clock.monotonic()
         if not self._guard.caller_message(now):
             return None
-        if not self._messages.take(now):
+        if not self._effects.messages.take(now):
             return TOO_MANY_MESSAGES
         if self._still is not None and not isinstance(message, PLAYED) and not self._stirred():
             return None
@@ -439,25 +434,6 @@ class SessionRunner:
 
     # Core
 
-    def _feed(self, event: ev.Event, look: bool = True) -> None:
-        """Handle an event and do its effects; events that effects cause wait their turn."""
-        self._events.append(event)
-        if self._handling:
-            return
-        self._handling = True
-        began, now = thread_time(), 0.0
-        try:
-            while self._events:
-                now = self._deps.clock.monotonic()
-                self._do(self._session.handle(self._events.popleft(), now))
-        except Exception as exc:  # noqa: BLE001 - the border of a session: it ends, the others go on
-            self._crash(exc)
-        finally:
-            self._handling = False
-        if look:
-            self._arm()
-        self._guard.handled(thread_time() - began, now, small=not look)
-
     def _queued_bytes(self) -> int:
         """What waits for the caller and for the provider."""
         provider = self._provider.queued_bytes if self._provider is not None else 0
@@ -466,20 +442,14 @@ class SessionRunner:
     def _crash(self, exc: Exception) -> None:
         """End the session after an error of ours; its last records and its report are made all the same."""
         self._log_crash(exc)
-        self._events.clear()
         message = f"internal error: {type(exc).__name__}"
         try:
-            now = self._deps.clock.monotonic()
-            self._do(self._session.handle(ev.TerminateRequested(EndReason.INTERNAL, message), now))
+            self._driver.last(ev.TerminateRequested(EndReason.INTERNAL, message))
         except Exception as again:  # noqa: BLE001 - the end of a session goes on whatever fails in it
             self._log_crash(again)
-        refusal = ev.LegRefusal(ev.Status.INTERNAL, "internal", message)
-        if self._incoming is not None:
-            self._incoming.finish(refusal)
-            self._incoming = None
-        self._drop_leg(refusal, "protocol-error")
+        self._effects.refuse_all(ev.LegRefusal(ev.Status.INTERNAL, "internal", message))
         self._left_connecting.set()
-        self._ended.set()
+        self._end()
 
     def _log_crash(self, exc: Exception) -> None:
         """Under privacy without the text of the error, which may hold content."""
@@ -487,114 +457,17 @@ class SessionRunner:
         log.error("session %s: %s inside", self._config.key.uid, type(exc).__name__, exc_info=shown)
         self._deps.metrics.task_crashed()
 
-    def _arm(self) -> None:
-        """Look at the deadlines soon: events come in groups, and looking costs more than an event."""
-        if not self._looking and not self._ended.is_set():
-            self._looking = True
-            self._deps.pacer.soon(self._arm_timer, LOOK_SLOTS)
-
-    def _arm_timer(self) -> None:
-        self._looking = False
-        if self._ended.is_set():
-            return
-        due = self._session.next_deadline()
-        if self._timer is not None:
-            if due is not None and self._timer_due <= due:
-                return
-            self._timer.cancel()
-            self._timer = None
-        if due is not None:
-            self._timer_due = due
-            self._timer = asyncio.get_running_loop().call_at(due, self._on_timer)
-
-    def _on_timer(self) -> None:
-        self._timer = None
+    def _deadline_reached(self) -> None:
         if self._still is None:
             self._feed(ev.DeadlineReached())
-
-    def _do(self, effects: list[fx.Effect]) -> None:
-        """Do all of them; the first error is raised after the last one."""
-        failed: Exception | None = None
-        for effect in effects:
-            try:
-                self._do_one(effect)
-            except Exception as exc:  # noqa: BLE001 - raised below: a record is not lost for another's error
-                failed = failed or exc
-        if failed is not None:
-            raise failed
-
-    def _do_one(self, effect: fx.Effect) -> None:
-        match effect:
-            case fx.SendLeg(message):
-                self._send_leg(message)
-            case fx.SendProvider(event):
-                self._send_provider(event)
-            case fx.Publish(record):
-                self._deps.sink.publish(record)
-            case fx.AttachMedia(request):
-                self._messages = Budget(MESSAGES_A_SECOND, MESSAGES_BURST)
-                self._media.attach(request)
-            case fx.DetachMedia():
-                self._media.detach()
-            case fx.ClearMedia(responses):
-                self._media.clear(responses)
-            case fx.CutMedia(item_id, content_index, audio_end_ms):
-                self._media.units.cut((item_id, content_index), audio_end_ms)
-            case fx.UnitCommand(order):
-                self._media.units.order(order)
-            case fx.TellScenario(cue):
-                if self._scenario is not None:
-                    self._scenario.tell(cue)
-            case fx.DropLeg(refusal, cause):
-                self._drop_leg(refusal, cause)
-            case fx.StateChanged(state):
-                self._state_changed(state)
-            case fx.CallTool():
-                self._tools.start(effect)
-            case fx.CancelTool(call_id):
-                self._tools.cancel(call_id)
-            case fx.ObserveTool(route, outcome, seconds):
-                self._deps.metrics.tool_call(route, outcome, seconds)
-            case fx.Observe():
-                observe(effect, self._deps.metrics, self._deps.clock.monotonic())
-
-    def _send_leg(self, message: fx.ToLeg) -> None:
-        if isinstance(message, fx.Started):
-            self._media.leg, self._incoming = self._incoming, None
-            self._deps.metrics.leg_attached()
-        if self._media.leg is not None:
-            self._media.leg.send(message)
-
-    def _send_provider(self, event: Any) -> None:
-        if self._provider is None:
-            return
-        try:
-            self._provider.send(event)
-        except InvalidEventError as exc:
-            event_id = str(event.get("event_id", ""))
-            if self._session.state is SessionState.CONNECTING:
-                self._events.append(ev.TerminateRequested(EndReason.INVALID_SPEC, f"session: {exc}"))
-            elif event_id.startswith(RECONFIGURE):
-                self._events.append(ev.UpdateUnsendable(event_id, str(exc)))
-            else:
-                self._events.append(ev.LegSaid(ev.ClientEventInvalid(str(exc))))
-        except OutgoingQueueFull as exc:
-            self._events.append(ev.LegSaid(ev.ClientEventInvalid(exc.message)))
-        except RealtimeError as exc:
-            self._events.append(ev.ProviderLost(EndReason.PROVIDER_UNAVAILABLE, exc.message))
-
-    def _drop_leg(self, refusal: ev.LegRefusal | None, cause: str) -> None:
-        leg = self._media.leg
-        if leg is not None:
-            if cause != "ended":
-                self._media.drop_queued()
-            leg.finish(refusal)
-            self._media.leg = None
-            self._deps.metrics.leg_detached(cause)
 
     def _state_changed(self, state: SessionState) -> None:
         if state is not SessionState.CONNECTING:
             self._left_connecting.set()
         if state is SessionState.ENDED:
-            self._ended.set()
+            self._end()
         self._deps.on_report(self.report)
+
+    def _end(self) -> None:
+        self._ended.set()
+        self._driver.stop()
