@@ -234,8 +234,8 @@ class SessionMedia:
         self.pump()
 
     def pump(self) -> None:
-        """Send what is due now and schedule the rest. A clock that starts does so with a slot of the pacer, so
-        that no frame after its first waits for the end of one."""
+        """Send what is due now and schedule the rest. A clock that starts does so with a slot of the pacer:
+        none of its frames waits for the end of one."""
         pacer = self._deps.pacer
         due = self._tick(pacer.latest_slot(self._monotonic()))
         if due is not None:
