@@ -17,7 +17,7 @@ from media_calls import PCM8, PCM24, RPCS, Worker, calling, over, start, trailer
 from parley.media.v1 import media_pb2 as pb
 from parley.media.v1 import media_pb2_grpc
 from parley_worker.core.model import AccessConfig, EndReason, SessionConfig, SessionState
-from parley_worker.runtime import session_runner
+from parley_worker.runtime import session_effects
 from parley_worker.runtime.deps import RunnerSettings
 from parley_worker.transport.leg import LegBounds
 from provider_script import ScriptedProvider, Socket, scripted
@@ -372,8 +372,8 @@ async def black_hole(host: Worker) -> AsyncIterator[tuple[str, Callable[[], None
 
 
 async def test_a_flood_of_messages_ends_the_leg_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_runner, "MESSAGES_BURST", 5)
-    monkeypatch.setattr(session_runner, "MESSAGES_A_SECOND", 0.001)
+    monkeypatch.setattr(session_effects, "MESSAGES_BURST", 5)
+    monkeypatch.setattr(session_effects, "MESSAGES_A_SECOND", 0.001)
     async with ready() as (host, config, _):
         async with calling(host, start(config)) as caller:
             token = (await caller.expect("started")).resume_token
