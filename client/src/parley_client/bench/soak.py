@@ -86,6 +86,8 @@ def sample(sessions: int, window: Window, at: float, marked: bool) -> Sample:
         stall_ms=traffic.stall.quantile(1.0),
         lag_ms=traffic.lag.quantile(1.0),
         underruns_told=machine.underruns_told,
+        late_ms=traffic.down.quantile(1.0),
+        starved=traffic.starved,
     )
 
 
@@ -165,6 +167,8 @@ def _shown(s: Sample) -> dict[str, Any]:
         "fds": s.fds,
         "tasks": s.tasks,
         "underruns": s.underruns,
+        "late_ms": s.late_ms,
+        "starved": s.starved,
         "drops": s.drops,
         "marked": s.marked,
     }

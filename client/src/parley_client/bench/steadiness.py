@@ -17,7 +17,8 @@ class Sample:
     """A worker during a window of a soak. Seconds since the first, MiB; None where it cannot be known.
     `steal_ms`: the most that the hypervisor took at once; `stall_ms`: the longest that a CPU stood still;
     `lag_ms`: the latest that the load program was; `underruns_told`: how often the worker itself has seen
-    audio run dry, since it began."""
+    audio run dry, since it began; `late_ms`: the latest piece of an answer, after its first; `starved`: the
+    answers that ended and had such a piece."""
 
     at: float
     sessions: int
@@ -31,6 +32,8 @@ class Sample:
     stall_ms: float | None = None
     lag_ms: float | None = None
     underruns_told: int | None = None
+    late_ms: float | None = None
+    starved: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

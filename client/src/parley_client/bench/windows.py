@@ -24,6 +24,7 @@ class Traffic:
         lag: the load program's own lateness.
         stall: how late real-time threads on the CPUs of worker and load program woke that wait for no other;
             empty where there are none.
+        starved: answers that ended in the window and had an underrun, in it or before.
         rx: received audio of finished responses as a share of what was sent; None when not known.
     """
 
@@ -39,6 +40,7 @@ class Traffic:
     drops_up: int = 0
     drops_down: int = 0
     underruns: int = 0
+    starved: int = 0
     responses: int = 0
     responses_complete: int = 0
     events: int = 0
@@ -58,6 +60,7 @@ class Traffic:
             drops_up=number("drops_up"),
             drops_down=number("drops_down"),
             underruns=number("underruns"),
+            starved=number("starved_responses"),
             responses=number("responses"),
             responses_complete=number("responses_complete"),
             events=number("events_received"),
@@ -89,6 +92,7 @@ class Traffic:
             drops_up=total("drops_up"),
             drops_down=total("drops_down"),
             underruns=total("underruns"),
+            starved=total("starved"),
             responses=total("responses"),
             responses_complete=total("responses_complete"),
             events=total("events"),
