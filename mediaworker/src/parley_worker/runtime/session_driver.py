@@ -12,6 +12,7 @@ from parley_worker.core import events as ev
 from parley_worker.core.session import Session
 from parley_worker.runtime.pacer import Pacer
 from parley_worker.runtime.session_guard import SessionGuard
+from parley_worker.runtime.unravel import unheard
 
 LOOK_SLOTS = 2
 """Of the pacer: up to 10 ms later than its time a deadline may be met. None is shorter than 200 ms."""
@@ -37,7 +38,7 @@ class SessionDriver:
         self._next_deadline: Callable[[], float | None] = session.next_deadline
         self._clock = clock
         self._pacer = pacer
-        self._do: Callable[[fx.Effect], None] = _ignored
+        self._do: Callable[[fx.Effect], None] = unheard
         self._on_crash = on_crash
         self._on_deadline = on_deadline
         self._events: deque[ev.Event] = deque()
@@ -123,7 +124,7 @@ class SessionDriver:
         """What is over is freed without a collection; see `unravel`. What still comes changes nothing."""
         self._guard = None
         self.handle, self._next_deadline = _nothing, _never
-        self._do, self._on_crash, self._on_deadline = _ignored, _ignored, _no_one
+        self._do, self._on_crash, self._on_deadline = unheard, unheard, _no_one
 
 
 def _nothing(event: ev.Event, now: float) -> list[fx.Effect]:
@@ -131,10 +132,6 @@ def _nothing(event: ev.Event, now: float) -> list[fx.Effect]:
 
 
 def _never() -> float | None:
-    return None
-
-
-def _ignored(_: object) -> None:
     return None
 
 

@@ -19,6 +19,7 @@ from parley_worker.runtime.provider import Provider
 from parley_worker.runtime.scenario import SessionScenario
 from parley_worker.runtime.session_media import SessionMedia
 from parley_worker.runtime.tool_calls import ToolCalls
+from parley_worker.runtime.unravel import unheard
 from parley_worker.transport.ports import LegPort
 
 MESSAGES_A_SECOND = 200
@@ -28,19 +29,23 @@ MESSAGES_BURST = 2000
 class SessionEffects:
     """See the module. `later` takes an event that an effect causes, `on_state` a state of the session.
 
-    `incoming` is a leg that attaches, until `Started` is sent to it.
+    `incoming` is a leg that attaches, until `Started` is sent to it; `provider` is there once it is opened.
     """
 
     def __init__(
         self,
         session: Session,
         media: SessionMedia,
+        tools: ToolCalls,
+        scenario: SessionScenario | None,
         deps: RunnerDeps,
         later: Callable[[ev.Event], None],
         on_state: Callable[[SessionState], None],
     ) -> None:
         self._session = session
         self._media = media
+        self._tools = tools
+        self._scenario = scenario
         self._deps = deps
         self._later = later
         self._on_state = on_state
@@ -48,8 +53,6 @@ class SessionEffects:
         """Of the present caller, audio not among them."""
         self.incoming: LegPort | None = None
         self.provider: Provider | None = None
-        self.scenario: SessionScenario | None = None
-        self.tools: ToolCalls | None = None
 
     def do(self, effect: fx.Effect) -> None:
         """Do one."""
@@ -72,8 +75,8 @@ class SessionEffects:
             case fx.UnitCommand(order):
                 self._media.units.order(order)
             case fx.TellScenario(cue):
-                if self.scenario is not None:
-                    self.scenario.tell(cue)
+                if self._scenario is not None:
+                    self._scenario.tell(cue)
             case fx.DropLeg(refusal, cause):
                 self.drop_leg(refusal, cause)
             case fx.StateChanged(state):
@@ -84,11 +87,9 @@ class SessionEffects:
     def _seldom(self, effect: fx.Effect) -> None:
         match effect:
             case fx.CallTool():
-                if self.tools is not None:
-                    self.tools.start(effect)
+                self._tools.start(effect)
             case fx.CancelTool(call_id):
-                if self.tools is not None:
-                    self.tools.cancel(call_id)
+                self._tools.cancel(call_id)
             case fx.ObserveTool(route, outcome, seconds):
                 self._deps.metrics.tool_call(route, outcome, seconds)
             case fx.Observe():
@@ -139,9 +140,5 @@ class SessionEffects:
 
     def let_go(self) -> None:
         """What is over is freed without a collection; see `unravel`."""
-        self.incoming = self.provider = self.scenario = self.tools = None
-        self._later = self._on_state = _ignored
-
-
-def _ignored(_: object) -> None:
-    return None
+        self.incoming = self.provider = self._scenario = None
+        self._later = self._on_state = unheard

@@ -19,7 +19,7 @@ from parley_worker.core.model import EndReason, SessionConfig, SessionReport, Se
 from parley_worker.core.saved import HandOver
 from parley_worker.core.session import Session, SessionBounds
 from parley_worker.runtime.deps import RunnerDeps
-from parley_worker.runtime.provider import Provider, open_provider
+from parley_worker.runtime.provider import open_provider
 from parley_worker.runtime.recording import refusal as recording_refusal
 from parley_worker.runtime.scenario import SessionScenario
 from parley_worker.runtime.session_driver import SessionDriver
@@ -67,9 +67,15 @@ class SessionRunner:
         self._feed = self._driver.feed
         self._guard = SessionGuard(s.budget, deps.metrics, self._feed, self._queued_bytes)
         self._media = SessionMedia(config, self._session, deps, self._guard, self._feed, self._crash)
-        self._effects = SessionEffects(self._session, self._media, deps, self._feed, self._state_changed)
+        self._tools = ToolCalls(config.key, deps.tools, clock, self._feed, deps.metrics.task_crashed)
+        self._scenario: SessionScenario | None = None
+        if config.scenario is not None:
+            self._scenario = SessionScenario(config, deps.scenarios, clock, deps.metrics, self._feed)
+            self._tools.scenario = self._scenario
+        self._effects = SessionEffects(
+            self._session, self._media, self._tools, self._scenario, deps, self._feed, self._state_changed
+        )
         self._driver.open(self._guard, self._effects.do)
-        self._provider: Provider | None = None
         self._resume_sha256: tuple[bytes, ...] = ()
         self._carry: Callable[[Fillable], None] | None = None
         self._watching: asyncio.TimerHandle | None = None
@@ -78,12 +84,6 @@ class SessionRunner:
         self._still: Standstill | None = None
         self._elsewhere: ev.MovedAway | None = None
         self._checking: asyncio.Task[None] | None = None
-        self._tools = ToolCalls(config.key, deps.tools, clock, self._feed, deps.metrics.task_crashed)
-        self._effects.tools = self._tools
-        self._scenario: SessionScenario | None = None
-        if config.scenario is not None:
-            self._scenario = SessionScenario(config, deps.scenarios, clock, deps.metrics, self._feed)
-            self._tools.scenario = self._effects.scenario = self._scenario
 
     # What the process asks
 
@@ -142,9 +142,9 @@ class SessionRunner:
         return "the conversation went on" if stored else "its journal was not stored in time: NATS is late"
 
     def _give_away(self) -> HandOver | str:
-        if self._still is not None or self._provider is None:
+        if self._still is not None or self._effects.provider is None:
             return "the session is being set up or moved"
-        return give_away(self._session, self._provider, self._deps.clock.monotonic())
+        return give_away(self._session, self._effects.provider, self._deps.clock.monotonic())
 
     def moved(self, to: ev.MovedAway) -> bool:
         """Send the caller there and end without a word; false where the session does not hold still any more.
@@ -187,7 +187,8 @@ class SessionRunner:
             self._go_on()
 
     def _stand_still(self, seconds: float) -> Standstill:
-        again = self._provider.unsettled_ms if self._provider is not None else 0.0
+        provider = self._effects.provider
+        again = provider.unsettled_ms if provider is not None else 0.0
         rate = self._session.provider_format.bytes_per_ms
         return Standstill(self._media, rate, again, seconds, self._go_on)
 
@@ -221,8 +222,8 @@ class SessionRunner:
                     self._scenario.stop(str(self.report.end_reason))
                 self._tools.stop()
                 self._media.units.stop(self._deps.clock.monotonic())
-                if self._provider is not None:
-                    self._provider.close()
+                if self._effects.provider is not None:
+                    self._effects.provider.close()
                 else:
                     provide.cancel()
                 done, _ = await asyncio.wait((provide,), timeout=self._deps.settings.close_timeout)
@@ -247,7 +248,7 @@ class SessionRunner:
 
     def _let_go(self) -> None:
         """What is over is freed without a collection; see `unravel`."""
-        provider, self._provider, self._scenario = self._provider, None, None
+        provider, self._scenario = self._effects.provider, None
         if provider is not None:
             provider.let_go()
         self._driver.let_go()
@@ -259,8 +260,8 @@ class SessionRunner:
 
     def _watch(self) -> None:
         """Once a second: count what nothing else tells of."""
-        if self._provider is not None:
-            self._guard.provider_sent(self._provider.messages_received, self._deps.clock.monotonic())
+        if self._effects.provider is not None:
+            self._guard.provider_sent(self._effects.provider.messages_received, self._deps.clock.monotonic())
         self._media.watch()
         self._watching = asyncio.get_running_loop().call_later(WATCH_SECONDS, self._watch)
 
@@ -271,8 +272,8 @@ class SessionRunner:
         self._media.hold()
         self._stand_no_more()
         self._tools.stop()
-        if self._provider is not None:
-            self._provider.close()
+        if self._effects.provider is not None:
+            self._effects.provider.close()
         self._left_connecting.set()
 
     async def _provide(self) -> None:
@@ -291,11 +292,12 @@ class SessionRunner:
             self._feed(ev.ConnectBegan())
             if not await self._connect():
                 return
-        assert self._provider is not None
+        provider = self._effects.provider
+        assert provider is not None
         if self._scenario is not None:
-            self._scenario.opened(self._provider.client_id, self._provider.web_socket_id)
-        self._feed(ev.ProviderOpened(self._provider.client_id, self._provider.web_socket_id))
-        outcome = await self._provider.wait_closed()
+            self._scenario.opened(provider.client_id, provider.web_socket_id)
+        self._feed(ev.ProviderOpened(provider.client_id, provider.web_socket_id))
+        outcome = await provider.wait_closed()
         if outcome is not None:
             self._provider_lost(outcome)
 
@@ -316,7 +318,7 @@ class SessionRunner:
         try:
             async with asyncio.timeout(self._deps.settings.connect_timeout):
                 await self._deps.setting_up.prepare(self._config)
-            self._provider = open_provider(
+            provider = self._effects.provider = open_provider(
                 self._config,
                 connect_timeout=self._deps.settings.connect_timeout,
                 close_timeout=self._deps.settings.close_timeout / 2,
@@ -340,9 +342,8 @@ class SessionRunner:
             self._feed(ev.ProviderLost(EndReason.PROVIDER_UNAVAILABLE, text))
             return False
         try:
-            self._effects.provider = self._provider
-            self._media.to_provider = self._provider.push_audio
-            await self._provider.connect()
+            self._media.to_provider = provider.push_audio
+            await provider.connect()
         except RealtimeError as exc:
             self._provider_lost(exc)
             return False
@@ -436,8 +437,9 @@ class SessionRunner:
 
     def _queued_bytes(self) -> int:
         """What waits for the caller and for the provider."""
-        provider = self._provider.queued_bytes if self._provider is not None else 0
-        return self._media.queued_bytes() + provider + self._session.replay_bytes
+        provider = self._effects.provider
+        towards = provider.queued_bytes if provider is not None else 0
+        return self._media.queued_bytes() + towards + self._session.replay_bytes
 
     def _crash(self, exc: Exception) -> None:
         """End the session after an error of ours; its last records and its report are made all the same."""
