@@ -37,7 +37,7 @@ from parley_worker.telemetry import logging as log_setup
 from parley_worker.telemetry.lag import LagProbe
 from parley_worker.telemetry.memory import own_memory
 from parley_worker.telemetry.metrics import Metrics
-from parley_worker.transport import control_server, grpc_base, media_server
+from parley_worker.transport import congestion, control_server, grpc_base, media_server
 from parley_worker.transport.media_websocket import TelephonyServer, TelephonySettings
 from parley_worker.transport.nats_bus import BusSettings, NatsBus, NullBus
 from parley_worker.transport.nats_journal import Journals
@@ -60,7 +60,7 @@ class MediaApp:
         preload(self.settings.provider_transport)
         self.instance, self.shard = instance, shard
         self.metrics = Metrics(__version__)
-        self.media_address = self.telephony_address = ""
+        self.media_address = self.telephony_address = self.congestion_control = ""
         self.endpoint = Endpoint("")
 
     async def __aenter__(self) -> Self:
@@ -193,8 +193,13 @@ class MediaApp:
         self.endpoint = replace(self.endpoint, telephony=await self._listen_telephony(host))
         self.shards.listen(self.endpoint)
         await self._media_server.start()
+        self.congestion_control = congestion.settle(settings.congestion_control, self._caller_ports())
         await self._set_health(True)
         self.registry.become(WorkerState.READY)
+
+    def _caller_ports(self) -> set[int]:
+        addresses = (self.media_address, self.telephony_address)
+        return {int(address.rpartition(":")[2]) for address in addresses if address}
 
     async def _listen_telephony(self, host: str) -> str:
         """Serve telephony where it was asked for; the URL that it is told, or nothing."""

@@ -21,6 +21,7 @@ from parley_worker.config_fields import seconds as _seconds
 from parley_worker.config_fields import setting as _var
 from parley_worker.config_fields import text as _text
 from parley_worker.config_session import SessionSettings
+from parley_worker.transport import congestion
 
 PREFIX = "PARLEY_WORKER_"
 TLS_FILES = ("tls.crt", "tls.key")
@@ -266,6 +267,12 @@ class Settings(SessionSettings):
     )
     scenario_paths: tuple[str, ...] = _var(
         _paths, "directories, separated by colons, with modules of scenarios beside the image's own", ()
+    )
+    congestion_control: str = _var(
+        congestion.check,
+        "TCP congestion control of callers' connections; auto: cubic or reno where the system's is BBR, which"
+        " holds audio up for some 40 ms every ten seconds; system: the system's",
+        congestion.AUTO,
     )
     uvloop: bool = _var(_boolean, "run on uvloop", True)
     provider_transport: TransportName = _var(

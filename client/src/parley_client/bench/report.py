@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from parley_client.bench import events, latency, rows, storm
+from parley_client.bench import events, latency, machine, rows, storm
 
 Result = Mapping[str, Any]
 TITLES: Final = {
@@ -158,6 +158,8 @@ def _caveats(result: Result) -> Iterator[str]:
     yield from CAVEATS
     if result["machine"]["virtual"]:
         yield "The machine is virtual: other guests may have taken caches and memory bandwidth."
+    if machine.is_bbr(str(result["machine"].get("tcp", ""))):
+        yield machine.BBR
     scenario = result["scenario"]
     if not scenario["pinning"]["worker"]:
         yield "Nothing was pinned to CPUs."

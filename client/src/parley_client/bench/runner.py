@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import yaml
 
-from parley_client.bench import results
+from parley_client.bench import machine, results
 from parley_client.bench.certificates import ServerFiles, make_server_files
 from parley_client.bench.given import Given
 from parley_client.bench.loadgen import find_loadgen
@@ -170,6 +170,8 @@ def opened(name: str, options: Options, note: Note, *, load: bool = True) -> Ite
     """A run; its folder is removed at the end unless --keep. `load`: whether it needs the load program."""
     options.check()
     scenario = load_scenario(options)
+    if machine.is_bbr(machine.congestion_control()):
+        note(machine.BBR)
     loadgen = find_loadgen(options.loadgen) if load else Path()
     began = datetime.datetime.now(datetime.UTC)
     before = _step_aside(scenario.pinning)

@@ -1,0 +1,102 @@
+"""Which TCP congestion control carries audio to callers.
+
+BBR looks for the shortest round trip every ten seconds, for 200 ms and with four packets on their way. Speech
+and events are small packets, so some of them then wait for an acknowledgement, which the other side may delay
+for 40 ms: the caller hears a gap (docs/design/2026-11-27-congestion-control.md).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+import stat
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Final
+
+log = logging.getLogger(__name__)
+
+AUTO: Final = "auto"
+SYSTEM: Final = "system"
+STEADY: Final = ("cubic", "reno")
+"""What `auto` asks for, in this order: the kernel gives reno to everybody, cubic where it is allowed."""
+_NAME = re.compile(r"[a-z0-9_-]{1,15}")
+_SYSTEMS: Final = Path("/proc/sys/net/ipv4/tcp_congestion_control")
+_DESCRIPTORS: Final = Path("/proc/self/fd")
+
+
+def check(name: str) -> str:
+    """The name as it is. ValueError when no congestion control can have it."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"give {AUTO}, {SYSTEM}, or a name as in net.ipv4.tcp_available_congestion_control")
+    return name
+
+
+def wanted(asked: str, systems: str) -> tuple[str, ...]:
+    """What to ask the kernel for, the best first; nothing where the system's own, `systems`, is right."""
+    if asked == AUTO:
+        return STEADY if systems.startswith("bbr") else ()
+    return () if asked in (SYSTEM, systems) else (asked,)
+
+
+def settle(asked: str, ports: Collection[int]) -> str:
+    """Let connections that come to these TCP ports of this process, from now on, use what was `asked` for.
+
+    Gives what they use then; "" where that cannot be told. What the kernel refuses is logged and leaves the
+    system's.
+    """
+    try:
+        systems = _SYSTEMS.read_text().strip()
+    except OSError:
+        return ""
+    names = wanted(asked, systems)
+    if not names:
+        return systems
+    used = {_choose(listener, names) or systems for listener in _listeners(ports)}
+    if used <= {systems}:
+        log.warning(
+            "connections of callers keep %s: the kernel gives no %s here, see"
+            " net.ipv4.tcp_allowed_congestion_control",
+            systems,
+            " or ".join(names),
+        )
+        return systems
+    chosen = ", ".join(sorted(used))
+    log.info("connections of callers use %s; the system's is %s", chosen, systems)
+    return chosen
+
+
+def _choose(listener: socket.socket, names: Collection[str]) -> str:
+    """The first of them that the kernel gives to the listener, whose connections inherit it; "" for none."""
+    with listener:
+        for name in names:
+            try:
+                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name.encode())
+            except OSError:
+                continue
+            return name
+    return ""
+
+
+def _listeners(ports: Collection[int]) -> Iterator[socket.socket]:
+    """Duplicates of what listens on these ports: gRPC does not tell its sockets."""
+    for entry in list(os.scandir(_DESCRIPTORS)):
+        try:
+            if not stat.S_ISSOCK(os.stat(entry.path).st_mode):
+                continue
+            found = socket.socket(fileno=os.dup(int(entry.name)))
+        except OSError:
+            continue
+        if _listens(found, ports):
+            yield found
+        else:
+            found.close()
+
+
+def _listens(found: socket.socket, ports: Collection[int]) -> bool:
+    if found.type != socket.SOCK_STREAM or found.family not in (socket.AF_INET, socket.AF_INET6):
+        return False
+    listening = found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    return bool(listening) and found.getsockname()[1] in ports
