@@ -28,6 +28,12 @@ class SessionSettings:
     session_output_bytes: int = setting(
         integer(64 << 10, 1 << 30), "bytes of agent audio that may wait; more cancels the answer", 8 << 20
     )
+    session_playout_lead_ms: int = setting(
+        integer(0, 200),
+        "milliseconds of an answer that a caller is given ahead of real time, in frames of 20: what is late"
+        " by less leaves no gap; who does not follow Clear hears so much more of an answer that was cut",
+        40,
+    )
     session_input_burst: float = setting(
         seconds(0.1, 600), "seconds that a caller's audio may be ahead of real time", 10.0
     )

@@ -223,3 +223,70 @@ def test_too_many_parts_do_not_fit_however_small_they_are() -> None:
     fits = [path.push(pcm(1), "r", f"i{n}", 0, 10.0) for n in range(1025)]
     assert fits == [True] * 1024 + [False]
     assert path.waiting_frames == 52
+
+
+def leading(ms: int = 40) -> OutputPath:
+    path = OutputPath(PCM24, PlayoutLedger(), AudioCounters(), 1 << 20, lead_frames=ms // 20)
+    path.attach(PCM24, PlayoutMode.REALTIME)
+    return path
+
+
+def test_an_answer_begins_with_its_lead_and_goes_on_in_real_time() -> None:
+    path = leading()
+    path.push(pcm(1000), "r", "i", 0, 10.0)
+    path.end_part("r", "i", 0)
+    frames = [(at, item) for at, item in play(path, 10.0, 11.0) if isinstance(item, OutFrame)]
+    assert [at for at, _ in frames[:3]] == [10.0] * 3
+    assert all(
+        at == pytest.approx(10.0 + (n - 2) * 0.02, abs=0.0011) for n, (at, _) in enumerate(frames[3:], 3)
+    )
+    assert [frame.position_ms for _, frame in frames] == [n * 20 for n in range(50)]
+    assert all(frame.late < 0.0011 for _, frame in frames)
+
+
+def test_the_lead_is_given_as_it_comes() -> None:
+    """A provider that speaks in real time: nothing is held back, and nothing hurries."""
+    path = leading()
+    told = []
+    for n in range(20):
+        now = 10.0 + n * 0.02
+        path.push(pcm(20), "r", "i", 0, now)
+        told.append(len(path.take(now, ROOM)))
+    assert told == [1] * 20
+
+
+def test_a_pause_of_the_provider_within_the_lead_does_not_move_the_clock() -> None:
+    path = leading()
+    path.push(pcm(100), "r", "i", 0, 10.0)
+    assert len(path.take(10.0, ROOM)) == 3
+    assert len(path.take(10.04, ROOM)) == 2  # all of it is sent; the caller has 60 ms
+    path.push(pcm(200), "r", "i", 0, 10.09)
+    assert len(path.take(10.09, ROOM)) == 2
+    assert path.next_due(10.09) == pytest.approx(10.1)
+
+
+def test_after_a_gap_there_is_a_lead_again() -> None:
+    path = leading()
+    path.push(pcm(60), "r", "i", 0, 10.0)
+    assert len(path.take(10.0, ROOM)) == 3
+    path.push(pcm(200), "r", "i", 0, 10.5)
+    assert len(path.take(10.5, ROOM)) == 3
+
+
+def test_an_answer_after_a_clear_has_a_lead_of_its_own() -> None:
+    path = leading()
+    path.push(pcm(500), "r1", "i1", 0, 10.0)
+    path.take(10.0, ROOM)
+    path.clear(["r1"])
+    path.push(pcm(500), "r2", "i2", 0, 10.01)
+    assert len(path.take(10.01, ROOM)) == 3
+
+
+def test_what_was_heard_of_a_lead_goes_by_the_clock() -> None:
+    ledger = PlayoutLedger()
+    path = OutputPath(PCM24, ledger, AudioCounters(), 1 << 20, lead_frames=2)
+    path.attach(PCM24, PlayoutMode.REALTIME)
+    path.push(pcm(1000), "r", "i", 0, 10.0)
+    play(path, 10.0, 10.1)
+    (cut,) = ledger.cut(1, None, 10.11)
+    assert cut.audio_end_ms == pytest.approx(110, abs=1)

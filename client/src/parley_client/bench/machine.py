@@ -15,8 +15,8 @@ from parley_client import __version__
 OURS = ("grpcio", "protobuf", "uvloop", "websockets", "picows", "nats-py", "cryptography")
 
 BBR: Final = (
-    "TCP connections of this machine use BBR, which holds audio up for some 40 ms every ten seconds: those of Parley's"
-    " callers ask for another, all other connections of the bench do not"
+    "TCP connections of this machine use BBR, which holds audio up for some 40 ms every ten seconds: those of"
+    " Parley's callers ask for another, all other connections of the bench do not"
     " (`sysctl -w net.ipv4.tcp_congestion_control=cubic` before gives all the kernel's usual one)."
 )
 

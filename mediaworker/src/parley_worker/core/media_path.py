@@ -190,6 +190,9 @@ class OutputPath:
     Audio waits in the provider's format and is converted when it is due, so a caller that comes back with
     another format goes on where it was. `push` tells when more than `max_bytes` wait (or too many parts):
     then the answer has to be cancelled.
+
+    In real time a clock that starts gives `lead_frames` at once beside the first frame. The caller holds them
+    from then on: a frame that is late by less leaves no gap.
     """
 
     def __init__(
@@ -199,8 +202,10 @@ class OutputPath:
         counters: AudioCounters,
         max_bytes: int,
         underruns: UnderrunWatch | None = None,
+        lead_frames: int = 0,
     ) -> None:
         self._provider = provider
+        self._lead = lead_frames
         self._underruns = underruns or UnderrunWatch()
         self._ledger = ledger
         self._counters = counters
@@ -220,6 +225,7 @@ class OutputPath:
         self._plain = False
         self._size = 0
         self._due: float | None = None
+        self._ahead = 0
         self.following: float | None = None
         """When `next_frame` gives the next one, told with each frame; None: it has to be looked for."""
         self.epoch = 0
@@ -283,7 +289,7 @@ class OutputPath:
         epoch = self._epoch_of(response_id)
         key = (item_id, content_index)
         before = self._ledger.received(key, epoch, self._provider.ms(len(payload)), now)
-        if not self._parts and self._due is not None and self._due < now:
+        if not self._parts and self._due is not None and self._runs_out(self._due) < now:
             self._due = None
         part = self._parts[-1] if self._parts else None
         if part is None or part.key != key:
@@ -328,6 +334,7 @@ class OutputPath:
         self._underruns.forget()
         if self._convert is not None:
             self._convert.flush()
+        self._ahead = 0
         if self._mix is None:
             self._due = None
         return self.epoch
@@ -363,6 +370,7 @@ class OutputPath:
             due is None
             or not self._plain
             or not self._parts
+            or self._ahead < self._lead
             or not due - 1e-6 <= now <= due + CATCH_UP_SECONDS
         ):
             return None
@@ -378,7 +386,7 @@ class OutputPath:
         self.following = self._due if end + self._size <= len(part.ready) else None
         late = now - due
         if late > WORKER_LATE_SECONDS:
-            late = self._underruns.late(due, now)
+            late = self._underruns.late(due, now, self._ahead * FRAME_SECONDS)
         self._ledger.sent(part.key, position, FRAME_MS, now)
         self._counters.output_ms += FRAME_MS
         item_id, index = part.key
@@ -393,19 +401,21 @@ class OutputPath:
         """What is due, at most `room` bytes of audio when bursting.
 
         The clock moves by 20 ms a frame whatever `now` is; behind by more than 200 ms, or idle, it
-        starts anew.
+        starts anew, and with it the lead.
         """
         out: list[Out] = []
         while self._leg is not None and (self._parts or self._mix is not None):
             part = self._parts[0] if self._parts else None
             if part is None or not self._enough(part):
+                runs_out = None if self._due is None else self._runs_out(self._due)
                 if part is not None:
-                    self._underruns.dry(self._due)
+                    self._underruns.dry(runs_out)
                 alone = self._alone(now)
                 if alone is not None:
                     out.append(alone)
                     continue
-                self._due = self._due if self._due is not None and self._due > now else None
+                if runs_out is not None and runs_out <= now:
+                    self._due = None
                 break
             if self._finished(part):
                 self._parts.popleft()
@@ -421,29 +431,42 @@ class OutputPath:
             else:
                 late = 0.0 if self._due is None else now - self._due
                 if late > WORKER_LATE_SECONDS:
-                    late = self._underruns.late(now - late, now)
-                if self._due is None or now - self._due > CATCH_UP_SECONDS:
-                    self._due = now
-                if self._due > now + 1e-6:
+                    late = self._underruns.late(now - late, now, self._ahead * FRAME_SECONDS)
+                due = self._clock(now)
+                if due > now + 1e-6:
                     break
                 frame = self._frame(part, self._leg, FRAME_MS, max(late, 0.0), now)
-                self._due += FRAME_SECONDS
+                if self._ahead < self._lead:
+                    self._ahead += 1
+                else:
+                    self._due = due + FRAME_SECONDS
             out.append(frame)
             if self._mark_ms and part.position - part.marked >= self._mark_ms:
                 part.marked = part.position
                 out.append(OutMark(frame.item_id, frame.content_index, frame.epoch, part.position))
         return out
 
+    def _clock(self, now: float) -> float:
+        """When the next frame is due, by a clock that starts where there is none or it is far behind."""
+        due = self._due
+        if due is None or now - due > CATCH_UP_SECONDS:
+            due = self._due = now
+            self._ahead = 0
+        return due
+
+    def _runs_out(self, due: float) -> float:
+        """When a caller has nothing more to play whose next frame was due then."""
+        return due + self._ahead * FRAME_SECONDS
+
     def _alone(self, now: float) -> OutFrame | None:
         """A frame that is due without the agent in it. Its epoch comes next, so no Clear so far drops it."""
         if self._mix is None or not self._mix.sounding:
             return None
-        if self._due is None or now - self._due > CATCH_UP_SECONDS:
-            self._due = now
-        if self._due > now + 1e-6 or (payload := self._mix.background(FRAME_MS)) is None:
+        due = self._clock(now)
+        if due > now + 1e-6 or (payload := self._mix.background(FRAME_MS)) is None:
             return None
-        late = now - self._due
-        self._due += FRAME_SECONDS
+        late = now - due
+        self._due = due + FRAME_SECONDS
         return OutFrame(payload, "", 0, self.epoch + 1, 0.0, "", late)
 
     def _enough(self, part: _Part) -> bool:

@@ -70,7 +70,7 @@ class UnderrunWatch:
         self._dry_since = None
 
     def dry(self, due: float | None) -> None:
-        """A frame is due then, and its audio is not there yet."""
+        """The caller has played all it was given then, and the next frame's audio is not there yet."""
         if self._dry_since is None:
             self._dry_since = due
 
@@ -84,10 +84,11 @@ class UnderrunWatch:
             late = self._loop.since(due) > WORKER_LATE_SECONDS
             self._told(UnderrunCause.WORKER_LATE if late else UnderrunCause.PROVIDER_LATE)
 
-    def late(self, due: float, now: float) -> float:
-        """A frame leaves now; gives the worker's part of its lateness."""
+    def late(self, due: float, now: float, ahead: float = 0.0) -> float:
+        """A frame leaves now, and so much before it the caller still holds; gives the worker's part of its
+        lateness."""
         late = now - max(due, self._fed_at)
-        if late > WORKER_LATE_SECONDS:
+        if late > WORKER_LATE_SECONDS + ahead:
             if self._late_at is None or now - self._late_at > EPISODE_SECONDS:
                 self._told(UnderrunCause.WORKER_LATE)
             self._late_at = now

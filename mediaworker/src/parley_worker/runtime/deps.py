@@ -34,6 +34,8 @@ class RunnerSettings:
     """How long a caller may take to answer Clear."""
     output_bytes: int = 8 * 1024 * 1024
     """Agent audio that may wait; more cancels the response."""
+    playout_lead_ms: int = 40
+    """Of an answer in real time that a caller is given ahead."""
     input_burst: float = 10.0
     """Caller audio that may be ahead of real time."""
     replay_events: int = 512
@@ -56,6 +58,7 @@ class RunnerSettings:
             close_timeout=settings.session_close_timeout,
             cleared_timeout=settings.session_cleared_timeout,
             output_bytes=settings.session_output_bytes,
+            playout_lead_ms=settings.session_playout_lead_ms,
             input_burst=settings.session_input_burst,
             replay_events=settings.session_replay_events,
             replay_bytes=settings.session_replay_bytes,

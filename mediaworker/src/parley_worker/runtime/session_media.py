@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from parley_realtime.formats import FRAME_MS
+
 from parley_worker.core import events as ev
 from parley_worker.core.media_path import (
     MUTED_RESPONSES,
@@ -76,6 +78,7 @@ class SessionMedia:
             session.counters,
             deps.settings.output_bytes,
             UnderrunWatch(deps.metrics.underrun, deps.pacer.lateness),
+            deps.settings.playout_lead_ms // FRAME_MS,
         )
         self._output.epoch = session.ledger.epoch
         self._input: InputPath | None = None
