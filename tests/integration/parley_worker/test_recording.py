@@ -22,12 +22,14 @@ from parley_worker.core.agent import RecordingConfig
 from parley_worker.core.model import EndReason, Secret, SessionConfig, SessionState
 from parley_worker.core.records import EventRecord
 from parley_worker.core.units import StartRecorder, StopRecorder
+from parley_worker.runtime.deps import RunnerSettings
 from parley_worker.runtime.session_runner import SessionRunner
 from provider_script import Socket, scripted
 from worker_process import control, worker_process
 
 RATE = 24_000
 AGENT, CALLER = 6000, -4000
+LEAD_MS = RunnerSettings().playout_lead_ms
 
 
 def level(value: int, seconds: float, rate: int = RATE) -> bytes:
@@ -117,7 +119,8 @@ async def test_cleared_audio_is_not_in_the_recording(tmp_path: Path, answers: bo
         host.app.registry.terminate(config.key, EndReason.TERMINATED, "over")
         await last_fact(host, config, "recording_finished")
         samples = read(files(tmp_path, "*.wav")[0])
-        assert cut["audio_end_ms"] == 270 or (not answers and cut["audio_end_ms"] >= 380)
+        heard = 400 - 20 - LEAD_MS  # of 20 frames, the last of which has just come
+        assert cut["audio_end_ms"] == 270 or (not answers and cut["audio_end_ms"] >= heard)
         assert lengths(samples[:, 1], AGENT) == pytest.approx(cut["audio_end_ms"] / 1000, abs=0.0015)
         assert lengths(samples[:, 1], AGENT // 2) == pytest.approx(0.3, abs=0.0015)
 
