@@ -205,6 +205,11 @@ EXTENSIONS: tuple[tuple[str, str, str], ...] = (
         "tests/unit/parley_realtime/test_turns.py::test_frames_that_are_gathered_wait_for_the_call",
     ),
     (
+        "`congestion`",
+        "Which TCP congestion control carries the conversation.",
+        "tests/integration/parley_realtime/test_transports.py::test_the_congestion_control_that_is_named_is_asked_for",
+    ),
+    (
         "`allow_address`",
         "Judges the address a name led to, before the key is sent.",
         "tests/integration/parley_realtime/test_addresses.py::test_a_refused_address_never_sees_the_request",

@@ -101,7 +101,9 @@ class MediaApp:
             tools=self._tool_services(clock),
             scenarios=self.scenarios,
             restorer=Restorer(_journals(settings, self.instance, clock), self.bus),
-            settings=RunnerSettings.of(settings, settings.provider_transport),
+            settings=RunnerSettings.of(
+                settings, settings.provider_transport, congestion.instead(settings.congestion_control)
+            ),
             setting_up=SettingUp(
                 settings.setup_connect_rate, settings.setup_connects, settings.setup_attach_rate
             ),

@@ -270,8 +270,8 @@ class Settings(SessionSettings):
     )
     congestion_control: str = _var(
         congestion.check,
-        "TCP congestion control of callers' connections; auto: cubic or reno where the system's is BBR, which"
-        " holds audio up for some 40 ms every ten seconds; system: the system's",
+        "TCP congestion control of connections with callers and providers; auto: cubic or reno where the"
+        " system's is BBR, which holds audio up for some 40 ms now and then; system: the system's",
         congestion.AUTO,
     )
     uvloop: bool = _var(_boolean, "run on uvloop", True)

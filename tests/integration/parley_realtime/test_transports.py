@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import socket
 import ssl
 import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from parley_realtime import (
@@ -43,6 +46,33 @@ async def test_the_transport_that_is_named_is_used(monkeypatch: pytest.MonkeyPat
     assert [type(socket).__name__ for socket in opened] == [expected[name]]
     assert line.headers["user-agent"] == "parley-realtime"
     assert "sec-websocket-extensions" not in line.headers
+
+
+def congestion_controls(port: int) -> list[str]:
+    """Of this process's connections to that port."""
+    found = []
+    for entry in list(os.scandir("/proc/self/fd")):
+        try:
+            with socket.socket(fileno=os.dup(int(entry.name))) as same:
+                if same.getpeername()[1:2] == (port,):
+                    told = same.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+                    found.append(told.rstrip(b"\0").decode())
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_CONGESTION"), reason="the system has no such choice")
+@pytest.mark.parametrize("name", transport.TRANSPORTS)
+async def test_the_congestion_control_that_is_named_is_asked_for(name: Any) -> None:
+    async with ScriptedProvider() as provider:
+        port = urlsplit(provider.base_url).port
+        assert port is not None
+        parameters = RealtimeAPIClientParameters(
+            api_key="k", base_url=provider.base_url, transport=name, congestion=("nosuch", "reno")
+        )
+        async with await create_realtime_api_client(parameters):
+            assert congestion_controls(port) == ["reno"]
 
 
 @asynccontextmanager

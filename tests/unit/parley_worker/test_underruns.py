@@ -18,11 +18,11 @@ FRAME = bytes(960)
 class Playing:
     """A path, its clock, what left and when, and the underruns that were told."""
 
-    def __init__(self, mode: PlayoutMode = PlayoutMode.REALTIME) -> None:
+    def __init__(self, mode: PlayoutMode = PlayoutMode.REALTIME, lead: int = 0) -> None:
         self.told: list[UnderrunCause] = []
         self.loop = Lateness()
         watch = UnderrunWatch(self.told.append, self.loop)
-        self.path = OutputPath(PCM24, PlayoutLedger(), AudioCounters(), 1 << 22, watch)
+        self.path = OutputPath(PCM24, PlayoutLedger(), AudioCounters(), 1 << 22, watch, lead)
         self.path.attach(PCM24, mode)
         self.now = 10.0
         self.frames: list[tuple[float, OutFrame]] = []
@@ -172,3 +172,31 @@ def test_what_is_cleared_or_left_was_not_late() -> None:
     playing.push(5, "next")
     playing.until(13.0)
     assert playing.told == []
+
+
+@pytest.mark.parametrize(("stalled", "told"), [(0.055, []), (0.065, [UnderrunCause.WORKER_LATE])])
+def test_a_stall_within_what_the_caller_has_in_hand_is_no_underrun(
+    stalled: float, told: list[UnderrunCause]
+) -> None:
+    playing = Playing(lead=2)
+    playing.push(50)
+    playing.until(10.2)
+    due = playing.path.next_due(10.2)
+    assert due is not None
+    playing.stall(due + stalled)
+    assert playing.told == told
+    playing.until(12.0)
+    assert len(playing.frames) == 50
+
+
+@pytest.mark.parametrize(("paused", "told"), [(0.055, []), (0.065, [UnderrunCause.PROVIDER_LATE])])
+def test_a_provider_that_is_late_by_less_than_the_caller_has_in_hand_left_no_gap(
+    paused: float, told: list[UnderrunCause]
+) -> None:
+    playing = Playing(lead=2)
+    playing.push(10)
+    playing.until(10.16)  # when the eleventh frame is due
+    assert len(playing.frames) == 10
+    playing.until(10.16 + paused)
+    playing.push(10)
+    assert playing.told == told

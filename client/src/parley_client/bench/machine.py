@@ -16,7 +16,7 @@ OURS = ("grpcio", "protobuf", "uvloop", "websockets", "picows", "nats-py", "cryp
 
 BBR: Final = (
     "TCP connections of this machine use BBR, which holds audio up for some 40 ms every ten seconds: those of"
-    " Parley's callers ask for another, all other connections of the bench do not"
+    " Parley's workers ask for another, all other connections of the bench do not"
     " (`sysctl -w net.ipv4.tcp_congestion_control=cubic` before gives all the kernel's usual one)."
 )
 

@@ -318,6 +318,7 @@ class Connection:
             allow_address=p.allow_address,
             secrets=self._secrets,
             private=p.privacy,
+            congestion=tuple(p.congestion),
         )
         self._socket = await transport.open_socket(p.url(shape), options, p.transport)
         self.socket_id = f"ws_{uuid.uuid4().hex}"

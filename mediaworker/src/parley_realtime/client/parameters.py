@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -77,6 +77,7 @@ class RealtimeAPIClientParameters:
     appended to this file or given to this function, which must not block.
     privacy: nothing of the conversation in logs and in texts of errors; excludes trace.
     allow_address: asked with the IP address that was connected to, before the key is sent; False refuses it.
+    congestion: TCP congestion controls to ask the kernel for, the best first; empty: the system's own.
     proxy: None connects directly, True takes the proxy of the environment, a string is its URL.
     transport: what speaks WebSocket, `websockets` or `picows` (extra `fast`; through a proxy it is websockets
     all the same); None: websockets.
@@ -107,6 +108,7 @@ class RealtimeAPIClientParameters:
     ssl: ssl.SSLContext | None = None
     proxy: Literal[True] | str | None = field(default=None, repr=False)
     allow_address: Callable[[str], bool] | None = None
+    congestion: Sequence[str] = ()
     transport: TransportName | None = None
     gather: Callable[[Callable[[], None]], Any] | None = None
     connect_timeout: float = 15.0

@@ -21,6 +21,7 @@ from picows.picows import WSProtocol  # type: ignore[attr-defined]
 from websockets.uri import WebSocketURI, parse_uri
 from websockets.utils import accept_key
 
+from parley_realtime.transport import congestion
 from parley_realtime.transport.opening import Opening, host_header
 from parley_realtime.transport.seam import (
     NO_CLOSE_FRAME,
@@ -89,6 +90,8 @@ async def _connected(
         raw = sockets.socket(family, kind, number)
         try:
             raw.setblocking(False)
+            if options.congestion:
+                congestion.ask(raw.fileno(), options.congestion)
             await loop.sock_connect(raw, address)
             options.guard(str(raw.getpeername()[0]))
             return raw

@@ -10,6 +10,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.connection import broadcast
 from websockets.exceptions import ConnectionClosed
 
+from parley_realtime.transport import congestion
 from parley_realtime.transport.seam import (
     NO_CLOSE_FRAME,
     USER_AGENT,
@@ -41,6 +42,9 @@ class _Connection(ClientConnection):
         peer = self.transport.get_extra_info("peername")
         if peer is not None:
             self._options.guard(str(peer[0]))
+        tcp = self.transport.get_extra_info("socket")
+        if tcp is not None and self._options.congestion:
+            congestion.ask(tcp.fileno(), self._options.congestion)
         await super().handshake(*args, **kwargs)
 
     def pause_writing(self) -> None:

@@ -52,6 +52,7 @@ class SocketOptions:
     allow_address: Callable[[str], bool] | None
     secrets: tuple[str, ...]
     private: bool = False
+    congestion: tuple[str, ...] = ()
 
     def guard(self, address: str) -> None:
         """UnavailableError when the address a name led to is not allowed."""

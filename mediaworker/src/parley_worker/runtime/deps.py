@@ -44,13 +44,17 @@ class RunnerSettings:
     """...and their bytes."""
     provider_transport: TransportName = field(default_factory=fastest)
     """What speaks WebSocket with the provider."""
+    congestion: tuple[str, ...] = ()
+    """TCP congestion controls to ask for, for the connection with it; empty: the system's."""
     budget: BudgetLimits = field(default_factory=BudgetLimits)
     """What it may take of its shard."""
     frame_bytes: int = 4 * 1024 * 1024
     """Of one message of the provider; a longer one ends the session."""
 
     @classmethod
-    def of(cls, settings: SessionSettings, provider_transport: TransportName) -> RunnerSettings:
+    def of(
+        cls, settings: SessionSettings, provider_transport: TransportName, congestion: tuple[str, ...] = ()
+    ) -> RunnerSettings:
         """As the process was told."""
         return cls(
             connect_timeout=settings.session_connect_timeout,
@@ -65,6 +69,7 @@ class RunnerSettings:
             budget=settings.budget,
             frame_bytes=settings.session_frame_bytes,
             provider_transport=provider_transport,
+            congestion=congestion,
         )
 
 

@@ -329,6 +329,7 @@ class SessionRunner:
                 quiet=lambda: self._session.quiet(self._deps.clock.monotonic()),
                 on_trace=lambda direction, text: self._feed(ev.ProviderTraced(direction, text)),
                 transport=self._deps.settings.provider_transport,
+                congestion=self._deps.settings.congestion,
                 pace=self._deps.setting_up.reconnect_wait,
                 frame_bytes=self._deps.settings.frame_bytes,
                 gather=self._deps.pacer.soon,

@@ -1,4 +1,4 @@
-"""Which TCP congestion control carries audio to callers.
+"""Which TCP congestion control carries audio.
 
 BBR looks for the shortest round trip every ten seconds, for 200 ms and with four packets on their way. Speech
 and events are small packets, so some of them then wait for an acknowledgement, which the other side may delay
@@ -15,6 +15,8 @@ import stat
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final
+
+from parley_realtime.transport.congestion import ask
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +36,25 @@ def check(name: str) -> str:
     return name
 
 
-def wanted(asked: str, systems: str) -> tuple[str, ...]:
-    """What to ask the kernel for, the best first; nothing where the system's own, `systems`, is right."""
+def wanted(asked: str, own: str) -> tuple[str, ...]:
+    """What to ask the kernel for, the best first; nothing where the system's `own` is right."""
     if asked == AUTO:
-        return STEADY if systems.startswith("bbr") else ()
-    return () if asked in (SYSTEM, systems) else (asked,)
+        return STEADY if own.startswith("bbr") else ()
+    return () if asked in (SYSTEM, own) else (asked,)
+
+
+def systems() -> str:
+    """What connections use that ask for nothing; "" where that cannot be told."""
+    try:
+        return _SYSTEMS.read_text().strip()
+    except OSError:
+        return ""
+
+
+def instead(asked: str) -> tuple[str, ...]:
+    """What to ask the kernel for, for connections of this process."""
+    known = systems()
+    return wanted(asked, known) if known else ()
 
 
 def settle(asked: str, ports: Collection[int]) -> str:
@@ -47,37 +63,25 @@ def settle(asked: str, ports: Collection[int]) -> str:
     Gives what they use then; "" where that cannot be told. What the kernel refuses is logged and leaves the
     system's.
     """
-    try:
-        systems = _SYSTEMS.read_text().strip()
-    except OSError:
-        return ""
-    names = wanted(asked, systems)
+    known, names = systems(), instead(asked)
     if not names:
-        return systems
-    used = {_choose(listener, names) or systems for listener in _listeners(ports)}
-    if used <= {systems}:
+        return known
+    used = {_have(listener, names) or known for listener in _listeners(ports)}
+    if used <= {known}:
         log.warning(
-            "connections of callers keep %s: the kernel gives no %s here, see"
-            " net.ipv4.tcp_allowed_congestion_control",
-            systems,
+            "connections keep %s: the kernel gives no %s here, see net.ipv4.tcp_allowed_congestion_control",
+            known,
             " or ".join(names),
         )
-        return systems
+        return known
     chosen = ", ".join(sorted(used))
-    log.info("connections of callers use %s; the system's is %s", chosen, systems)
+    log.info("connections with callers and providers use %s; the system's is %s", chosen, known)
     return chosen
 
 
-def _choose(listener: socket.socket, names: Collection[str]) -> str:
-    """The first of them that the kernel gives to the listener, whose connections inherit it; "" for none."""
+def _have(listener: socket.socket, names: Collection[str]) -> str:
     with listener:
-        for name in names:
-            try:
-                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name.encode())
-            except OSError:
-                continue
-            return name
-    return ""
+        return ask(listener.fileno(), names)
 
 
 def _listeners(ports: Collection[int]) -> Iterator[socket.socket]:

@@ -126,6 +126,13 @@ def test_a_page_tells_table_ratios_machine_and_caveats() -> None:
         assert words in page, words
 
 
+@pytest.mark.parametrize(("tcp", "said"), [("bbr", True), ("cubic", False), (None, False)])
+def test_a_page_says_where_tcp_holds_audio_up(tcp: str | None, said: bool) -> None:
+    facts = {**MACHINE, **({"tcp": tcp} if tcp else {})}
+    page = report.page({**result("density", [density_row()], ratios=[], missing=[]), "machine": facts})
+    assert ("use BBR" in page) is said
+
+
 def test_every_run_has_a_page() -> None:
     row = {**density_row(), **point(40).shown(Slo()), "share": 0.5, "capacity": 80}
     phase = {**row, "phase": "storm", "offered": 9, "admitted": 5, "refused": {"FULL": 4}}

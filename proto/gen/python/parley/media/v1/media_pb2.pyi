@@ -65,7 +65,9 @@ class _PlayoutModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PlayoutMo
     PLAYOUT_MODE_UNSPECIFIED: _PlayoutMode.ValueType  # 0
     """Not given: REALTIME."""
     PLAYOUT_MODE_REALTIME: _PlayoutMode.ValueType  # 1
-    """20 ms frames, paced by the worker's clock: for telephony and players without a buffer."""
+    """20 ms frames by the worker's clock, an answer's second and third with its first: for telephony and players
+    that hold little.
+    """
     PLAYOUT_MODE_BURST: _PlayoutMode.ValueType  # 2
     """As fast as the provider delivers: for players with a buffer of their own, which report progress."""
 
@@ -75,7 +77,9 @@ class PlayoutMode(_PlayoutMode, metaclass=_PlayoutModeEnumTypeWrapper):
 PLAYOUT_MODE_UNSPECIFIED: PlayoutMode.ValueType  # 0
 """Not given: REALTIME."""
 PLAYOUT_MODE_REALTIME: PlayoutMode.ValueType  # 1
-"""20 ms frames, paced by the worker's clock: for telephony and players without a buffer."""
+"""20 ms frames by the worker's clock, an answer's second and third with its first: for telephony and players
+that hold little.
+"""
 PLAYOUT_MODE_BURST: PlayoutMode.ValueType  # 2
 """As fast as the provider delivers: for players with a buffer of their own, which report progress."""
 Global___PlayoutMode: _TypeAlias = PlayoutMode  # noqa: Y015
