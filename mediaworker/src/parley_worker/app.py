@@ -60,7 +60,7 @@ class MediaApp:
         preload(self.settings.provider_transport)
         self.instance, self.shard = instance, shard
         self.metrics = Metrics(__version__)
-        self.media_address = self.telephony_address = self.congestion_control = ""
+        self.media_address = self.telephony_address = ""
         self.endpoint = Endpoint("")
 
     async def __aenter__(self) -> Self:
@@ -86,6 +86,7 @@ class MediaApp:
         self.bus = _bus(settings, self.instance, clock, metrics, lambda key: self.registry.fenced(key))
         self.shards = OneShard(self.shard)
         self.scenarios = Scenarios(settings.scenario_paths, settings.secret_paths)
+        self._congestion = congestion.instead(settings.congestion_control)
         pacer = Pacer()
         pacer.on_sleep = self.lag.on_sleep = lambda: self.registry.doubt()
         deps = RunnerDeps(
@@ -101,9 +102,7 @@ class MediaApp:
             tools=self._tool_services(clock),
             scenarios=self.scenarios,
             restorer=Restorer(_journals(settings, self.instance, clock), self.bus),
-            settings=RunnerSettings.of(
-                settings, settings.provider_transport, congestion.instead(settings.congestion_control)
-            ),
+            settings=RunnerSettings.of(settings, settings.provider_transport, self._congestion),
             setting_up=SettingUp(
                 settings.setup_connect_rate, settings.setup_connects, settings.setup_attach_rate
             ),
@@ -195,7 +194,7 @@ class MediaApp:
         self.endpoint = replace(self.endpoint, telephony=await self._listen_telephony(host))
         self.shards.listen(self.endpoint)
         await self._media_server.start()
-        self.congestion_control = congestion.settle(settings.congestion_control, self._caller_ports())
+        congestion.settle(self._congestion, self._caller_ports())
         await self._set_health(True)
         self.registry.become(WorkerState.READY)
 

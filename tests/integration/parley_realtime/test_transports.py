@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import socket
 import ssl
 import weakref
@@ -26,6 +25,7 @@ from parley_realtime.transport import Socket
 from pki import TestAuthority
 from realtime_units import RecordingUnit
 from scripted_provider import ScriptedProvider
+from tcp_sockets import congestion_of_connections_to
 
 
 @pytest.mark.parametrize("name", transport.TRANSPORTS)
@@ -48,20 +48,6 @@ async def test_the_transport_that_is_named_is_used(monkeypatch: pytest.MonkeyPat
     assert "sec-websocket-extensions" not in line.headers
 
 
-def congestion_controls(port: int) -> list[str]:
-    """Of this process's connections to that port."""
-    found = []
-    for entry in list(os.scandir("/proc/self/fd")):
-        try:
-            with socket.socket(fileno=os.dup(int(entry.name))) as same:
-                if same.getpeername()[1:2] == (port,):
-                    told = same.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
-                    found.append(told.rstrip(b"\0").decode())
-        except OSError:
-            continue
-    return found
-
-
 @pytest.mark.skipif(not hasattr(socket, "TCP_CONGESTION"), reason="the system has no such choice")
 @pytest.mark.parametrize("name", transport.TRANSPORTS)
 async def test_the_congestion_control_that_is_named_is_asked_for(name: Any) -> None:
@@ -72,7 +58,7 @@ async def test_the_congestion_control_that_is_named_is_asked_for(name: Any) -> N
             api_key="k", base_url=provider.base_url, transport=name, congestion=("nosuch", "reno")
         )
         async with await create_realtime_api_client(parameters):
-            assert congestion_controls(port) == ["reno"]
+            assert congestion_of_connections_to(port) == ["reno"]
 
 
 @asynccontextmanager

@@ -6,39 +6,16 @@ import asyncio
 import logging
 import os
 import socket
-import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from parley_worker.transport import congestion, grpc_base
+from tcp_sockets import congestion_control, congestion_of_accepted
 
 SYSTEMS = Path("/proc/sys/net/ipv4/tcp_congestion_control")
 pytestmark = pytest.mark.skipif(not SYSTEMS.exists(), reason="the kernel does not tell")
-
-
-def control_of(sock: socket.socket) -> str:
-    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0").decode()
-
-
-def accepted(port: int) -> list[str]:
-    """What the connections use that came to this port of this process."""
-    found = []
-    for entry in list(os.scandir("/proc/self/fd")):
-        try:
-            if not stat.S_ISSOCK(os.stat(entry.path).st_mode):
-                continue
-            with socket.socket(fileno=os.dup(int(entry.name))) as sock:
-                if (
-                    sock.type == socket.SOCK_STREAM
-                    and sock.getsockname()[1:2] == (port,)
-                    and sock.getpeername()
-                ):
-                    found.append(control_of(sock))
-        except OSError:
-            continue
-    return found
 
 
 def systems() -> str:
@@ -58,10 +35,10 @@ async def grpc_port() -> AsyncIterator[int]:
 
 async def test_a_grpc_servers_connections_inherit_it() -> None:
     async with grpc_port() as port:
-        assert congestion.settle("reno", {port}) == "reno"
+        assert congestion.settle(("reno",), {port}) == "reno"
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         await reader.readexactly(9)  # the server's settings: it has accepted
-        assert accepted(port) == ["reno"]
+        assert congestion_of_accepted(port) == ["reno"]
         writer.close()
         await writer.wait_closed()
 
@@ -69,9 +46,9 @@ async def test_a_grpc_servers_connections_inherit_it() -> None:
 async def test_other_ports_are_left_alone() -> None:
     other = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
     async with grpc_port() as port, other:
-        congestion.settle("reno", {port})
+        congestion.settle(("reno",), {port})
         with socket.socket(fileno=os.dup(other.sockets[0].fileno())) as listening:
-            assert control_of(listening) == systems()
+            assert congestion_control(listening) == systems()
 
 
 async def test_one_that_the_kernel_does_not_have_is_told_and_leaves_the_systems(
@@ -79,11 +56,11 @@ async def test_one_that_the_kernel_does_not_have_is_told_and_leaves_the_systems(
 ) -> None:
     async with grpc_port() as port:
         with caplog.at_level(logging.WARNING):
-            assert congestion.settle("nosuch", {port}) == systems()
+            assert congestion.settle(("nosuch",), {port}) == systems()
     assert f"keep {systems()}" in caplog.text
     assert "nosuch" in caplog.text
 
 
 async def test_the_systems_is_left_where_that_was_asked_for() -> None:
     async with grpc_port() as port:
-        assert congestion.settle("system", {port}) == systems()
+        assert congestion.settle(congestion.instead("system"), {port}) == systems()

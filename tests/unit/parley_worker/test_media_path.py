@@ -20,8 +20,13 @@ ULAW = PROVIDER_FORMATS["g711_ulaw"]
 ROOM = 1 << 20
 
 
-def output(max_bytes: int = 1 << 20, mode: PlayoutMode = PlayoutMode.REALTIME) -> OutputPath:
-    path = OutputPath(PCM24, PlayoutLedger(), AudioCounters(), max_bytes)
+def output(
+    max_bytes: int = 1 << 20,
+    mode: PlayoutMode = PlayoutMode.REALTIME,
+    lead_frames: int = 0,
+    ledger: PlayoutLedger | None = None,
+) -> OutputPath:
+    path = OutputPath(PCM24, ledger or PlayoutLedger(), AudioCounters(), max_bytes, lead_frames=lead_frames)
     path.attach(PCM24, mode)
     return path
 
@@ -225,14 +230,8 @@ def test_too_many_parts_do_not_fit_however_small_they_are() -> None:
     assert path.waiting_frames == 52
 
 
-def leading(ms: int = 40) -> OutputPath:
-    path = OutputPath(PCM24, PlayoutLedger(), AudioCounters(), 1 << 20, lead_frames=ms // 20)
-    path.attach(PCM24, PlayoutMode.REALTIME)
-    return path
-
-
 def test_an_answer_begins_with_its_lead_and_goes_on_in_real_time() -> None:
-    path = leading()
+    path = output(lead_frames=2)
     path.push(pcm(1000), "r", "i", 0, 10.0)
     path.end_part("r", "i", 0)
     frames = [(at, item) for at, item in play(path, 10.0, 11.0) if isinstance(item, OutFrame)]
@@ -246,7 +245,7 @@ def test_an_answer_begins_with_its_lead_and_goes_on_in_real_time() -> None:
 
 def test_the_lead_is_given_as_it_comes() -> None:
     """A provider that speaks in real time: nothing is held back, and nothing hurries."""
-    path = leading()
+    path = output(lead_frames=2)
     told = []
     for n in range(20):
         now = 10.0 + n * 0.02
@@ -256,7 +255,7 @@ def test_the_lead_is_given_as_it_comes() -> None:
 
 
 def test_a_pause_of_the_provider_within_the_lead_does_not_move_the_clock() -> None:
-    path = leading()
+    path = output(lead_frames=2)
     path.push(pcm(100), "r", "i", 0, 10.0)
     assert len(path.take(10.0, ROOM)) == 3
     assert len(path.take(10.04, ROOM)) == 2  # all of it is sent; the caller has 60 ms
@@ -266,7 +265,7 @@ def test_a_pause_of_the_provider_within_the_lead_does_not_move_the_clock() -> No
 
 
 def test_after_a_gap_there_is_a_lead_again() -> None:
-    path = leading()
+    path = output(lead_frames=2)
     path.push(pcm(60), "r", "i", 0, 10.0)
     assert len(path.take(10.0, ROOM)) == 3
     path.push(pcm(200), "r", "i", 0, 10.5)
@@ -274,7 +273,7 @@ def test_after_a_gap_there_is_a_lead_again() -> None:
 
 
 def test_an_answer_after_a_clear_has_a_lead_of_its_own() -> None:
-    path = leading()
+    path = output(lead_frames=2)
     path.push(pcm(500), "r1", "i1", 0, 10.0)
     path.take(10.0, ROOM)
     path.clear(["r1"])
@@ -284,8 +283,7 @@ def test_an_answer_after_a_clear_has_a_lead_of_its_own() -> None:
 
 def test_what_was_heard_of_a_lead_goes_by_the_clock() -> None:
     ledger = PlayoutLedger()
-    path = OutputPath(PCM24, ledger, AudioCounters(), 1 << 20, lead_frames=2)
-    path.attach(PCM24, PlayoutMode.REALTIME)
+    path = output(lead_frames=2, ledger=ledger)
     path.push(pcm(1000), "r", "i", 0, 10.0)
     play(path, 10.0, 10.1)
     (cut,) = ledger.cut(1, None, 10.11)

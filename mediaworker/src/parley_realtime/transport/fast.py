@@ -90,8 +90,7 @@ async def _connected(
         raw = sockets.socket(family, kind, number)
         try:
             raw.setblocking(False)
-            if options.congestion:
-                congestion.ask(raw.fileno(), options.congestion)
+            congestion.ask(raw.fileno(), options.congestion)
             await loop.sock_connect(raw, address)
             options.guard(str(raw.getpeername()[0]))
             return raw

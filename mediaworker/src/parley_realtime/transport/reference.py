@@ -43,7 +43,7 @@ class _Connection(ClientConnection):
         if peer is not None:
             self._options.guard(str(peer[0]))
         tcp = self.transport.get_extra_info("socket")
-        if tcp is not None and self._options.congestion:
+        if tcp is not None:
             congestion.ask(tcp.fileno(), self._options.congestion)
         await super().handshake(*args, **kwargs)
 

@@ -57,13 +57,14 @@ def instead(asked: str) -> tuple[str, ...]:
     return wanted(asked, known) if known else ()
 
 
-def settle(asked: str, ports: Collection[int]) -> str:
-    """Let connections that come to these TCP ports of this process, from now on, use what was `asked` for.
+def settle(names: Collection[str], ports: Collection[int]) -> str:
+    """Let connections that come to these TCP ports from now on use the first of `names` that the
+    kernel gives.
 
     Gives what they use then; "" where that cannot be told. What the kernel refuses is logged and leaves the
     system's.
     """
-    known, names = systems(), instead(asked)
+    known = systems()
     if not names:
         return known
     used = {_have(listener, names) or known for listener in _listeners(ports)}
