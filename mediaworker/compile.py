@@ -69,6 +69,7 @@ MODULES: Final = (
     "parley_worker.runtime.session_media",
     "parley_worker.runtime.units",
     "parley_worker.telemetry.frames",
+    "parley_worker.transport.leg_lanes",
     "parley_worker.transport.many_leg",
     "parley_worker.transport.many_reader",
     "parley_worker.transport.many_turns",

@@ -127,14 +127,14 @@ def decode(payload: bytes, encoding: Encoding) -> Samples:
     """Bytes to samples."""
     if encoding is Encoding.PCM16:
         return np.frombuffer(payload, dtype="<i2")
-    return _DECODE[encoding].take(np.frombuffer(payload, dtype=np.uint8))
+    return _DECODE[encoding].take(np.frombuffer(payload, dtype=np.uint8), mode="clip")
 
 
 def encode(samples: Samples, encoding: Encoding) -> bytes:
     """Samples to bytes."""
     if encoding is Encoding.PCM16:
         return samples.astype("<i2", copy=False).tobytes()
-    return _ENCODE[encoding].take(samples.view(np.uint16)).tobytes()
+    return _ENCODE[encoding].take(samples.view(np.uint16), mode="clip").tobytes()
 
 
 class Converter(Protocol):

@@ -475,6 +475,57 @@ async def test_the_end_of_a_session_that_was_deleted_between_two_workers_is_writ
     assert len(plane.links.last_words) == 1
 
 
+async def delete(plane: Plane) -> Key:
+    """Take the object away; under the key that is given the rest is seen to."""
+    body: Any = plane.store.peek(SESSION, "default", "call")
+    plane.reconciler.observe(SESSION, body, deleted=True)
+    return Key(DOOM, "", body["metadata"]["uid"])
+
+
+@pytest.mark.parametrize("kept_to_itself", [True, False])
+async def test_who_was_moved_and_never_visited_is_deleted_with_a_word(
+    plane: Plane, kept_to_itself: bool
+) -> None:
+    request = await talk(plane)
+    plane.links.remove("w")
+    plane.links.add("x")
+    await settle(plane)
+    worker, moved = plane.links.admits[-1]
+    assert (worker, moved.attempt) == ("x", request.attempt + 1)
+    plane.links.report("x", moved, SessionState.READY)
+    await settle(plane)
+    doom = await delete(plane)
+    assert await plane.reconciler._handle(doom) == 2.0
+    assert (plane.links.terminates[-1][0], plane.links.last_words) == ("x", [])
+    plane.links.report("x", moved, SessionState.ENDED, end_reason="Terminated", end_untold=kept_to_itself)
+    assert await plane.reconciler._handle(doom) is None
+    assert last_words(plane) == ([("x", moved.attempt, "Terminated")] if kept_to_itself else [])
+    assert await plane.reconciler._handle(doom) is None
+    assert len(plane.links.last_words) == kept_to_itself
+
+
+async def test_who_was_deleted_before_anybody_missed_its_worker_has_a_word_too(plane: Plane) -> None:
+    request = await talk(plane)
+    doom = await delete(plane)
+    plane.links.remove("w")
+    assert await plane.reconciler._handle(doom) == 2.0
+    plane.links.add("other", capacity=0)
+    assert await plane.reconciler._handle(doom) is None
+    assert last_words(plane) == [("other", request.attempt, "Terminated")]
+
+
+async def test_a_word_that_nobody_writes_is_given_up_in_the_end(plane: Plane) -> None:
+    await talk(plane)
+    doom = await delete(plane)
+    plane.links.remove("w")
+    assert await plane.reconciler._handle(doom) == 2.0
+    plane.clock.at += 121.0
+    assert await plane.reconciler._handle(doom) is None
+    plane.links.add("other", capacity=0)
+    assert await plane.reconciler._handle(doom) is None
+    assert plane.links.last_words == []
+
+
 async def test_who_had_a_worker_or_was_over_when_deleted_has_had_its_word(plane: Plane) -> None:
     await talk(plane)
     plane.links.add("other", capacity=0)

@@ -59,7 +59,7 @@ async def test_after_the_end_nothing_is_taken_and_the_first_end_counts() -> None
     assert (await drained(leg, Stream())).written == []
 
 
-async def test_a_clear_overtakes_audio_and_its_marks_but_no_event() -> None:
+async def test_a_clear_takes_audio_and_its_marks_away_and_waits_for_no_event() -> None:
     leg = Leg(LegBounds(), "w")
     leg.send_audio(FRAME)
     leg.send(MARK)
@@ -70,8 +70,8 @@ async def test_a_clear_overtakes_audio_and_its_marks_but_no_event() -> None:
     leg.send(CLEAR)
     leg.send_audio(FRAME)
     stream = await drained(leg, Stream())
-    assert stream.kinds() == ["event", "clear", "audio"]
-    assert stream.written[-1].audio.sequence == 1
+    assert stream.kinds() == ["clear", "audio", "event"]
+    assert stream.written[1].audio.sequence == 1
 
 
 async def test_too_many_messages_or_bytes_end_the_leg_once() -> None:

@@ -25,7 +25,7 @@ async def test_others_have_their_turn_while_a_full_buffer_is_sent() -> None:
     sent: list[int] = []
     turns: list[int] = []
 
-    async def send(js: Any, inbox: Any, flight: Any, lane: Lane, entry: Entry) -> None:
+    async def send(js: Any, flight: Any, lane: Lane, entry: Entry) -> None:
         sent.append(1)
         bus._outbox.stored(lane, 1)
 
@@ -35,12 +35,10 @@ async def test_others_have_their_turn_while_a_full_buffer_is_sent() -> None:
             await asyncio.sleep(0)
 
     beside = asyncio.create_task(neighbour())
-    with (
-        mock.patch.object(bus, "_send", send),
-        mock.patch.object(nats_bus, "AckInbox", mock.Mock(return_value=mock.AsyncMock())),
-    ):
+    with mock.patch.object(bus, "_send", send):
         bus._gates = {kind: nats_bus.Gate(0.1, 1.0) for kind in ("event", "journal")}  # type: ignore[misc]
-        delivering = asyncio.create_task(bus._deliver(mock.Mock(is_connected=True), mock.Mock()))
+        client = mock.AsyncMock(is_connected=True, new_inbox=mock.Mock(return_value="inbox"))
+        delivering = asyncio.create_task(bus._deliver(client, mock.Mock()))
         await beside
         delivering.cancel()
         await asyncio.gather(delivering, return_exceptions=True)

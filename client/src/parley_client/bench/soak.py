@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from parley_client.bench import proc
@@ -115,7 +115,7 @@ async def run(
                 measured.append((window, why))
                 series.append(sample(len(system.sids), window, loop.time() - began, bool(why)))
                 if len(series) % NOTE_EACH == 0:
-                    note(_words(series[-1], churn))
+                    note(_words(series, churn))
         finally:
             coming.cancel()
             await asyncio.wait([coming])
@@ -174,9 +174,11 @@ def _shown(s: Sample) -> dict[str, Any]:
     }
 
 
-def _words(s: Sample, churn: Churn) -> str:
+def _words(series: Sequence[Sample], churn: Churn) -> str:
+    s = series[-1]
+    underruns, drops = sum(each.underruns for each in series), sum(each.drops for each in series)
     memory = "" if s.memory_mib is None else f", {s.memory_mib:.0f} MiB"
     return (
         f"{s.at / 60:.1f} min: {s.sessions} sessions, {churn.ended} calls ended{memory}, {s.fds} descriptors,"
-        f" {s.underruns} underruns, {s.drops} drops"
+        f" {underruns} underruns, {drops} drops"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -11,11 +10,11 @@ from typing import Any, Generic, Protocol, TypeVar
 from parley.media.v1 import media_pb2 as pb
 
 from parley_worker.codec import media_pb
-from parley_worker.core.effects import Mark, ToLeg
+from parley_worker.core.effects import Clear, ConversationEvent, Mark, ToLeg
 from parley_worker.core.events import LegRefusal, Status
 from parley_worker.core.media_path import OutFrame
+from parley_worker.transport.leg_lanes import Lanes, Message, Queued
 
-Message = TypeVar("Message")
 Message_contra = TypeVar("Message_contra", contravariant=True)
 
 SLOW_READER = LegRefusal(
@@ -61,23 +60,13 @@ class Wire(Protocol[Message]):
         """Bytes that the frame will take, about and not less."""
 
 
-@dataclass(slots=True)
-class _Queued(Generic[Message]):
-    """A message, or a frame that is written when it leaves: most of what is queued is audio."""
-
-    size: int
-    message: Message | None = None
-    frame: OutFrame | None = None
-    mark: bool = False
-
-
 class LegQueue(Generic[Message]):
     """See LegPort. `on_slow` is called once when the queue overflows, `on_room` when audio has room again."""
 
     def __init__(self, bounds: LegBounds, wire: Wire[Message]) -> None:
         self._bounds = bounds
         self._wire = wire
-        self._queue: deque[_Queued[Message]] = deque()
+        self._waiting: Lanes[Message] = Lanes()
         self._bytes = 0
         self._audio_bytes = 0
         self._frames = 0
@@ -95,16 +84,23 @@ class LegQueue(Generic[Message]):
     def send(self, message: ToLeg) -> None:
         """See LegPort."""
         written = self._wire.write(message)
-        if written is not None:
-            self._put(_Queued(self._wire.size(written), written, mark=isinstance(message, Mark)))
+        if written is None:
+            return
+        queued = Queued(self._wire.size(written), written, mark=isinstance(message, Mark))
+        if isinstance(message, ConversationEvent):
+            self._put(queued, self._waiting.event)
+        elif isinstance(message, Mark | Clear):
+            self._put(queued, self._waiting.sound)
+        else:
+            self._put(queued, self._waiting.behind_all)
 
     def send_audio(self, frame: OutFrame) -> None:
         """See LegPort."""
-        self._put(_Queued(self._wire.audio_size(frame), None, frame))
+        self._put(Queued(self._wire.audio_size(frame), None, frame), self._waiting.sound)
 
     def audio_room(self) -> int:
         """See LegPort. None while half of the messages that may wait do, however small they are."""
-        if len(self._queue) >= self._bounds.messages // 2:
+        if len(self._waiting) >= self._bounds.messages // 2:
             self._crowded = True
             return 0
         room = self._bounds.audio_bytes - self._audio_bytes
@@ -118,35 +114,30 @@ class LegQueue(Generic[Message]):
 
     def drop_audio(self) -> dict[tuple[str, int], int]:
         """See LegPort."""
-        kept: deque[_Queued[Message]] = deque()
         forgotten: dict[tuple[str, int], int] = {}
-        for queued in self._queue:
+        for queued in self._waiting.drop_audio():
             frame = queued.frame
             if frame is not None:
                 forgotten.setdefault((frame.item_id, frame.content_index), int(frame.position_ms))
                 self._audio_bytes -= queued.size
-            elif not queued.mark:
-                kept.append(queued)
-                continue
             self._bytes -= queued.size
-        self._queue = kept
         return forgotten
 
-    def _put(self, queued: _Queued[Message]) -> None:
+    def _put(self, queued: Queued[Message], lane: Callable[[Queued[Message]], None]) -> None:
         if self.closing.is_set():
             return
         if self._slow(queued.size):
             self.finish(SLOW_READER)
             self.on_slow()
             return
-        self._queue.append(queued)
+        lane(queued)
         self._bytes += queued.size
         if queued.frame is not None:
             self._audio_bytes += queued.size
         self._wake.set()
 
     def _slow(self, size: int) -> bool:
-        if len(self._queue) >= self._bounds.messages or self._bytes + size > self._bounds.bytes:
+        if len(self._waiting) >= self._bounds.messages or self._bytes + size > self._bounds.bytes:
             return True
         since = self._writing_since
         return since is not None and self._loop.time() - since > self._bounds.stall
@@ -162,8 +153,8 @@ class LegQueue(Generic[Message]):
     async def drain(self, stream: Stream[Message]) -> None:
         """Write what is queued until the leg is finished and the queue is empty."""
         while True:
-            while self._queue and self.refusal is not SLOW_READER:
-                head = self._queue.popleft()
+            while len(self._waiting) and self.refusal is not SLOW_READER:
+                head = self._waiting.take()
                 message = head.message
                 if head.frame is not None:
                     self._frames += 1
@@ -179,7 +170,7 @@ class LegQueue(Generic[Message]):
                     if self._starved and (full or self._audio_bytes == 0):
                         self._starved = self._audio_bytes > 0
                         self.on_room()
-                if self._crowded and len(self._queue) <= self._bounds.messages // 4:
+                if self._crowded and len(self._waiting) <= self._bounds.messages // 4:
                     self._crowded = False
                     self.on_room()
             if self.closing.is_set():

@@ -31,7 +31,7 @@ from parley_worker.core.outbox import Entry, Lane, Outbox
 from parley_worker.core.records import EventRecord, RecordKind
 from parley_worker.telemetry.metrics import Metrics
 from parley_worker.transport.nats_connection import FAILURES, ConnectionSettings, close_client, open_client
-from parley_worker.transport.nats_flight import AckInbox, Flight, Gate, StreamRefused
+from parley_worker.transport.nats_flight import Answer, Flight, Gate, StreamRefused
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,8 @@ GATHER_SECONDS = 0.01
 FLUSH_LOOK_SECONDS = 0.01
 AT_ONCE = 16
 """Records that are written in one turn of the event loop: what waited for NATS goes out beside the audio."""
+EXPECTED_LAST = api.Header.EXPECTED_LAST_SUBJECT_SEQUENCE.value
+NOTHING_SHUT: frozenset[RecordKind] = frozenset()
 _WRONG_LAST_SEQUENCE = (10071, 10164)
 _STREAM_EXISTS = 10058
 _TOO_BIG = 10054
@@ -156,11 +158,14 @@ class NatsBus:
         self._metrics.journal_degraded(self.degraded)
 
     def _changed(self) -> None:
+        self._tell_empty()
+        self._wake.set()
+
+    def _tell_empty(self) -> None:
         if len(self._outbox):
             self._empty.clear()
         else:
             self._empty.set()
-        self._wake.set()
 
     async def close(self, timeout: float) -> int:
         """Wait until all is delivered, `timeout` seconds at most; returns how many records are lost."""
@@ -255,31 +260,29 @@ class NatsBus:
 
     async def _deliver(self, client: Client, js: JetStreamContext) -> None:
         """Send and take acknowledgements until the connection is gone."""
-        inbox = AckInbox(client)
-        await inbox.open()
-        flight = Flight(self._wake)
-        try:
-            while client.is_connected and not self._closed:
-                self._wake.clear()
-                for lane, entry, ack in flight.results():
-                    await self._take_ack(js, lane, entry, ack)
-                now = self._clock.monotonic()
-                if flight.expired(now):
-                    raise nats.errors.TimeoutError
-                shut = frozenset(kind for kind, gate in self._gates.items() if not gate.passes(now))
-                for number in itertools.count(1):
-                    taken = self._outbox.take(shut)
-                    if taken is None:
-                        break
-                    lane, entry = taken
-                    await self._send(js, inbox, flight, lane, entry)
-                    if number % AT_ONCE == 0:
-                        await asyncio.sleep(0)
-                    shut = frozenset(kind for kind, gate in self._gates.items() if not gate.passes(now))
-                await self._sleep(flight)
-                await asyncio.sleep(GATHER_SECONDS)
-        finally:
-            flight.abandon()
+        flight = Flight(client, self._wake)
+        await flight.open()
+        while client.is_connected and not self._closed:
+            self._wake.clear()
+            await self._take_answers(js, flight.answers())
+            now = self._clock.monotonic()
+            if flight.expired(now):
+                raise nats.errors.TimeoutError
+            for number in itertools.count(1):
+                taken = self._outbox.take(self._shut(now))
+                if taken is None:
+                    break
+                await self._send(js, flight, *taken)
+                if number % AT_ONCE == 0:
+                    await asyncio.sleep(0)
+            await self._sleep(flight)
+            await asyncio.sleep(GATHER_SECONDS)
+
+    def _shut(self, now: float) -> frozenset[RecordKind]:
+        """The kinds that nothing is to be sent of."""
+        if all(gate.is_open for gate in self._gates.values()):
+            return NOTHING_SHUT
+        return frozenset(kind for kind, gate in self._gates.items() if not gate.passes(now))
 
     async def _sleep(self, flight: Flight) -> None:
         """Wait for news: a record, an acknowledgement, a lost connection, or the next deadline."""
@@ -291,9 +294,7 @@ class NatsBus:
         except TimeoutError:
             pass
 
-    async def _send(
-        self, js: JetStreamContext, inbox: AckInbox, flight: Flight, lane: Lane, entry: Entry
-    ) -> None:
+    async def _send(self, js: JetStreamContext, flight: Flight, lane: Lane, entry: Entry) -> None:
         record = entry.record
         try:
             message = events_pb.encode(record, self._worker, self._instance)
@@ -309,19 +310,18 @@ class NatsBus:
                 self._metrics.event_published(record.kind)
                 return
         entry.first_sent = entry.first_sent or now
-        headers = dict(message.headers)
+        headers = message.headers
         if record.kind == "journal":
-            headers[api.Header.EXPECTED_LAST_SUBJECT_SEQUENCE.value] = str(lane.expected)
-        self._gates[record.kind].sent()
+            headers = {**headers, EXPECTED_LAST: str(lane.expected)}
+        gate = self._gates[record.kind]
+        gate.sent()
+        deadline = now + self._settings.ack_timeout
         try:
-            ack = await inbox.publish(message.subject, message.payload, headers)
+            await flight.publish(lane, entry, deadline, message.subject, message.payload, headers)
         except nats.errors.MaxPayloadError:
-            self._gates[record.kind].answered()
-            self._lose(
-                lane, record.kind, f"{record.kind} {record.type}: {len(message.payload)} bytes are too many"
-            )
-            return
-        flight.add(lane, entry, ack, now + self._settings.ack_timeout)
+            gate.answered()
+            size = len(message.payload)
+            self._lose(lane, record.kind, f"{record.kind} {record.type}: {size} bytes are too many")
 
     async def _is_last(self, js: JetStreamContext, record: EventRecord, msg_id: str) -> bool:
         subject = events_pb.events_subject(record.key)
@@ -336,31 +336,36 @@ class NatsBus:
             return "", 0
         return (message.headers or {}).get("Nats-Msg-Id", ""), message.seq or 0
 
-    async def _take_ack(
-        self, js: JetStreamContext, lane: Lane, entry: Entry, ack: asyncio.Future[int]
-    ) -> None:
-        kind = entry.record.kind
-        gate = self._gates[kind]
-        gate.answered()
-        error = None if ack.cancelled() else ack.exception()
-        if ack.cancelled():
-            self._outbox.put_back(lane)
-        elif error is None:
+    async def _take_answers(self, js: JetStreamContext, answers: list[Answer]) -> None:
+        for answer in answers:
+            kind = answer.entry.record.kind
+            gate = self._gates[kind]
+            gate.answered()
+            if answer.refused is not None:
+                await self._take_refusal(js, gate, answer, answer.refused)
+                continue
             gate.open()
-            self._outbox.stored(lane, ack.result())
+            self._outbox.stored(answer.lane, answer.sequence)
             self._metrics.event_published(kind)
-        elif isinstance(error, StreamRefused) and error.err_code in _WRONG_LAST_SEQUENCE:
+        if answers:
+            self._tell_empty()
+
+    async def _take_refusal(
+        self, js: JetStreamContext, gate: Gate, answer: Answer, refused: StreamRefused
+    ) -> None:
+        lane, entry = answer.lane, answer.entry
+        kind = entry.record.kind
+        if refused.err_code in _WRONG_LAST_SEQUENCE:
             await self._resolve(js, lane, entry)
-        elif isinstance(error, StreamRefused) and error.err_code == _TOO_BIG:
+        elif refused.err_code == _TOO_BIG:
             self._lose(lane, kind, f"{kind} {entry.record.type}: the stream refuses its size")
         else:
             if gate.shut(self._clock.monotonic()):
-                log.warning("NATS refuses %s records: %s; they wait", kind, error)
+                log.warning("NATS refuses %s records: %s; they wait", kind, refused)
             self._outbox.put_back(lane)
-            if isinstance(error, StreamRefused) and not error.err_code:
+            if not refused.err_code:
                 await self._ensure(js, events_pb.EVENTS_STREAM, events_pb.EVENTS_SUBJECTS)
                 await self._ensure(js, events_pb.JOURNAL_STREAM, events_pb.JOURNAL_SUBJECTS)
-        self._changed()
 
     async def _resolve(self, js: JetStreamContext, lane: Lane, entry: Entry) -> None:
         """The journal's subject holds something else than expected: ours after all, older, or newer."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections import deque
+from dataclasses import dataclass
 from itertools import count
 
+import msgspec
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
@@ -21,50 +21,95 @@ class StreamRefused(Exception):
         self.err_code = err_code
 
 
-class AckInbox:
-    """Publishes and gives each acknowledgement back as a future, without a round trip in between.
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of a record: it is stored at `sequence` of its stream, or it was `refused`."""
 
-    The client library's own asynchronous publishing loses refusals: they are wanted here.
+    lane: Lane
+    entry: Entry
+    sequence: int
+    refused: StreamRefused | None
+
+
+class _Refusal(msgspec.Struct):
+    err_code: int = 0
+    description: str = ""
+
+
+class _Ack(msgspec.Struct):
+    seq: int | None = None
+    error: _Refusal | None = None
+
+
+_decode = msgspec.json.Decoder(_Ack).decode
+
+
+class Flight:
+    """Records that were sent on one connection and are not acknowledged. `wake` is set with each answer.
+
+    No round trip lies between two of them. The client library's own asynchronous publishing loses refusals:
+    they are wanted here, and each answer is a message that costs no future.
     """
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, wake: asyncio.Event) -> None:
         self._client = client
+        self._wake = wake
         self._inbox = client.new_inbox()
         self._numbers = count(1)
-        self._acks: dict[str, asyncio.Future[int]] = {}
+        self._out: dict[str, tuple[Lane, Entry, float]] = {}
+        self._answers: list[Answer] = []
 
     async def open(self) -> None:
+        """Listen for answers."""
         await self._client.subscribe(f"{self._inbox}.*", cb=self._answered)
 
-    async def publish(self, subject: str, payload: bytes, headers: dict[str, str]) -> asyncio.Future[int]:
-        """Send; the future has the record's stream sequence, or StreamRefused."""
+    async def publish(
+        self, lane: Lane, entry: Entry, deadline: float, subject: str, payload: bytes, headers: dict[str, str]
+    ) -> None:
+        """Send; what it raises says that the record did not go out."""
         reply = f"{self._inbox}.{next(self._numbers)}"
-        ack: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._acks[reply] = ack
+        self._out[reply] = lane, entry, deadline
         try:
             await self._client.publish(subject, payload, reply=reply, headers=headers)
         except BaseException:
-            del self._acks[reply]
-            ack.cancel()
+            self._out.pop(reply, None)
             raise
-        return ack
 
     async def _answered(self, message: Msg) -> None:
-        ack = self._acks.pop(message.subject, None)
-        if ack is None or ack.done():
+        sent = self._out.pop(message.subject, None)
+        if sent is None:
             return
-        if (message.headers or {}).get("Status") == "503":
-            ack.set_exception(StreamRefused(0, "no stream takes this subject"))
-            return
-        try:
-            body = json.loads(message.data)
-            error = body.get("error")
-            if error is None:
-                ack.set_result(int(body["seq"]))
-            else:
-                ack.set_exception(StreamRefused(int(error.get("err_code", 0)), str(error.get("description"))))
-        except (ValueError, TypeError, KeyError, AttributeError):
-            ack.set_exception(StreamRefused(0, "the acknowledgement is not readable"))
+        lane, entry, _ = sent
+        sequence, refused = _read(message)
+        self._answers.append(Answer(lane, entry, sequence, refused))
+        self._wake.set()
+
+    def answers(self) -> list[Answer]:
+        """Those that came since it was last asked, in their order."""
+        answers, self._answers = self._answers, []
+        return answers
+
+    def next_deadline(self) -> float:
+        """When the oldest record has waited too long; infinity when none is under way."""
+        return next(iter(self._out.values()))[2] if self._out else float("inf")
+
+    def expired(self, now: float) -> bool:
+        """Whether an answer is overdue."""
+        return self.next_deadline() <= now
+
+
+def _read(message: Msg) -> tuple[int, StreamRefused | None]:
+    if message.headers and message.headers.get("Status") == "503":
+        return 0, StreamRefused(0, "no stream takes this subject")
+    try:
+        ack = _decode(message.data)
+    except (msgspec.MsgspecError, ValueError):
+        return 0, StreamRefused(0, "the acknowledgement is not readable")
+    if ack.error is not None:
+        return 0, StreamRefused(ack.error.err_code, ack.error.description)
+    if ack.seq is None:
+        return 0, StreamRefused(0, "the acknowledgement is not readable")
+    return ack.seq, None
 
 
 class Gate:
@@ -78,6 +123,11 @@ class Gate:
         self._delay = self._min
         self._shut_until: float | None = 0.0
         self._out = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Everything goes through."""
+        return self._shut_until is None
 
     def passes(self, now: float) -> bool:
         return self._shut_until is None or (self._out == 0 and now >= self._shut_until)
@@ -107,40 +157,3 @@ class Gate:
         self._shut_until = now + self._delay
         self._delay = min(self._delay * 2, self._max)
         return was_open
-
-
-class Flight:
-    """Records that were sent on one connection and are not acknowledged."""
-
-    def __init__(self, wake: asyncio.Event) -> None:
-        self._wake = wake
-        self._out: dict[asyncio.Future[int], tuple[Lane, Entry, float]] = {}
-        self._done: deque[asyncio.Future[int]] = deque()
-
-    def add(self, lane: Lane, entry: Entry, ack: asyncio.Future[int], deadline: float) -> None:
-        self._out[ack] = (lane, entry, deadline)
-        ack.add_done_callback(self._answered)
-
-    def _answered(self, ack: asyncio.Future[int]) -> None:
-        self._done.append(ack)
-        self._wake.set()
-
-    def results(self) -> list[tuple[Lane, Entry, asyncio.Future[int]]]:
-        """Those that were answered, in the order of the answers."""
-        results = [(*self._out.pop(ack)[:2], ack) for ack in self._done if ack in self._out]
-        self._done.clear()
-        return results
-
-    def next_deadline(self) -> float:
-        return next(iter(self._out.values()))[2] if self._out else float("inf")
-
-    def expired(self, now: float) -> bool:
-        return self.next_deadline() <= now
-
-    def abandon(self) -> None:
-        for ack in list(self._out):
-            if ack.done() and not ack.cancelled():
-                ack.exception()
-            else:
-                ack.cancel()
-        self._out.clear()

@@ -35,12 +35,32 @@ def last_word(subject: Subject, reports: Iterable[SessionReport], now: float) ->
     return _word(subject, end_reason(reason), str(status.get("endMessage", "")), ended)
 
 
-def word_of_deleted(subject: Subject, now: float) -> LastWord | None:
-    """What is to be written down of a session that was deleted at `now` between two attempts, when no worker
-    had it; `None` where there was no such gap."""
-    if subject.over or not recovering(subject.status):
+def word_of_deleted(
+    subject: Subject, reports: Iterable[SessionReport], lost: bool, deleted: float
+) -> LastWord | None:
+    """What is to be written down of a session that was deleted at `deleted` (unix seconds) before it was
+    over, once nobody is to end it any more; `None` where its worker tells.
+
+    No worker tells where the session was between two attempts, where the end was kept to itself, and where
+    `lost` says that the worker is gone.
+    """
+    ended = [report for report in _counting(subject, reports) if not report.live]
+    if subject.over or any(not report.end_untold for report in ended):
         return None
-    return _word(subject, EndReason.TERMINATED, "the VoiceSession was deleted", now)
+    if attempt_floor(subject.status) < 1 or not (recovering(subject.status) or lost or ended):
+        return None
+    return _word(subject, EndReason.TERMINATED, "the VoiceSession was deleted", deleted)
+
+
+def may_stay_untold(subject: Subject, reports: Iterable[SessionReport]) -> bool:
+    """Whether a session that was deleted still lives where its end may not be told: on a worker that took it
+    over."""
+    return attempt_floor(subject.status) > 1 and any(report.live for report in _counting(subject, reports))
+
+
+def _counting(subject: Subject, reports: Iterable[SessionReport]) -> list[SessionReport]:
+    floor = attempt_floor(subject.status)
+    return [report for report in reports if report.attempt >= floor]
 
 
 def _word(subject: Subject, reason: EndReason, message: str, ended: float) -> LastWord:

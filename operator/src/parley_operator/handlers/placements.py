@@ -275,6 +275,14 @@ class PlacementBook:
             bound = None
         return replace(bound, since=self._context.clock.now()) if bound else None
 
+    def is_lost(self, uid: str) -> bool:
+        """The session lived on a worker that is gone."""
+        placement = self._placements.get(uid)
+        if placement is None or not placement.confirmed:
+            return False
+        view = self._context.links.view(placement.worker)
+        return fate_of(view, placement) in (Fate.GONE, Fate.RESTARTED)
+
     def holders(self, uid: str) -> Iterable[tuple[str, int]]:
         """Workers that have the session or may have it, with the attempt."""
         placement = self._placements.get(uid)

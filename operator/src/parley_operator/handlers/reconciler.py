@@ -107,7 +107,8 @@ class Reconciler:
         if deleted:
             self.sessions.fence.last_words.deleted(subject_of(body)[0])
             self._mark_deleted(uid)
-        elif replaced and replaced != uid:
+        elif before is not None and replaced and replaced != uid:
+            self.sessions.fence.last_words.deleted(subject_of(before)[0])
             self._mark_deleted(replaced)
         if not deleted and not self.sessions.own_write(uid, text_at(body, "metadata", "resourceVersion")):
             self._context.queue.add(key)
@@ -228,8 +229,9 @@ class Reconciler:
     async def _doom(self, key: Key) -> float | None:
         if not await self.sessions.terminate(key.name, "the VoiceSession was deleted"):
             return 1.0
+        lost = self.sessions.book.is_lost(key.name)
         self.sessions.forget(key.name)
-        return await self.sessions.fence.last_words.look_at_deleted(key.name)
+        return await self.sessions.fence.last_words.look_at_deleted(key.name, lost)
 
     # -- now and then
 

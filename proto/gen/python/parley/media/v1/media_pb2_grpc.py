@@ -57,6 +57,9 @@ class MediaServiceServicer:
         The first request must be `start` and nothing but the first may be; see proto/README.md for the status and
         details of every refusal. The stream ends with `ended` and status OK when the session is over; it ends with an
         error status when only this leg failed (the session is then held for its reattach timeout).
+
+        Sound does not wait for events: audio, marks and `clear` may come before an event that was made earlier. An event
+        never comes before sound that was made earlier, events keep their order, and nothing passes any other message.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,6 +39,9 @@ class MediaServiceStub:
     The first request must be `start` and nothing but the first may be; see proto/README.md for the status and
     details of every refusal. The stream ends with `ended` and status OK when the session is over; it ends with an
     error status when only this leg failed (the session is then held for its reattach timeout).
+
+    Sound does not wait for events: audio, marks and `clear` may come before an event that was made earlier. An event
+    never comes before sound that was made earlier, events keep their order, and nothing passes any other message.
     """
     ConverseMany: _grpc.StreamStreamMultiCallable[_media_pb2.ConverseManyRequest, _media_pb2.ConverseManyResponse]
     """ConverseMany carries many sessions of one worker shard on one stream, for gateways: what was said by and to all
@@ -61,6 +64,9 @@ class MediaServiceAsyncStub(MediaServiceStub):
     The first request must be `start` and nothing but the first may be; see proto/README.md for the status and
     details of every refusal. The stream ends with `ended` and status OK when the session is over; it ends with an
     error status when only this leg failed (the session is then held for its reattach timeout).
+
+    Sound does not wait for events: audio, marks and `clear` may come before an event that was made earlier. An event
+    never comes before sound that was made earlier, events keep their order, and nothing passes any other message.
     """
     ConverseMany: _aio.StreamStreamMultiCallable[_media_pb2.ConverseManyRequest, _media_pb2.ConverseManyResponse]  # type: ignore[assignment]
     """ConverseMany carries many sessions of one worker shard on one stream, for gateways: what was said by and to all
@@ -86,6 +92,9 @@ class MediaServiceServicer(metaclass=_abc_1.ABCMeta):
         The first request must be `start` and nothing but the first may be; see proto/README.md for the status and
         details of every refusal. The stream ends with `ended` and status OK when the session is over; it ends with an
         error status when only this leg failed (the session is then held for its reattach timeout).
+
+        Sound does not wait for events: audio, marks and `clear` may come before an event that was made earlier. An event
+        never comes before sound that was made earlier, events keep their order, and nothing passes any other message.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,90 @@
+"""In which order a caller gets what waits for it: sound does not wait for events. No I/O.
+
+A stream of gRPC takes one message a turn of the event loop. The end of an answer is eight events at once,
+while its audio still plays: in one line, they held the next frame up for 80 ms and more.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final, Generic, TypeVar
+
+from parley_worker.core.media_path import OutFrame
+
+Message = TypeVar("Message")
+
+AT_MOST: Final = 4
+"""Messages of sound in a row that pass an event which waits: a caller that bursts gets its events, too."""
+
+
+class Queued(Generic[Message]):
+    """A message, or a frame that is written when it leaves: most of what is queued is audio."""
+
+    __slots__ = ("after", "frame", "mark", "message", "size")
+
+    def __init__(
+        self, size: int, message: Message | None = None, frame: OutFrame | None = None, mark: bool = False
+    ) -> None:
+        self.size = size
+        self.message = message
+        self.frame = frame
+        self.mark = mark
+        self.after = 0
+        """Of an event: how many messages of sound go before it."""
+
+
+class Lanes(Generic[Message]):
+    """What waits for one caller. Each lane keeps its order, and no event passes sound that came before it."""
+
+    def __init__(self) -> None:
+        self._sound: deque[Queued[Message]] = deque()
+        self._events: deque[Queued[Message]] = deque()
+        self._came = 0
+        self._went = 0
+        self._in_a_row = 0
+
+    def __len__(self) -> int:
+        return len(self._sound) + len(self._events)
+
+    def sound(self, queued: Queued[Message]) -> None:
+        """Audio, and what has its place within it."""
+        self._came += 1
+        self._sound.append(queued)
+
+    def event(self, queued: Queued[Message]) -> None:
+        """What sound may pass."""
+        queued.after = self._came
+        self._events.append(queued)
+
+    def behind_all(self, queued: Queued[Message]) -> None:
+        """What nothing passes, and what passes nothing."""
+        self._came += len(self._events)
+        self._sound += self._events
+        self._events.clear()
+        self.sound(queued)
+
+    def take(self) -> Queued[Message]:
+        """The next to go. IndexError: nothing waits."""
+        events = self._events
+        waits = bool(events) and events[0].after <= self._went
+        if self._sound and not (waits and self._in_a_row >= AT_MOST):
+            self._went += 1
+            self._in_a_row = self._in_a_row + 1 if waits else 0
+            return self._sound.popleft()
+        self._in_a_row = 0
+        return events.popleft()
+
+    def drop_audio(self) -> list[Queued[Message]]:
+        """Forget frames and marks that wait; these, in their order."""
+        before = [0]
+        """How many stay of the first so many messages of sound."""
+        kept: deque[Queued[Message]] = deque()
+        dropped: list[Queued[Message]] = []
+        for queued in self._sound:
+            (dropped if queued.frame is not None or queued.mark else kept).append(queued)
+            before.append(len(kept))
+        for event in self._events:
+            event.after = self._went + before[max(0, event.after - self._went)]
+        self._sound = kept
+        self._came = self._went + len(kept)
+        return dropped
