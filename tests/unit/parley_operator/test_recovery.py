@@ -457,6 +457,13 @@ async def test_the_end_that_its_worker_kept_to_itself_is_written_down(plane: Pla
     assert last_words(plane) == [("w", 1, "ReattachTimeout")]
 
 
+def delete(plane: Plane) -> Key:
+    """Take the object away; under the key that is given the rest is seen to."""
+    body: Any = plane.store.peek(SESSION, "default", "call")
+    plane.reconciler.observe(SESSION, body, deleted=True)
+    return Key(DOOM, "", body["metadata"]["uid"])
+
+
 async def test_the_end_of_a_session_that_was_deleted_between_two_workers_is_written_too(plane: Plane) -> None:
     await talk(plane)
     plane.links.remove("w")
@@ -464,8 +471,7 @@ async def test_the_end_of_a_session_that_was_deleted_between_two_workers_is_writ
     await plane.look()
     body: Any = plane.store.peek(SESSION, "default", "call")
     assert body["status"]["phase"] == "Recovering"
-    plane.reconciler.observe(SESSION, body, deleted=True)
-    doom = Key(DOOM, "", body["metadata"]["uid"])
+    doom = delete(plane)
     assert await plane.reconciler._handle(doom) == 2.0
     assert plane.links.last_words == []
     plane.links.add("other", capacity=0)
@@ -473,13 +479,6 @@ async def test_the_end_of_a_session_that_was_deleted_between_two_workers_is_writ
     assert last_words(plane) == [("other", body["status"]["attempt"], "Terminated")]
     assert await plane.reconciler._handle(doom) is None
     assert len(plane.links.last_words) == 1
-
-
-async def delete(plane: Plane) -> Key:
-    """Take the object away; under the key that is given the rest is seen to."""
-    body: Any = plane.store.peek(SESSION, "default", "call")
-    plane.reconciler.observe(SESSION, body, deleted=True)
-    return Key(DOOM, "", body["metadata"]["uid"])
 
 
 @pytest.mark.parametrize("kept_to_itself", [True, False])
@@ -494,7 +493,7 @@ async def test_who_was_moved_and_never_visited_is_deleted_with_a_word(
     assert (worker, moved.attempt) == ("x", request.attempt + 1)
     plane.links.report("x", moved, SessionState.READY)
     await settle(plane)
-    doom = await delete(plane)
+    doom = delete(plane)
     assert await plane.reconciler._handle(doom) == 2.0
     assert (plane.links.terminates[-1][0], plane.links.last_words) == ("x", [])
     plane.links.report("x", moved, SessionState.ENDED, end_reason="Terminated", end_untold=kept_to_itself)
@@ -506,7 +505,7 @@ async def test_who_was_moved_and_never_visited_is_deleted_with_a_word(
 
 async def test_who_was_deleted_before_anybody_missed_its_worker_has_a_word_too(plane: Plane) -> None:
     request = await talk(plane)
-    doom = await delete(plane)
+    doom = delete(plane)
     plane.links.remove("w")
     assert await plane.reconciler._handle(doom) == 2.0
     plane.links.add("other", capacity=0)
@@ -516,7 +515,7 @@ async def test_who_was_deleted_before_anybody_missed_its_worker_has_a_word_too(p
 
 async def test_a_word_that_nobody_writes_is_given_up_in_the_end(plane: Plane) -> None:
     await talk(plane)
-    doom = await delete(plane)
+    doom = delete(plane)
     plane.links.remove("w")
     assert await plane.reconciler._handle(doom) == 2.0
     plane.clock.at += 121.0
@@ -529,7 +528,5 @@ async def test_a_word_that_nobody_writes_is_given_up_in_the_end(plane: Plane) ->
 async def test_who_had_a_worker_or_was_over_when_deleted_has_had_its_word(plane: Plane) -> None:
     await talk(plane)
     plane.links.add("other", capacity=0)
-    body: Any = plane.store.peek(SESSION, "default", "call")
-    plane.reconciler.observe(SESSION, body, deleted=True)
-    await plane.reconciler._handle(Key(DOOM, "", body["metadata"]["uid"]))
+    await plane.reconciler._handle(delete(plane))
     assert plane.links.last_words == []

@@ -76,8 +76,8 @@ class Lanes(Generic[Message]):
 
     def drop_audio(self) -> list[Queued[Message]]:
         """Forget frames and marks that wait; these, in their order."""
+        # How many stay of the first so many messages of sound.
         before = [0]
-        """How many stay of the first so many messages of sound."""
         kept: deque[Queued[Message]] = deque()
         dropped: list[Queued[Message]] = []
         for queued in self._sound:

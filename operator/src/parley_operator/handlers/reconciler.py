@@ -105,13 +105,16 @@ class Reconciler:
         uid = text_at(body, "metadata", "uid")
         replaced = text_at(before, "metadata", "uid") if before else ""
         if deleted:
-            self.sessions.fence.last_words.deleted(subject_of(body)[0])
-            self._mark_deleted(uid)
+            self._session_gone(body)
         elif before is not None and replaced and replaced != uid:
-            self.sessions.fence.last_words.deleted(subject_of(before)[0])
-            self._mark_deleted(replaced)
+            self._session_gone(before)
         if not deleted and not self.sessions.own_write(uid, text_at(body, "metadata", "resourceVersion")):
             self._context.queue.add(key)
+
+    def _session_gone(self, body: Body) -> None:
+        subject, _ = subject_of(body)
+        self.sessions.fence.last_words.deleted(subject)
+        self._mark_deleted(subject.uid)
 
     def _is_deleted(self, uid: str) -> bool:
         return uid in self._deleted
