@@ -226,7 +226,7 @@ async def test_who_hears_whom_can_be_changed(tmp_path: Path) -> None:
         await made.socket.expect_audio(960)
         await made.socket.say(level(AGENT, 0.2), "resp_2", "item_2")
         await made.caller.expect("mark")
-        assert len(made.frames("item_2")) == 10
+        assert sum(len(frame.payload) for frame in made.frames("item_2")) == len(level(AGENT, 0.2))
 
 
 async def test_a_caller_that_comes_back_in_another_format_goes_on_hearing_it(tmp_path: Path) -> None:

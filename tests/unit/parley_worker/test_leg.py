@@ -50,6 +50,19 @@ async def test_messages_leave_in_order_and_frames_are_numbered() -> None:
     assert leg.audio_room() == LegBounds().audio_bytes
 
 
+async def test_frames_that_wait_go_together_and_packets_go_alone() -> None:
+    frames = [OutFrame(b"%d" % number, "i", 0, 1, 20.0 * number) for number in range(3)]
+    for alone, payloads in ((False, [b"012"]), (True, [b"0", b"1", b"2"])):
+        leg = Leg(LegBounds(), "w", alone=alone)
+        for frame in frames:
+            leg.send_audio(frame)
+        stream = await drained(leg, Stream())
+        assert [m.audio.payload for m in stream.written] == payloads
+        assert [m.audio.sequence for m in stream.written] == [*range(1, len(payloads) + 1)]
+        assert leg.queued_bytes() == 0
+        assert leg.audio_room() == LegBounds().audio_bytes
+
+
 async def test_after_the_end_nothing_is_taken_and_the_first_end_counts() -> None:
     leg = Leg(LegBounds(), "w")
     leg.finish(SLOW_READER)

@@ -90,6 +90,52 @@ def test_an_event_behind_what_is_kept_stays_behind_it() -> None:
     assert got.index("e2") == AT_MOST + 1
 
 
+def frame(at: float, item: str = "i", part: int = 0, epoch: int = 1) -> Queued[str]:
+    return Queued(3, None, OutFrame(b"%d;" % at, item, part, epoch, at, "r"))
+
+
+def together(*waiting: Queued[str], most: int = 5) -> list[bytes]:
+    """What each message carries."""
+    lanes: Lanes[str] = Lanes()
+    for queued in waiting:
+        (lanes.event if queued.message == "event" else lanes.sound)(queued)
+    taken: list[Queued[str]] = []
+    while len(lanes):
+        taken.append(lanes.take(most))
+    assert sum(queued.size for queued in taken) == sum(queued.size for queued in waiting)
+    return [str(q.message).encode() if q.frame is None else q.frame.payload for q in taken]
+
+
+def test_frames_that_wait_and_follow_each_other_go_in_one_message() -> None:
+    assert together(frame(0), frame(20), frame(40)) == [b"0;20;40;"]
+    assert together(frame(7.5), frame(27.5)) == [b"7;27;"]
+    many = [frame(20 * number) for number in range(12)]
+    assert [carried.count(b";") for carried in together(*many)] == [5, 5, 2]
+    assert [carried.count(b";") for carried in together(*many, most=1)] == [1] * 12
+
+
+def test_a_message_has_frames_of_one_part_without_a_gap() -> None:
+    for other in (frame(20, item="j"), frame(20, part=1), frame(20, epoch=2), frame(40), frame(0)):
+        assert len(together(frame(0), other)) == 2
+    assert together(frame(0), mark("mark"), frame(20)) == [b"0;", b"mark", b"20;"]
+    assert together(frame(0), said("clear"), frame(20)) == [b"0;", b"clear", b"20;"]
+
+
+def test_a_message_of_several_frames_begins_where_the_first_does() -> None:
+    lanes: Lanes[str] = Lanes()
+    for at in (60, 80):
+        lanes.sound(frame(at, "j", 2, 3))
+    got = lanes.take(5).frame
+    assert got is not None
+    assert (got.item_id, got.content_index, got.epoch, got.position_ms) == ("j", 2, 3, 60)
+
+
+def test_frames_that_go_together_count_for_the_events_behind_them() -> None:
+    waiting = [frame(0), frame(20), said("event"), frame(40), frame(60)]
+    assert together(*waiting) == [b"0;20;40;60;", b"event"]
+    assert together(*waiting, most=2) == [b"0;20;", b"40;60;", b"event"]
+
+
 @given(st.lists(st.sampled_from(["a", "m", "c", "e", "x", "take", "drop"]), max_size=60))
 def test_each_lane_keeps_its_order_and_nothing_is_lost(script: list[str]) -> None:
     lanes: Lanes[str] = Lanes()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from parley.media.v1 import media_pb2 as pb
 
@@ -14,6 +14,9 @@ from parley_worker.core.effects import Clear, ConversationEvent, Mark, ToLeg
 from parley_worker.core.events import LegRefusal, Status
 from parley_worker.core.media_path import OutFrame
 from parley_worker.transport.leg_lanes import Lanes, Message, Queued
+
+FRAMES_TOGETHER: Final = 5
+"""Frames of 20 ms that go in one message when they wait: as long as a message of a caller that bursts."""
 
 Message_contra = TypeVar("Message_contra", contravariant=True)
 
@@ -51,7 +54,7 @@ class Wire(Protocol[Message]):
         """A message; None for what this kind of caller is not told."""
 
     def write_audio(self, frame: OutFrame, sequence: int) -> Message:
-        """A frame of agent audio, the moment it leaves; `sequence` counts from 1."""
+        """Agent audio, the moment it leaves: a frame or some together; `sequence` counts messages from 1."""
 
     def size(self, message: Message) -> int:
         """Bytes that the message takes, about."""
@@ -61,11 +64,15 @@ class Wire(Protocol[Message]):
 
 
 class LegQueue(Generic[Message]):
-    """See LegPort. `on_slow` is called once when the queue overflows, `on_room` when audio has room again."""
+    """See LegPort. `on_slow` is called once when the queue overflows, `on_room` when audio has room again.
 
-    def __init__(self, bounds: LegBounds, wire: Wire[Message]) -> None:
+    `together`: frames of 20 ms that wait may go in one message, at most so many.
+    """
+
+    def __init__(self, bounds: LegBounds, wire: Wire[Message], together: int = 1) -> None:
         self._bounds = bounds
         self._wire = wire
+        self._together = together
         self._waiting: Lanes[Message] = Lanes()
         self._bytes = 0
         self._audio_bytes = 0
@@ -154,7 +161,7 @@ class LegQueue(Generic[Message]):
         """Write what is queued until the leg is finished and the queue is empty."""
         while True:
             while len(self._waiting) and self.refusal is not SLOW_READER:
-                head = self._waiting.take()
+                head = self._waiting.take(self._together)
                 message = head.message
                 if head.frame is not None:
                     self._frames += 1
@@ -238,7 +245,7 @@ class GrpcWire:
 
 
 class Leg(LegQueue[pb.ConverseResponse]):
-    """The leg of a gRPC caller."""
+    """The leg of a gRPC caller. Packets, which end nowhere but at their ends, go `alone`."""
 
-    def __init__(self, bounds: LegBounds, worker_instance_id: str) -> None:
-        super().__init__(bounds, GrpcWire(worker_instance_id))
+    def __init__(self, bounds: LegBounds, worker_instance_id: str, alone: bool = False) -> None:
+        super().__init__(bounds, GrpcWire(worker_instance_id), 1 if alone else FRAMES_TOGETHER)

@@ -83,7 +83,8 @@ class MediaServer(media_pb2_grpc.MediaServiceServicer):
         session = find_session(self._directory, start)
         if isinstance(session, LegRefusal):
             return session
-        leg = Leg(self._settings.leg, self._settings.worker_instance_id)
+        packets = start.request.output_codec is not None
+        leg = Leg(self._settings.leg, self._settings.worker_instance_id, alone=packets)
         refusal = await attach(session, start, leg, self._settings.ready_timeout)
         return refusal or await self._carry(context, session, leg)
 

@@ -65,8 +65,9 @@ class _PlayoutModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PlayoutMo
     PLAYOUT_MODE_UNSPECIFIED: _PlayoutMode.ValueType  # 0
     """Not given: REALTIME."""
     PLAYOUT_MODE_REALTIME: _PlayoutMode.ValueType  # 1
-    """20 ms frames by the worker's clock, an answer's second and third with its first: for telephony and players
-    that hold little.
+    """20 ms at a time by the worker's clock, an answer's second and third 20 ms with its first: for telephony and
+    players that hold little. On Converse what waits for a busy stream goes in one AgentAudio, up to 100 ms of it;
+    packets of Opus do not.
     """
     PLAYOUT_MODE_BURST: _PlayoutMode.ValueType  # 2
     """As fast as the provider delivers: for players with a buffer of their own, which report progress."""
@@ -77,8 +78,9 @@ class PlayoutMode(_PlayoutMode, metaclass=_PlayoutModeEnumTypeWrapper):
 PLAYOUT_MODE_UNSPECIFIED: PlayoutMode.ValueType  # 0
 """Not given: REALTIME."""
 PLAYOUT_MODE_REALTIME: PlayoutMode.ValueType  # 1
-"""20 ms frames by the worker's clock, an answer's second and third with its first: for telephony and players
-that hold little.
+"""20 ms at a time by the worker's clock, an answer's second and third 20 ms with its first: for telephony and
+players that hold little. On Converse what waits for a busy stream goes in one AgentAudio, up to 100 ms of it;
+packets of Opus do not.
 """
 PLAYOUT_MODE_BURST: PlayoutMode.ValueType  # 2
 """As fast as the provider delivers: for players with a buffer of their own, which report progress."""
@@ -728,7 +730,9 @@ Global___Started: _TypeAlias = Started  # noqa: Y015
 
 @_typing.final
 class AgentAudio(_message.Message):
-    """AgentAudio is a piece of the agent's audio."""
+    """AgentAudio is a piece of the agent's audio: 20 ms or a multiple of it in real time. A caller that writes packets of
+    20 ms to a line cuts it.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -747,7 +751,7 @@ class AgentAudio(_message.Message):
     epoch: _builtins.int
     """Epoch: one more for each response; a Clear names the last one to throw away."""
     sequence: _builtins.int
-    """Number of the frame on this leg, from 1."""
+    """Number of the message on this leg, from 1."""
     position_ms: _builtins.int
     """Position of the first sample within the content part, in milliseconds."""
     def __init__(
