@@ -47,6 +47,7 @@ MODULES: Final = (
     "parley_worker.codec.events_pb",
     "parley_worker.codec.many_pb",
     "parley_worker.codec.media_pb",
+    "parley_worker.core.backlog",
     "parley_worker.core.budget",
     "parley_worker.core.conversation",
     "parley_worker.core.deadlines",

@@ -143,6 +143,16 @@ async def test_a_long_piece_is_cut(more: dict[str, Any]) -> None:
         assert [len(base64.b64decode(e["audio"])) // FRAME for e in socket.sent] == [2, 2, 1]
 
 
+async def test_an_inlet_takes_a_tenth_of_a_second_as_one_append(more: dict[str, Any]) -> None:
+    async with connected(**more) as (client, socket):
+        client.push_media(bytes(FRAME))
+        client.media_inlet(bytes(FRAME * 5))
+        client.media_inlet(bytes(FRAME * 6))
+        assert [len(base64.b64decode(e["audio"])) // FRAME for e in socket.sent] == [1, 5, 2, 2, 2]
+        with pytest.raises(ValueError, match="no whole number of pcm16 samples"):
+            client.media_inlet(bytes(FRAME + 1))
+
+
 async def test_events_and_audio_keep_their_order(more: dict[str, Any]) -> None:
     async with connected(**more) as (client, socket):
         client.push_media(bytes(100))

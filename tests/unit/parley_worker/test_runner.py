@@ -140,6 +140,7 @@ class Host:
         self.metrics = Metrics()
         self.provider: FakeProvider
         self.report_fails = False
+        self.pacer = Pacer()
         self._token = 0
         sink = mock.Mock()
         sink.publish = self.records.append
@@ -147,7 +148,7 @@ class Host:
             clock=SystemClock(),
             sink=sink,
             metrics=self.metrics,
-            pacer=Pacer(),
+            pacer=self.pacer,
             on_report=self._on_report,
             new_id=lambda prefix: prefix,
             random_token=self._next_token,
@@ -434,6 +435,73 @@ async def frozen(host: Host) -> asyncio.Task[Any]:
 
 def caller_says(host: Host, leg: FakeLeg) -> None:
     assert host.runner.leg_audio(leg, bytes(960), host.runner._media.last_frame + 1, 0) is None
+
+
+def behind(host: Host) -> FakeLeg:
+    """A caller of a shard that has more to do than time for it."""
+    host.attach(leg := FakeLeg())
+    host.pacer.backlog.late, host.pacer.backlog.delay = 0.02, 0.19
+    return leg
+
+
+def says(host: Host, leg: FakeLeg, *frames: int) -> None:
+    """A frame of each of these bytes."""
+    for byte in frames:
+        assert host.runner.leg_audio(leg, bytes([byte]) * 960, host.runner._media.last_frame + 1, 0) is None
+
+
+def spoken(*frames: int) -> bytes:
+    return b"".join(bytes([byte]) * 960 for byte in frames)
+
+
+async def test_late_frames_go_to_the_provider_together_and_soon() -> None:
+    async with running() as host:
+        leg = behind(host)
+        says(host, leg, 1, 2, 3)
+        assert host.provider.heard == []
+        await asyncio.sleep(0.2)
+        assert host.provider.heard == [spoken(1, 2, 3)]
+        says(host, leg, *range(7))
+        assert host.provider.heard[1:] == [spoken(0, 1, 2, 3, 4)]
+        await asyncio.sleep(0.2)
+        assert host.provider.heard[2:] == [spoken(5, 6)]
+        gathered = host.metrics.registry.get_sample_value("parley_worker_audio_frames_gathered_total")
+        assert gathered == 10
+
+
+async def test_what_was_gathered_goes_before_whatever_follows_it() -> None:
+    async with running() as host:
+        leg = behind(host)
+        says(host, leg, 1, 2)
+        assert host.runner.leg_message(leg, ev.ClientEvent({"type": "input_audio_buffer.commit"})) is None
+        assert host.provider.heard == [spoken(1, 2)]
+        says(host, leg, 3)
+        host.pacer.backlog.late = 0.0
+        says(host, leg, 4, 5)
+        assert host.provider.heard[1:] == [spoken(3, 4), spoken(5)]
+        await asyncio.sleep(0.15)
+        assert len(host.provider.heard) == 3
+
+
+@pytest.mark.parametrize("how", ["lost", "moved"])
+async def test_nothing_that_was_gathered_is_lost_with_the_caller_or_in_a_move(how: str) -> None:
+    async with running() as host:
+        leg = behind(host)
+        says(host, leg, 1, 2)
+        if how == "lost":
+            host.runner.leg_lost(leg, "cancelled")
+        else:
+            await asyncio.sleep(0.3)
+            says(host, leg, 3)
+            move = await frozen(host)
+            says(host, leg, 4)
+            await asyncio.sleep(0.15)
+            assert b"".join(host.provider.heard) == spoken(1, 2, 3)
+            move.cancel()
+            await asyncio.wait([move])
+            assert b"".join(host.provider.heard) == spoken(1, 2, 3, 4)
+            return
+        assert host.provider.heard == [spoken(1, 2)]
 
 
 async def test_a_move_that_nobody_waits_for_any_more_is_over_at_once() -> None:

@@ -225,8 +225,9 @@ class BaseRealtimeAPIClient:
 
     @property
     def media_inlet(self) -> Callable[[bytes], None]:
-        """As `push_media`, for callers that push fifty times a second and are the only ones that do."""
-        return self._uplink.put
+        """As `push_media`, for callers that push fifty times a second and are the only ones that do. A piece
+        of up to 100 ms goes in one append."""
+        return self._uplink.put_whole
 
     # -- the client as a media unit of another client --------------------------------------------------------
 

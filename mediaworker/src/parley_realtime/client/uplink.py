@@ -7,11 +7,15 @@ socket takes more and nothing waits to be sent, and shuts it else; whatever it c
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from parley_realtime.client.parameters import Statistics
 from parley_realtime.formats import AudioFormat
 from parley_realtime.protocol.core import encode_append
 from parley_realtime.protocol.tape import InputTape
+
+MOST_FRAMES: Final = 5
+"""Of 20 ms, in an append that is sent as it came."""
 
 
 class Uplink:
@@ -22,7 +26,8 @@ class Uplink:
         self.tape: InputTape | None = None
         self._name = audio.name
         self._sample = audio.sample_bytes
-        self._least, self._most = audio.append_bytes
+        self._least, self._usual = audio.append_bytes
+        self._most = audio.frame_bytes * MOST_FRAMES
         self._send: Callable[[bytes], None] | None = None
         self._appends = 0
         self._bytes = 0
@@ -41,12 +46,17 @@ class Uplink:
         self._send = None
 
     def put(self, payload: bytes | bytearray | memoryview) -> None:
-        """An append of its own when `payload` has the length of one. ValueError: it is no whole number of
-        samples."""
-        audio = payload if isinstance(payload, bytes) else bytes(payload)
+        """As `put_whole`, with longer pieces cut into appends of the usual length."""
+        if len(payload) > self._usual:
+            self._around(self._checked(payload))
+        else:
+            self.put_whole(payload)
+
+    def put_whole(self, payload: bytes | bytearray | memoryview) -> None:
+        """An append of its own, of 20 ms to MOST_FRAMES times that; other lengths go around. ValueError: it
+        is no whole number of samples."""
+        audio = self._checked(payload)
         size = len(audio)
-        if size % self._sample:
-            raise ValueError(f"push_media: {size} bytes are no whole number of {self._name} samples")
         send = self._send
         if send is None or not self._least <= size <= self._most:
             self._around(audio)
@@ -56,6 +66,13 @@ class Uplink:
         send(encode_append(audio))
         self._appends += 1
         self._bytes += size
+
+    def _checked(self, payload: bytes | bytearray | memoryview) -> bytes:
+        audio = payload if isinstance(payload, bytes) else bytes(payload)
+        size = len(audio)
+        if size % self._sample:
+            raise ValueError(f"push_media: {size} bytes are no whole number of {self._name} samples")
+        return audio
 
     def count(self, statistics: Statistics) -> None:
         """Add what went this way since it was last asked."""

@@ -15,6 +15,7 @@ from typing import Protocol
 from parley_realtime.formats import CATCH_UP_SECONDS, FRAME_MS, FRAME_SECONDS
 
 from parley_worker.core.audio import AudioFormat, Converter, converter
+from parley_worker.core.backlog import Delay
 from parley_worker.core.leg_codec import LegCodec
 from parley_worker.core.playout import AudioCounters, PartKey, PlayoutLedger
 from parley_worker.core.underruns import WORKER_LATE_SECONDS, UnderrunWatch
@@ -61,6 +62,7 @@ class InputPath:
         self._last = 0
         self._ahead = 0.0
         self._at: float | None = None
+        self.delay = Delay()
         self.gaps = 0
         self.stale = 0
 
@@ -74,17 +76,21 @@ class InputPath:
         size = len(payload)
         if not 0 < size <= self._most or size % self._sample:
             return self._fault(size)
-        ahead = self._ahead if self._at is None else self._ahead - (now - self._at)
+        since = 0.0 if self._at is None else now - self._at
+        ahead = self._ahead - since
         self._at = now
-        self._ahead = ahead = (ahead if ahead > -LATE_SECONDS else -LATE_SECONDS) + size / self._rate
+        duration = size / self._rate
+        self._ahead = ahead = (ahead if ahead > -LATE_SECONDS else -LATE_SECONDS) + duration
         if ahead > self._burst:
             return InputFault.TOO_FAST
+        self.delay.came(ahead, since, duration)
         last = self._last
         if sequence != last + 1:
             if sequence <= last:
                 self.stale += 1
                 return InputFault.STALE
             self.gaps += 1
+            self.delay.missed((sequence - last - 1) * duration)
         self._last = sequence
         return payload if self._convert is None else self._convert(payload)
 

@@ -8,6 +8,7 @@ import logging
 import math
 from collections.abc import Callable
 
+from parley_worker.core.backlog import Backlog
 from parley_worker.core.underruns import Lateness
 from parley_worker.telemetry.lag import SLEPT_SECONDS
 
@@ -52,6 +53,7 @@ class Pacer:
         """Called before anything else when the process did nothing for longer than others wait for it."""
         self.lateness = Lateness()
         """When the loop was late for a playout clock."""
+        self.backlog = Backlog()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -133,6 +135,7 @@ class Pacer:
         if late >= SLEPT_SECONDS:
             self.on_sleep()
         self.lateness.note(late, now)
+        self.backlog.turned(late)
         latest = math.floor(now / SLOT_SECONDS + AHEAD_SLOTS)
         while self._order and self._order[0] <= latest:
             slot = heapq.heappop(self._order)

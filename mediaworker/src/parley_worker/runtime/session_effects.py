@@ -106,6 +106,7 @@ class SessionEffects:
     def _send_provider(self, event: Any) -> None:
         if self.provider is None:
             return
+        self._media.send_gathered()
         try:
             self.provider.send(event)
         except InvalidEventError as exc:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from parley_realtime.client.uplink import MOST_FRAMES
 from parley_realtime.formats import FRAME_MS
 
 from parley_worker.core import events as ev
@@ -84,6 +85,8 @@ class SessionMedia:
         self._input: InputPath | None = None
         self._realtime = True
         self._gaps = 0
+        self._backlog = deps.pacer.backlog
+        self._gathered: list[bytes] = []
         self._heard_responses: deque[str] = deque(maxlen=MUTED_RESPONSES)
         self._last_heard = ""
         self._still = False
@@ -116,6 +119,7 @@ class SessionMedia:
     def detach(self) -> None:
         """The caller is gone; what it did not get waits."""
         self.hold()
+        self.send_gathered()
         self.units.detached(self._monotonic())
         self._output.detach()
         self._input = None
@@ -164,6 +168,7 @@ class SessionMedia:
     def let_go(self) -> None:
         """What is over is freed without a collection; see `unravel`. A leg that still speaks is not heard."""
         self.units.let_go()
+        self._gathered.clear()
         self.leg = self._input = self.to_provider = None
         self._feed = self._on_crash = unheard
 
@@ -193,10 +198,34 @@ class SessionMedia:
             units.caller_said(payload, now)
         if units.steering:
             ready = units.for_client(ready, now)
-        if ready and self.to_provider is not None:
-            self.to_provider(ready)
+        slots = self._backlog.note(path.delay.seconds)
+        to_provider = self.to_provider
+        if ready and to_provider is not None:
             self._counters.input_ms += len(ready) / self._bytes_per_ms
+            if slots or self._gathered:
+                self._gather(ready, slots)
+            else:
+                to_provider(ready)
         return None
+
+    def _gather(self, ready: bytes, slots: int) -> None:
+        """One of many frames that are late: it waits for the next ones, no longer than so many slots."""
+        gathered = self._gathered
+        if not gathered:
+            self._deps.pacer.soon(self.send_gathered, slots)
+        gathered.append(ready)
+        self._counts.frames_gathered += 1
+        if not slots or len(gathered) >= MOST_FRAMES:
+            self.send_gathered()
+
+    def send_gathered(self) -> None:
+        """Give the provider what was gathered for it, before anything else is done that it shall hear of."""
+        gathered = self._gathered
+        if gathered:
+            whole = b"".join(gathered)
+            gathered.clear()
+            if self.to_provider is not None:
+                self.to_provider(whole)
 
     def _faulty(self, fault: InputFault) -> ev.LegRefusal | None:
         """A frame that came twice is dropped; what is wrong in itself ends the leg."""
@@ -208,6 +237,7 @@ class SessionMedia:
 
     def push(self, payload: bytes) -> None:
         """Audio of other units for the provider."""
+        self.send_gathered()
         if self.to_provider is not None:
             self.to_provider(payload)
 

@@ -187,6 +187,7 @@ class SessionRunner:
             self._go_on()
 
     def _stand_still(self, seconds: float) -> Standstill:
+        self._media.send_gathered()
         provider = self._effects.provider
         again = provider.unsettled_ms if provider is not None else 0.0
         rate = self._session.provider_format.bytes_per_ms

@@ -26,6 +26,7 @@ class FrameCounts:
         self.frames_in = 0
         self.bytes_out = 0
         self.frames_out = 0
+        self.frames_gathered = 0
 
     def late(self, seconds: float) -> None:
         """A frame left so late against its playout clock."""
@@ -48,6 +49,11 @@ class FrameSeries(Collector):
         frames = CounterMetricFamily(p + "audio_frames", "Audio frames by direction.", labels=["direction"])
         frames.add_metric(["in"], counts.frames_in)
         frames.add_metric(["out"], counts.frames_out)
+        gathered = CounterMetricFamily(
+            p + "audio_frames_gathered",
+            "Callers' frames that waited for the next ones on their way to the provider, as they were late.",
+        )
+        gathered.add_metric([], counts.frames_gathered)
         late = HistogramMetricFamily(
             p + "frame_lateness_seconds",
             "How late agent frames left against the playout clock, as far as the worker is to blame.",
@@ -57,4 +63,4 @@ class FrameSeries(Collector):
             total += count
             buckets.append((floatToGoString(bound), total))  # type: ignore[no-untyped-call]
         late.add_metric([], buckets, counts.late_sum)
-        yield from (sizes, frames, late)
+        yield from (sizes, frames, gathered, late)
