@@ -433,10 +433,6 @@ async def frozen(host: Host) -> asyncio.Task[Any]:
     return move
 
 
-def caller_says(host: Host, leg: FakeLeg) -> None:
-    assert host.runner.leg_audio(leg, bytes(960), host.runner._media.last_frame + 1, 0) is None
-
-
 def behind(host: Host) -> FakeLeg:
     """A caller of a shard that has more to do than time for it."""
     host.attach(leg := FakeLeg())
@@ -500,7 +496,7 @@ async def test_a_move_that_nobody_waits_for_any_more_is_over_at_once() -> None:
     async with running() as host:
         host.attach(leg := FakeLeg())
         move = await frozen(host)
-        caller_says(host, leg)
+        says(host, leg, 0)
         assert host.provider.heard == []
         move.cancel()
         await asyncio.wait([move])
@@ -514,7 +510,7 @@ async def test_only_audio_that_no_turn_has_taken_is_said_again_elsewhere(
     async with running() as host:
         host.attach(leg := FakeLeg())
         for _ in range(150):
-            caller_says(host, leg)
+            says(host, leg, 0)
         host.provider.unsettled_ms = unsettled
         host.journal.answer.set_result(True)
         await asyncio.sleep(0.3)
@@ -593,7 +589,7 @@ async def test_a_session_that_connects_is_heard_though_its_process_slept() -> No
         host.journal.answer.set_result(True)
         await asyncio.sleep(0.05)
         host.attach(leg := FakeLeg())
-        caller_says(host, leg)
+        says(host, leg, 0)
         assert len(host.provider.heard) == 1
         assert next(r.type for r in host.records if r.kind == "journal") == "session_configured"
         host.runner.terminate(EndReason.TERMINATED, "the test is over")
