@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
@@ -461,10 +462,11 @@ class Call:
         now = self._now()
         match event:
             case AgentAudio():
-                self.stats.frames_received += 1
                 self.stats.bytes_received += len(event.payload)
                 event = self._codecs.receive(event)
-                self._trail.heard(event, self.options.output_format.seconds(len(event.payload)))
+                seconds = self.options.output_format.seconds(len(event.payload))
+                self.stats.frames_received += math.ceil(seconds / TICK_SECONDS - 1e-6)
+                self._trail.heard(event, seconds)
                 self.player.play(event, now)
             case Mark():
                 self.player.mark(event, now)

@@ -97,6 +97,7 @@ class CallStats:
     frames_dropped: int = 0
     """Caller frames that found no stream and no room: live audio does not wait."""
     frames_received: int = 0
+    """Of 20 ms or, at an answer's end, less: some that waited come in one message."""
     bytes_received: int = 0
     events_received: int = 0
     events_missed: int = 0

@@ -74,7 +74,7 @@ async def test_a_call_from_start_to_hangup() -> None:
         assert json.loads(event.client_event.event_json) == {"type": "response.create"}
         output = await leg.expect("tool_output")
         assert (output.tool_output.call_id, output.tool_output.no_response) == ("c1", True)
-        await leg.agent_audio(FRAME)
+        await leg.agent_audio(FRAME * 2 + FRAME[:480])
         hangup = await leg.expect("hangup")
         assert hangup.hangup.note == "bye"
         assert [frame.sequence for frame in leg.audio_frames] == [1, 2, 3]
@@ -93,6 +93,7 @@ async def test_a_call_from_start_to_hangup() -> None:
             assert ended == Ended("CallerHangup", "the caller hung up")
             seen += [event async for event in events]
             assert [type(e) for e in seen] == [Started, ConversationEvent, AgentAudio, Ended]
+            assert (call.stats.frames_received, call.stats.bytes_received) == (3, 2400)
             assert call.state is CallState.ENDED
         assert call.state is CallState.CLOSED
 
