@@ -170,6 +170,9 @@ class Settings(SessionSettings):
     huge_pages: bool = _var(
         _boolean, "keep what a shard has in memory on huge pages, where kernel and C library have them", True
     )
+    batch_threads: bool = _var(
+        _boolean, "let no thread of gRPC interrupt a shard's event loop, where the system can do that", True
+    )
     shard_timeout: float = _var(
         _seconds(0.5, 600), "seconds without a sign of life after which a shard is killed", 5.0
     )

@@ -60,7 +60,7 @@ def main() -> None:
     boot = read_boot(connection)
     if os.getppid() != boot.supervisor_pid:
         sys.exit(1)
-    from parley_worker import cores, process
+    from parley_worker import cores, process, scheduling
     from parley_worker.config import Settings
     from parley_worker.shard_server import serve
 
@@ -68,6 +68,8 @@ def main() -> None:
         with contextlib.suppress(OSError):
             cores.pin(boot.core)
     settings = Settings.from_environ(boot.settings)
+    if settings.batch_threads:
+        scheduling.batch()
     sys.exit(process.run(settings, serve(boot, settings, connection), shard=str(boot.shard)))
 
 

@@ -9,6 +9,7 @@ import socket
 
 from parley.control.v1 import control_pb2 as pb
 
+from parley_worker import scheduling
 from parley_worker.app import MediaApp
 from parley_worker.codec import control_pb
 from parley_worker.codec.shard_frames import Beat, Boot, Kind, Ready
@@ -81,6 +82,8 @@ async def serve(boot: Boot, settings: Settings, connection: socket.socket) -> in
             server = ShardServer(app, connection)
             await server.link.open()
             settle()
+            if settings.batch_threads:
+                scheduling.normal()
             app.registry.listen(server)
             ready = Ready(app.media_address, app.telephony_address, app.endpoint)
             server.link.send(Kind.READY, ready.encode())

@@ -415,6 +415,25 @@ async def test_shards_can_be_bound_to_a_core_each_and_their_scenarios_are_not() 
         await eventually(lambda: os.sched_getaffinity(zygote) == os.sched_getaffinity(0), 5)
 
 
+def policies(pid: int) -> dict[str, set[int]]:
+    """Of a process's threads by their names; its first thread by itself."""
+    found: dict[str, set[int]] = {}
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        name = "first" if thread.name == str(pid) else (thread / "comm").read_text().strip()
+        found.setdefault(name, set()).add(os.sched_getscheduler(int(thread.name)))
+    return found
+
+
+async def test_threads_of_grpc_do_not_interrupt_the_event_loop_of_their_shard() -> None:
+    async with scripted(idle) as script, sharded(1) as worker:
+        await worker.admit(script.url, "a")
+        found = policies(worker.pids[0])
+        assert found["first"] == {os.SCHED_OTHER}
+        assert found["event_engine"] == {os.SCHED_BATCH}
+    async with sharded(1, batch_threads="false") as worker:
+        assert set().union(*policies(worker.pids[0]).values()) == {os.SCHED_OTHER}
+
+
 async def test_a_shard_that_cannot_start_ends_the_worker_with_its_words() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -69,8 +69,8 @@ def shard(delay: float, late: float, frames: int = 2000) -> Backlog:
 
 def test_frames_gather_the_longer_the_later_they_are() -> None:
     assert shard(0.01, 0.01).slots == 0
-    assert shard(0.05, 0.01).slots == LATE_SLOTS
-    assert shard(0.15, 0.01).slots == VERY_LATE_SLOTS
+    assert shard(0.1, 0.01).slots == LATE_SLOTS
+    assert shard(0.18, 0.01).slots == VERY_LATE_SLOTS
     assert shard(9.0, 0.01).delay == pytest.approx(0.2, abs=0.01)
 
 

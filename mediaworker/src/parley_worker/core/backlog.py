@@ -22,8 +22,8 @@ TURN_WEIGHT: Final = 1 / 64
 BUSY_SECONDS: Final = 0.002
 """So late are the timers of an event loop that has no time left; else callers are late by themselves."""
 KEEPS_UP_SECONDS: Final = 0.005
-LATE_SECONDS: Final = 0.03
-VERY_LATE_SECONDS: Final = 0.08
+LATE_SECONDS: Final = 0.08
+VERY_LATE_SECONDS: Final = 0.15
 LATE_SLOTS: Final = 8
 """Of the pacer, 40 ms: two frames go together..."""
 VERY_LATE_SLOTS: Final = 20
