@@ -40,7 +40,7 @@ def variants(
 
 
 async def search(make: Make, variant: Variant, scenario: Scenario, machine: str, note: Note) -> Row:
-    """Walk a variant up to its knee; its row.
+    """Walk a variant up to its knee, then to its SLO; its row.
 
     A point below one that starved is measured on a fresh worker: what a starved one still holds would count.
     """
@@ -58,11 +58,11 @@ async def search(make: Make, variant: Variant, scenario: Scenario, machine: str,
             while wanted is not None:
                 point = await measure(system, wanted, note)
                 points.append(point)
-                steps.add(tried(point, system, scenario))
+                seen = tried(point, system, scenario)
+                steps.add(seen)
                 note(f"{variant.label}: {describe(point)}")
-                starved = steps.tried[-1].starved
                 wanted = steps.next()
-                if starved:
+                if seen.starved:
                     break
     return density_row(
         variant,
@@ -84,7 +84,8 @@ def tried(point: Point, system: System, scenario: Scenario) -> Tried:
     lag = point.traffic.lag.quantile(0.99) or 0.0
     limited = limited or (not point.clean and lag > scenario.windows.lag_ms and bool(point.windows))
     cores = (point.cores or 0.0) / system.cpus
-    return Tried(point.sessions, cores, point.starved(knee), limited)
+    in_slo = bool(point.windows) and not point.misses(scenario.slo)
+    return Tried(point.sessions, cores, point.starved(knee), limited, in_slo)
 
 
 def describe(point: Point) -> str:

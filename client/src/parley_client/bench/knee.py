@@ -1,4 +1,4 @@
-"""The search for a system's knee: the most sessions it carries before audio starves. Pure."""
+"""The search for a system's knee, the most sessions before audio starves, and for its SLO. Pure."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ class Tried:
         starved: whether audio starved.
         limited: the load program or the machine was at its end, not the worker: no higher point means
             anything.
+        in_slo: whether it met the SLO.
     """
 
     sessions: int
     cores: float
     starved: bool
     limited: bool = False
+    in_slo: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,8 @@ class Found:
 
 @dataclass(slots=True)
 class KneeSearch:
-    """Says which point to measure next: upwards by the CPU it took, then between the best and the worst.
+    """Says which point to measure next: upwards by the CPU it took, then between the best and the worst; when
+    the knee is found, between the most sessions that met the SLO and the fewest more that did not.
 
     Args:
         plan: bounds.
@@ -50,9 +53,12 @@ class KneeSearch:
     plan: Knee
     first: int
     tried: list[Tried] = field(default_factory=list)
+    for_slo: list[Tried] = field(default_factory=list)
+    """Points after the knee was found; they do not move it."""
+    _at_knee: bool = False
 
     def add(self, point: Tried) -> None:
-        self.tried.append(point)
+        (self.for_slo if self._at_knee else self.tried).append(point)
 
     @property
     def clean(self) -> Tried | None:
@@ -68,6 +74,26 @@ class KneeSearch:
 
     def next(self) -> int | None:
         """Sessions of the next point; None when the search is over."""
+        if not self._at_knee:
+            wanted = self._to_knee()
+            if wanted is not None:
+                return wanted
+            self._at_knee = True
+        return self._to_slo()
+
+    def _to_slo(self) -> int | None:
+        if len(self.for_slo) >= self.plan.slo_points:
+            return None
+        points = [*self.tried, *self.for_slo]
+        most = max((t.sessions for t in points if t.in_slo), default=0)
+        missed = min((t.sessions for t in points if not t.in_slo and t.sessions > most), default=0)
+        return self._between(most, missed) if most and missed else None
+
+    def _between(self, low: int, high: int) -> int | None:
+        middle = (low + high) // 2
+        return None if high - low <= max(1.0, self.plan.resolution * low) else middle
+
+    def _to_knee(self) -> int | None:
         if not self.tried:
             return min(self.first, self.plan.ceiling)
         if len(self.tried) >= self.plan.points:
@@ -75,11 +101,7 @@ class KneeSearch:
         best, worst = self.clean, self._worst()
         if worst is None:
             return self._up(best) if best else None
-        low = best.sessions if best else 0
-        if worst - low <= max(1.0, self.plan.resolution * low):
-            return None
-        middle = (low + worst) // 2
-        return middle if low < middle < worst else None
+        return self._between(best.sessions if best else 0, worst)
 
     def _up(self, best: Tried) -> int | None:
         if best.limited or best.sessions >= self.plan.ceiling:

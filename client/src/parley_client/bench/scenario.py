@@ -76,6 +76,8 @@ class Knee:
 
     points: int = 7
     """Points at most, the common one included."""
+    slo_points: int = 3
+    """Points more at most, to find the most sessions that meet the SLO."""
     resolution: float = 0.08
     target_cores: float = 1.05
     """Share of its CPUs that the next point is meant to take: more than there is, as a session costs less the

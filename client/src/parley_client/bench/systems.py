@@ -201,18 +201,28 @@ class System(ABC):
         while len(self._sids) > sessions:
             surplus = self._sids[max(sessions, len(self._sids) - HANG_UPS) :]
             await asyncio.gather(*(self.end_call(sid) for sid in surplus))
+        opening: list[asyncio.Task[int]] = []
+        try:
+            await self._open(sessions - len(self._sids), opening)
+        finally:
+            for task in opening:
+                task.cancel()
+            results = await asyncio.gather(*opening, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _open(self, count: int, opening: list[asyncio.Task[int]]) -> None:
+        """Begin so many calls at the scenario's rate, none after one that failed, and wait for each."""
         loop = asyncio.get_running_loop()
         began, spacing = loop.time(), 1.0 / self.scenario.workload.calls_per_s
-        opening = []
-        for number in range(sessions - len(self._sids)):
+        for number in range(count):
             await asyncio.sleep(max(0.0, began + number * spacing - loop.time()))
             opening.append(asyncio.create_task(self.begin_call()))
             if any(task.done() and task.exception() for task in opening):
                 break
-        results = await asyncio.gather(*opening, return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
+        if opening:
+            await asyncio.wait(opening)
 
     async def window(self, seconds: float) -> Traffic:
         """What callers and provider see in so many seconds from now on."""

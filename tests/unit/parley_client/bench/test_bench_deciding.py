@@ -13,12 +13,16 @@ from parley_client.bench.steadiness import Sample, judge, slope
 from parley_client.errors import UsageError
 
 
-def walk(search: KneeSearch, capacity: int, cost: float, limit: int = 10_000) -> list[int]:
-    """Search a system of `cost` cores a session that starves past `capacity`; the points in order."""
+def walk(
+    search: KneeSearch, capacity: int, cost: float, limit: int = 10_000, at_slo: int = 10_000
+) -> list[int]:
+    """Search a system of `cost` cores a session that starves past `capacity` and meets the SLO with up to
+    `at_slo` sessions; the points in order."""
     tried = []
     while (sessions := search.next()) is not None:
         tried.append(sessions)
-        search.add(Tried(sessions, min(1.0, sessions * cost), sessions > capacity, sessions >= limit))
+        cores = min(1.0, sessions * cost)
+        search.add(Tried(sessions, cores, sessions > capacity, sessions >= limit, sessions <= at_slo))
     return tried
 
 
@@ -49,6 +53,25 @@ def test_a_system_that_starves_at_once_is_searched_downwards() -> None:
     search = KneeSearch(Knee(points=2), 2)
     assert walk(search, capacity=0, cost=0.5) == [2, 1]
     assert search.found.sessions == 0
+
+
+def test_the_most_sessions_that_meet_the_slo_are_searched_below_the_knee() -> None:
+    search = KneeSearch(Knee(points=3, slo_points=3), 40)
+    assert walk(search, capacity=200, cost=0.0065, at_slo=110) == [40, 162, 175, 101, 131, 116]
+    assert search.found.sessions == 175
+    search = KneeSearch(Knee(points=3, slo_points=3), 40)
+    assert walk(search, capacity=200, cost=0.0065, at_slo=30) == [40, 162, 175]
+
+
+def test_a_point_that_starves_in_the_search_for_the_slo_moves_no_knee() -> None:
+    search = KneeSearch(Knee(points=2, slo_points=2), 40)
+    for sessions, in_slo in ((40, True), (162, False)):
+        assert search.next() == sessions
+        search.add(Tried(sessions, min(1.0, sessions * 0.0065), False, in_slo=in_slo))
+    assert search.next() == 101
+    search.add(Tried(101, 1.0, True))
+    assert search.next() == 70
+    assert search.found.sessions == 162
 
 
 def test_the_load_programs_end_ends_the_search() -> None:
