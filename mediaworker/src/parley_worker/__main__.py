@@ -6,7 +6,7 @@ import os
 import sys
 from contextlib import AbstractAsyncContextManager
 
-from parley_worker import __version__
+from parley_worker import __version__, grpc_core
 from parley_worker.config import ConfigError, Settings, help_text
 
 
@@ -36,8 +36,7 @@ def main() -> None:
 
 def _run(settings: Settings) -> int:
     """Run the worker; imports what it needs and no more: a supervisor carries no media."""
-    # Processes are started by exec alone: gRPC need not prepare for a fork, and say that it cannot.
-    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    grpc_core.prepare(os.environ)
     from parley_worker import process
 
     worker: AbstractAsyncContextManager[process.App]

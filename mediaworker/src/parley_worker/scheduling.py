@@ -2,7 +2,7 @@
 
 gRPC reads sockets on threads of its own. On the shard's core each of them, awake for some microseconds, would
 take the event loop's place for every message: four of five changes of threads, and a sixteenth of a shard's
-time (docs/design/2026-11-27-batch-threads.md). Under Linux's SCHED_BATCH they wait until the loop sleeps or
+time (docs/design/2026-11-27-grpc-threads.md). Under Linux's SCHED_BATCH they wait until the loop sleeps or
 its slice is over. Linux lets every process choose this, and choose otherwise again.
 """
 

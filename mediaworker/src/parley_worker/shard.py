@@ -54,9 +54,11 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     from parley_scenario.sandbox import die_with_parent
 
+    from parley_worker import grpc_core
+
     os.set_inheritable(connection.fileno(), False)
     die_with_parent()
-    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    grpc_core.prepare(os.environ)
     boot = read_boot(connection)
     if os.getppid() != boot.supervisor_pid:
         sys.exit(1)

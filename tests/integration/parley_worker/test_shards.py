@@ -434,6 +434,27 @@ async def test_threads_of_grpc_do_not_interrupt_the_event_loop_of_their_shard() 
         assert set().union(*policies(worker.pids[0]).values()) == {os.SCHED_OTHER}
 
 
+def turns_of(pid: int, name: str) -> int:
+    """How often threads of that name had the processor."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    named = [task for task in tasks if (task / "comm").read_text().strip() == name]
+    return sum(int((task / "schedstat").read_text().split()[2]) for task in named)
+
+
+async def test_sockets_are_not_left_to_the_threads_of_grpcs_pool() -> None:
+    frames = 300
+    async with scripted(idle) as script, sharded(1) as worker:
+        admitted = await worker.admit(script.url, "a")
+        async with calling(admitted.endpoint, start(session_uid="a")) as caller:
+            await caller.expect("started")
+            before = turns_of(worker.pids[0], "event_engine")
+            for _ in range(frames):
+                await caller.speak(FRAME)
+                await asyncio.sleep(0.005)
+            # Timers are theirs still, some 50 a second.
+            assert turns_of(worker.pids[0], "event_engine") - before < frames * 0.8
+
+
 async def test_a_shard_that_cannot_start_ends_the_worker_with_its_words() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
