@@ -30,6 +30,6 @@ def batch() -> None:
 
 
 def normal() -> None:
-    """This thread is as it was before `batch`; what it started is not."""
+    """This thread is as it was before `batch`, if that was called; what it started is not."""
     if _chosen:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))

@@ -82,8 +82,7 @@ async def serve(boot: Boot, settings: Settings, connection: socket.socket) -> in
             server = ShardServer(app, connection)
             await server.link.open()
             settle()
-            if settings.batch_threads:
-                scheduling.normal()
+            scheduling.normal()
             app.registry.listen(server)
             ready = Ready(app.media_address, app.telephony_address, app.endpoint)
             server.link.send(Kind.READY, ready.encode())

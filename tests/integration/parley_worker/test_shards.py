@@ -415,11 +415,16 @@ async def test_shards_can_be_bound_to_a_core_each_and_their_scenarios_are_not() 
         await eventually(lambda: os.sched_getaffinity(zygote) == os.sched_getaffinity(0), 5)
 
 
+def threads(pid: int) -> list[tuple[str, Path]]:
+    """A process's threads with their names; its first thread's is `first`."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [("first" if t.name == str(pid) else (t / "comm").read_text().strip(), t) for t in tasks]
+
+
 def policies(pid: int) -> dict[str, set[int]]:
-    """Of a process's threads by their names; its first thread by itself."""
+    """Of a process's threads by their names."""
     found: dict[str, set[int]] = {}
-    for thread in Path(f"/proc/{pid}/task").iterdir():
-        name = "first" if thread.name == str(pid) else (thread / "comm").read_text().strip()
+    for name, thread in threads(pid):
         found.setdefault(name, set()).add(os.sched_getscheduler(int(thread.name)))
     return found
 
@@ -436,9 +441,8 @@ async def test_threads_of_grpc_do_not_interrupt_the_event_loop_of_their_shard() 
 
 def turns_of(pid: int, name: str) -> int:
     """How often threads of that name had the processor."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    named = [task for task in tasks if (task / "comm").read_text().strip() == name]
-    return sum(int((task / "schedstat").read_text().split()[2]) for task in named)
+    named = [thread for found, thread in threads(pid) if found == name]
+    return sum(int((thread / "schedstat").read_text().split()[2]) for thread in named)
 
 
 async def test_sockets_are_not_left_to_the_threads_of_grpcs_pool() -> None:

@@ -84,8 +84,7 @@ def tried(point: Point, system: System, scenario: Scenario) -> Tried:
     lag = point.traffic.lag.quantile(0.99) or 0.0
     limited = limited or (not point.clean and lag > scenario.windows.lag_ms and bool(point.windows))
     cores = (point.cores or 0.0) / system.cpus
-    in_slo = bool(point.windows) and not point.misses(scenario.slo)
-    return Tried(point.sessions, cores, point.starved(knee), limited, in_slo)
+    return Tried(point.sessions, cores, point.starved(knee), limited, point.meets(scenario.slo))
 
 
 def describe(point: Point) -> str:

@@ -55,10 +55,9 @@ class KneeSearch:
     tried: list[Tried] = field(default_factory=list)
     for_slo: list[Tried] = field(default_factory=list)
     """Points after the knee was found; they do not move it."""
-    _at_knee: bool = False
 
     def add(self, point: Tried) -> None:
-        (self.for_slo if self._at_knee else self.tried).append(point)
+        (self.for_slo if self._to_knee() is None else self.tried).append(point)
 
     @property
     def clean(self) -> Tried | None:
@@ -74,12 +73,8 @@ class KneeSearch:
 
     def next(self) -> int | None:
         """Sessions of the next point; None when the search is over."""
-        if not self._at_knee:
-            wanted = self._to_knee()
-            if wanted is not None:
-                return wanted
-            self._at_knee = True
-        return self._to_slo()
+        wanted = self._to_knee()
+        return self._to_slo() if wanted is None else wanted
 
     def _to_slo(self) -> int | None:
         if len(self.for_slo) >= self.plan.slo_points:

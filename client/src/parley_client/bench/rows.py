@@ -28,7 +28,7 @@ def density_row(
     shown = [point.shown(slo) for point in points]
     best = next((p for p in points if p.sessions == found.sessions and p.windows), None)
     first = next((p for p in points if p.sessions == common), None)
-    passing = [p.sessions for p in points if p.windows and not p.misses(slo)]
+    passing = [p.sessions for p in points if p.meets(slo)]
     measured = best or (points[-1] if points else None)
     cpus = measured.cpus if measured else 1
     row: Row = {

@@ -276,6 +276,10 @@ class Point:
             found.append(f"{self.failed} calls failed")
         return tuple(found)
 
+    def meets(self, slo: Slo) -> bool:
+        """Whether it was measured, and misses nothing of the SLO."""
+        return bool(self.windows) and not self.misses(slo)
+
     def shown(self, slo: Slo) -> dict[str, Any]:
         """As the results hold it."""
         traffic = self.traffic
