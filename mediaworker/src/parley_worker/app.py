@@ -37,6 +37,7 @@ from parley_worker.telemetry import logging as log_setup
 from parley_worker.telemetry.lag import LagProbe
 from parley_worker.telemetry.memory import own_memory
 from parley_worker.telemetry.metrics import Metrics
+from parley_worker.telemetry.own_time import wanted_seconds
 from parley_worker.transport import congestion, control_server, grpc_base, media_server
 from parley_worker.transport.media_websocket import TelephonyServer, TelephonySettings
 from parley_worker.transport.nats_bus import BusSettings, NatsBus, NullBus
@@ -87,7 +88,7 @@ class MediaApp:
         self.shards = OneShard(self.shard)
         self.scenarios = Scenarios(settings.scenario_paths, settings.secret_paths)
         self._congestion = congestion.instead(settings.congestion_control)
-        pacer = Pacer()
+        pacer = Pacer(wanted_seconds)
         pacer.on_sleep = self.lag.on_sleep = lambda: self.registry.doubt()
         deps = RunnerDeps(
             clock=clock,

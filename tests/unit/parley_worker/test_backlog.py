@@ -58,41 +58,39 @@ def test_a_first_burst_is_nobody_elses_delay() -> None:
     assert delay.seconds < 0.001
 
 
-def shard(delay: float, late: float, frames: int = 2000) -> Backlog:
+def shard(delay: float, share: float = 0.97, frames: int = 2000) -> Backlog:
     backlog = Backlog()
-    for _ in range(400):
-        backlog.turned(late)
+    backlog.worked(share)
     for _ in range(frames):
         backlog.note(delay)
     return backlog
 
 
 def test_frames_gather_the_longer_the_later_they_are() -> None:
-    assert shard(0.01, 0.01).slots == 0
-    assert shard(0.1, 0.01).slots == LATE_SLOTS
-    assert shard(0.18, 0.01).slots == VERY_LATE_SLOTS
-    assert shard(9.0, 0.01).delay == pytest.approx(0.2, abs=0.01)
+    assert shard(0.01).slots == 0
+    assert shard(0.1).slots == LATE_SLOTS
+    assert shard(0.18).slots == VERY_LATE_SLOTS
+    assert shard(9.0).delay == pytest.approx(0.2, abs=0.01)
 
 
 def test_a_shard_with_time_left_gathers_nothing_however_late_its_callers_are() -> None:
-    assert shard(0.15, 0.0005).slots == 0
+    assert shard(0.15, 0.8).slots == 0
 
 
 def test_one_caller_among_many_does_not_speak_for_all() -> None:
-    backlog = shard(0.001, 0.01)
+    backlog = shard(0.001)
     for number in range(10_000):
         backlog.note(5.0 if number % 100 == 0 else 0.001)
     assert backlog.slots == 0
 
 
 def test_gathering_goes_on_until_the_shard_has_caught_up() -> None:
-    backlog = shard(0.15, 0.01)
+    backlog = shard(0.15)
     while backlog.delay > 0.01:
         assert backlog.note(0.0) > 0
     while backlog.delay > 0.004:
         backlog.note(0.0)
     assert backlog.slots == 0
-    again = shard(0.15, 0.01)
-    for _ in range(400):
-        again.turned(0.0)
+    again = shard(0.15)
+    again.worked(0.8)
     assert again.note(0.15) == 0

@@ -192,3 +192,35 @@ def test_a_clock_that_starts_with_the_latest_slot_is_never_late(loop: Loop, now:
     loop.advance(now + 0.1)
     assert [round(at - start, 6) for at in log] == [round(0.02 * n, 6) for n in range(1, len(log) + 1)]
     assert len(log) >= 4
+
+
+@pytest.mark.parametrize(("share", "busy"), [(0.97, True), (0.8, False)])
+def test_it_looks_four_times_a_second_whether_the_loop_has_time_left(
+    loop: Loop, share: float, busy: bool
+) -> None:
+    looks = list[float]()
+
+    def wanted() -> float:
+        looks.append(loop.now)
+        return 5.0 + share * loop.now
+
+    loop.now = 100.0
+    pacer = Pacer(wanted)
+    pacer.schedule("clock", 100.02, lambda now: now + 0.02)
+    loop.advance(102.0)
+    assert 7 <= len(looks) <= 9
+    assert pacer.backlog.busy is busy
+
+
+def test_what_is_put_off_by_a_number_of_slots_waits_for_nobody_else(loop: Loop) -> None:
+    pacer, done = Pacer(), list[tuple[str, float]]()
+    pacer.after(lambda: done.append(("four", loop.now)), 4)
+    loop.advance(0.007)
+    pacer.after(lambda: done.append(("later", loop.now)), 4)
+    pacer.after(lambda: done.append(("one", loop.now)), 1)
+    loop.advance(1.0)
+    assert done == [
+        ("one", pytest.approx(2 * SLOT_SECONDS)),
+        ("four", pytest.approx(4 * SLOT_SECONDS)),
+        ("later", pytest.approx(5 * SLOT_SECONDS)),
+    ]

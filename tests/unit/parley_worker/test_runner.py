@@ -140,7 +140,8 @@ class Host:
         self.metrics = Metrics()
         self.provider: FakeProvider
         self.report_fails = False
-        self.pacer = Pacer()
+        self.share = 0.5
+        self.pacer = Pacer(lambda: self.share * asyncio.get_running_loop().time())
         self._token = 0
         sink = mock.Mock()
         sink.publish = self.records.append
@@ -436,7 +437,7 @@ async def frozen(host: Host) -> asyncio.Task[Any]:
 def behind(host: Host) -> FakeLeg:
     """A caller of a shard that has more to do than time for it."""
     host.attach(leg := FakeLeg())
-    host.pacer.backlog.late, host.pacer.backlog.delay = 0.02, 0.19
+    host.share, host.pacer.backlog.busy, host.pacer.backlog.delay = 0.99, True, 0.19
     return leg
 
 
@@ -470,7 +471,7 @@ async def test_what_was_gathered_goes_before_whatever_follows_it() -> None:
         assert host.runner.leg_message(leg, ev.ClientEvent({"type": "input_audio_buffer.commit"})) is None
         assert host.provider.heard == [spoken(1, 2)]
         says(host, leg, 3)
-        host.pacer.backlog.late = 0.0
+        host.pacer.backlog.busy = False
         says(host, leg, 4, 5)
         await asyncio.sleep(0.15)
         assert host.provider.heard[1:] == [spoken(3, 4), spoken(5)]

@@ -17,10 +17,9 @@ COUNTS_SECONDS: Final = 0.2
 """A frame that is later counts as one that is so late: nobody speaks for all."""
 WEIGHT: Final = 1 / 256
 """Of a frame in the mean over all callers' frames."""
-TURN_WEIGHT: Final = 1 / 64
-"""Of a turn of the event loop in the mean over turns."""
-BUSY_SECONDS: Final = 0.002
-"""So late are the timers of an event loop that has no time left; else callers are late by themselves."""
+BUSY_SHARE: Final = 0.94
+"""Of the time; an event loop that had something to do for longer has none left, else callers are late by
+themselves."""
 KEEPS_UP_SECONDS: Final = 0.005
 LATE_SECONDS: Final = 0.08
 VERY_LATE_SECONDS: Final = 0.15
@@ -56,22 +55,22 @@ class Delay:
 class Backlog:
     """One for a shard. `slots` of the pacer are how long callers' frames gather; 0: they do not."""
 
-    __slots__ = ("delay", "late", "slots")
+    __slots__ = ("busy", "delay", "slots")
 
     def __init__(self) -> None:
         self.delay = 0.0
-        self.late = 0.0
+        self.busy = False
         self.slots = 0
 
-    def turned(self, late: float) -> None:
-        """A timer of the event loop was so late."""
-        self.late += (late - self.late) * TURN_WEIGHT
+    def worked(self, share: float) -> None:
+        """The event loop had something to do for such a share of the last fraction of a second."""
+        self.busy = share >= BUSY_SHARE
 
     def note(self, delay: float) -> int:
         """A caller's frame came with such a delay; gives `slots`."""
         counted = delay if delay < COUNTS_SECONDS else COUNTS_SECONDS
         self.delay = mean = self.delay + (counted - self.delay) * WEIGHT
-        if mean < KEEPS_UP_SECONDS or self.late < BUSY_SECONDS:
+        if mean < KEEPS_UP_SECONDS or not self.busy:
             self.slots = 0
         elif mean > VERY_LATE_SECONDS:
             self.slots = VERY_LATE_SLOTS

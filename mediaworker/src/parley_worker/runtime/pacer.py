@@ -18,6 +18,8 @@ SLOT_SECONDS = 0.005
 """Clocks due within one slot are woken together, at its end. It divides 20 ms: a clock keeps its slot."""
 AHEAD_SLOTS = 0.1
 """A wheel that turns late takes the next slot with it when so little is left until then."""
+LOOK_SECONDS = 0.25
+"""From one look at how busy the event loop is to the next."""
 EARLY_SECONDS = 1e-6
 """What is due within this time is due."""
 
@@ -40,9 +42,13 @@ class Pacer:
 
     A key has at most one due time; scheduling it again moves it. Due times are absolute, so a late wake-up
     does not shift the ones after it. A clock is never woken early, and at most one slot late by design.
+
+    `wanted` tells for how many seconds the event loop had something to do until now; see `Backlog`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, wanted: Callable[[], float] = lambda: 0.0) -> None:
+        self._wanted = wanted
+        self._looked = (0.0, 0.0)
         self._slots: dict[int, list[_Entry]] = {}
         self._order: list[int] = []
         self._entries: dict[object, _Entry] = {}
@@ -92,7 +98,16 @@ class Pacer:
         What is done for many sessions together costs a fraction of what it costs for each by itself: the
         process wakes once, and the second session finds everything at hand that the first one needed.
         """
-        slot = (math.floor(asyncio.get_running_loop().time() / SLOT_SECONDS) // slots + 1) * slots
+        self._call(
+            (math.floor(asyncio.get_running_loop().time() / SLOT_SECONDS) // slots + 1) * slots, callback
+        )
+
+    def after(self, callback: Callable[[], None], slots: int) -> None:
+        """Call once when so many slots are over, whatever others asked for: work that is as long for each by
+        itself shall not come all at once."""
+        self._call(math.floor(asyncio.get_running_loop().time() / SLOT_SECONDS) + slots, callback)
+
+    def _call(self, slot: int, callback: Callable[[], None]) -> None:
         calls = self._calls.get(slot)
         if calls is not None:
             calls.append(callback)
@@ -135,7 +150,8 @@ class Pacer:
         if late >= SLEPT_SECONDS:
             self.on_sleep()
         self.lateness.note(late, now)
-        self.backlog.turned(late)
+        if now - self._looked[0] >= LOOK_SECONDS:
+            self._look(now)
         latest = math.floor(now / SLOT_SECONDS + AHEAD_SLOTS)
         while self._order and self._order[0] <= latest:
             slot = heapq.heappop(self._order)
@@ -146,6 +162,12 @@ class Pacer:
                 except Exception:
                     log.exception("a call that was put off failed")
         self._arm()
+
+    def _look(self, now: float) -> None:
+        before, wanted = self._looked
+        self._looked = now, self._wanted()
+        if before:
+            self.backlog.worked((self._looked[1] - wanted) / (now - before))
 
     def _run(self, slot: int, now: float) -> None:
         for entry in self._slots.pop(slot):

@@ -6,6 +6,7 @@ The session's core steers it (attach, detach, clear) and never sees a frame. Eve
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -26,7 +27,7 @@ from parley_worker.core.model import SessionConfig
 from parley_worker.core.session import Session
 from parley_worker.core.underruns import UnderrunWatch
 from parley_worker.runtime.deps import RunnerDeps
-from parley_worker.runtime.pacer import EARLY_SECONDS
+from parley_worker.runtime.pacer import EARLY_SECONDS, SLOT_SECONDS
 from parley_worker.runtime.session_guard import SessionGuard
 from parley_worker.runtime.units import SessionUnits
 from parley_worker.runtime.unravel import unheard
@@ -87,6 +88,8 @@ class SessionMedia:
         self._gaps = 0
         self._backlog = deps.pacer.backlog
         self._gathered: list[bytes] = []
+        self._gathered_by = 0.0
+        self._gathering = False
         self._heard_responses: deque[str] = deque(maxlen=MUTED_RESPONSES)
         self._last_heard = ""
         self._still = False
@@ -203,20 +206,35 @@ class SessionMedia:
         if ready and to_provider is not None:
             self._counters.input_ms += len(ready) / self._bytes_per_ms
             if slots or self._gathered:
-                self._gather(ready, slots)
+                self._gather(ready, slots, now)
             else:
                 to_provider(ready)
         return None
 
-    def _gather(self, ready: bytes, slots: int) -> None:
+    def _gather(self, ready: bytes, slots: int, now: float) -> None:
         """One of many frames that are late: it waits for the next ones, no longer than so many slots."""
         gathered = self._gathered
         if not gathered:
-            self._deps.pacer.soon(self.send_gathered, slots)
+            self._gathered_by = now + slots * SLOT_SECONDS
+            if not self._gathering:
+                self._gathering = True
+                self._deps.pacer.after(self._gathered_long, slots)
         gathered.append(ready)
         self._counts.frames_gathered += 1
         if not slots or len(gathered) >= MOST_FRAMES:
             self.send_gathered()
+
+    def _gathered_long(self) -> None:
+        """What was gathered when this was asked for may have gone, and other frames wait."""
+        self._gathering = False
+        if not self._gathered:
+            return
+        left = math.ceil((self._gathered_by - self._monotonic()) / SLOT_SECONDS)
+        if left <= 0:
+            self.send_gathered()
+        else:
+            self._gathering = True
+            self._deps.pacer.after(self._gathered_long, left)
 
     def send_gathered(self) -> None:
         """Give the provider what was gathered for it, before anything else is done that it shall hear of."""
