@@ -214,10 +214,15 @@ def test_it_looks_four_times_a_second_whether_the_loop_has_time_left(
 
 def test_what_is_put_off_by_a_number_of_slots_waits_for_nobody_else(loop: Loop) -> None:
     pacer, done = Pacer(), list[tuple[str, float]]()
-    pacer.after(lambda: done.append(("four", loop.now)), 4)
+
+    def put_off(name: str, slots: int) -> None:
+        due = pacer.latest_slot(loop.now) + slots * SLOT_SECONDS
+        pacer.schedule(name, due, lambda _: done.append((name, loop.now)))
+
+    put_off("four", 4)
     loop.advance(0.007)
-    pacer.after(lambda: done.append(("later", loop.now)), 4)
-    pacer.after(lambda: done.append(("one", loop.now)), 1)
+    put_off("later", 4)
+    put_off("one", 1)
     loop.advance(1.0)
     assert done == [
         ("one", pytest.approx(2 * SLOT_SECONDS)),

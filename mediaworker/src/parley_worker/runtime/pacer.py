@@ -98,16 +98,7 @@ class Pacer:
         What is done for many sessions together costs a fraction of what it costs for each by itself: the
         process wakes once, and the second session finds everything at hand that the first one needed.
         """
-        self._call(
-            (math.floor(asyncio.get_running_loop().time() / SLOT_SECONDS) // slots + 1) * slots, callback
-        )
-
-    def after(self, callback: Callable[[], None], slots: int) -> None:
-        """Call once when so many slots are over, whatever others asked for: work that is as long for each by
-        itself shall not come all at once."""
-        self._call(math.floor(asyncio.get_running_loop().time() / SLOT_SECONDS) + slots, callback)
-
-    def _call(self, slot: int, callback: Callable[[], None]) -> None:
+        slot = (math.floor(asyncio.get_running_loop().time() / SLOT_SECONDS) // slots + 1) * slots
         calls = self._calls.get(slot)
         if calls is not None:
             calls.append(callback)

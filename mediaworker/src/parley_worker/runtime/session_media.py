@@ -6,7 +6,6 @@ The session's core steers it (attach, detach, clear) and never sees a frame. Eve
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -88,8 +87,7 @@ class SessionMedia:
         self._gaps = 0
         self._backlog = deps.pacer.backlog
         self._gathered: list[bytes] = []
-        self._gathered_by = 0.0
-        self._gathering = False
+        self._gathered_key = object()
         self._heard_responses: deque[str] = deque(maxlen=MUTED_RESPONSES)
         self._last_heard = ""
         self._still = False
@@ -172,6 +170,7 @@ class SessionMedia:
         """What is over is freed without a collection; see `unravel`. A leg that still speaks is not heard."""
         self.units.let_go()
         self._gathered.clear()
+        self._deps.pacer.cancel(self._gathered_key)
         self.leg = self._input = self.to_provider = None
         self._feed = self._on_crash = unheard
 
@@ -215,31 +214,23 @@ class SessionMedia:
         """One of many frames that are late: it waits for the next ones, no longer than so many slots."""
         gathered = self._gathered
         if not gathered:
-            self._gathered_by = now + slots * SLOT_SECONDS
-            if not self._gathering:
-                self._gathering = True
-                self._deps.pacer.after(self._gathered_long, slots)
+            pacer = self._deps.pacer
+            due = pacer.latest_slot(now) + slots * SLOT_SECONDS
+            pacer.schedule(self._gathered_key, due, self._gathered_long)
         gathered.append(ready)
         self._counts.frames_gathered += 1
         if not slots or len(gathered) >= MOST_FRAMES:
             self.send_gathered()
 
-    def _gathered_long(self) -> None:
-        """What was gathered when this was asked for may have gone, and other frames wait."""
-        self._gathering = False
-        if not self._gathered:
-            return
-        left = math.ceil((self._gathered_by - self._monotonic()) / SLOT_SECONDS)
-        if left <= 0:
-            self.send_gathered()
-        else:
-            self._gathering = True
-            self._deps.pacer.after(self._gathered_long, left)
+    def _gathered_long(self, now: float) -> None:
+        """The first of them has waited as long as it may."""
+        self.send_gathered()
 
     def send_gathered(self) -> None:
         """Give the provider what was gathered for it, before anything else is done that it shall hear of."""
         gathered = self._gathered
         if gathered:
+            self._deps.pacer.cancel(self._gathered_key)
             whole = b"".join(gathered)
             gathered.clear()
             if self.to_provider is not None:
