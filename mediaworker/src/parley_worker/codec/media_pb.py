@@ -24,6 +24,8 @@ MAX_TOOL_OUTPUT_BYTES = 64 * 1024
 MAX_NOTE = 200
 AUDIO_BYTES = 64
 """What a frame of agent audio takes beside its payload and its item's id, at most."""
+EVENT_BYTES = 48
+"""What a conversation event takes beside its type and its JSON, at most."""
 MAX_PLAYOUT_BUFFER_MS = 5000
 MARK_INTERVAL_MS = (40, 5000)
 REASON_KEY = "parley-reason"
@@ -236,17 +238,28 @@ def _tool_output(wire: pb.ToolOutput) -> ev.LegCommand:
     return ev.ToolOutput(wire.call_id, wire.output, wire.no_response)
 
 
+def write_event(message: fx.ConversationEvent, response: pb.ConverseResponse) -> None:
+    """Into an empty response, where it will leave: these are most of what is no audio."""
+    event = response.event
+    event.sequence = message.sequence
+    event.attempt = message.attempt
+    event.type = message.type
+    event.event_json = message.event_json
+
+
+def event_size(message: fx.ConversationEvent) -> int:
+    """Bytes that the event takes as a response, about and not less."""
+    text = message.event_json
+    return EVENT_BYTES + len(message.type.encode()) + (len(text) if text.isascii() else len(text.encode()))
+
+
 def write(message: fx.ToLeg, worker_instance_id: str) -> pb.ConverseResponse:
     """A message for the caller."""
     match message:
         case fx.ConversationEvent():
-            event = pb.ConversationEvent(
-                sequence=message.sequence,
-                attempt=message.attempt,
-                type=message.type,
-                event_json=message.event_json,
-            )
-            return pb.ConverseResponse(event=event)
+            response = pb.ConverseResponse()
+            write_event(message, response)
+            return response
         case fx.Mark():
             mark = pb.Mark(
                 name=message.name,

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from parley.media.v1 import media_pb2 as pb
 
 from parley_worker.codec import many_pb, media_pb
-from parley_worker.core.effects import Mark, ToLeg
+from parley_worker.core.effects import ConversationEvent, Mark, ToLeg
 from parley_worker.core.events import LegRefusal
 from parley_worker.core.media_path import OutFrame
 from parley_worker.transport.leg import SLOW_READER, LegBounds
@@ -43,11 +42,15 @@ class Turns(Protocol):
         """The leg's last word was given: its handle is free."""
 
 
-@dataclass(slots=True)
 class _Said:
-    message: pb.ConverseResponse
-    size: int
-    mark: bool
+    """Anything but audio. An event is written where it leaves: made before, it would be copied there."""
+
+    __slots__ = ("mark", "message", "size")
+
+    def __init__(self, message: pb.ConverseResponse | ConversationEvent, size: int, mark: bool) -> None:
+        self.message = message
+        self.size = size
+        self.mark = mark
 
 
 class ManyLeg:
@@ -108,7 +111,12 @@ class ManyLeg:
 
     def send(self, message: ToLeg) -> None:
         """See LegPort."""
-        if not self.closing:
+        if self.closing:
+            return
+        if isinstance(message, ConversationEvent):
+            size = media_pb.event_size(message) + ENTRY_BYTES
+            self._put(_Said(message, size, False), size)
+        else:
             written = media_pb.write(message, self._instance)
             size = written.ByteSize() + ENTRY_BYTES
             self._put(_Said(written, size, isinstance(message, Mark)), size)
@@ -231,7 +239,11 @@ class ManyLeg:
             if isinstance(item, _Said):
                 entry = entries.add()
                 entry.handle = self.handle
-                entry.message.CopyFrom(item.message)
+                said = item.message
+                if isinstance(said, ConversationEvent):
+                    media_pb.write_event(said, entry.message)
+                else:
+                    entry.message.CopyFrom(said)
             else:
                 if self.credit is not None:
                     if self.credit <= 0:

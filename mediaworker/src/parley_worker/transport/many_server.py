@@ -96,7 +96,8 @@ class ManyStream:
     async def run(self, stream: Any) -> LegRefusal | None:
         """Carry the sessions until the stream ends; why it ends in error, or None."""
         self._await_use()
-        writer = asyncio.create_task(write_turns(self._turns, stream), name="writer of many legs")
+        writing = write_turns(self._turns, stream, self._unread)
+        writer = asyncio.create_task(writing, name="writer of many legs")
         reader = asyncio.create_task(self._read(stream), name="reader of many legs")
         starter = asyncio.create_task(self._attach_by_turns(), name="attaches of many legs")
         ended = asyncio.create_task(self._ended.wait(), name="end of many legs")
@@ -107,8 +108,6 @@ class ManyStream:
                     (writer, ended), timeout=self._shared.leg.flush, return_when=asyncio.FIRST_COMPLETED
                 )
         finally:
-            if writer.done() and not writer.cancelled() and isinstance(writer.exception(), TimeoutError):
-                self._end(UNREAD, "slow-reader")
             waiting = [task for task in self._attaching.values() if task is not None]
             self._cut()
             tasks = (writer, reader, starter, ended, *waiting)
@@ -116,9 +115,12 @@ class ManyStream:
                 task.cancel()
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         for outcome in outcomes:
-            if isinstance(outcome, Exception) and not isinstance(outcome, TimeoutError):
+            if isinstance(outcome, Exception):
                 log.info("a stream of many legs broke: %s", type(outcome).__name__)
         return self._refusal
+
+    def _unread(self) -> None:
+        self._end(UNREAD, "slow-reader")
 
     def _end(self, refusal: LegRefusal, cause: str) -> None:
         self._refusal = self._refusal or refusal
