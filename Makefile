@@ -52,7 +52,7 @@ endif
 bench-ground: setup loadgen
 	@command -v nats-server >/dev/null || $(CLUSTER)/build.sh nats-server
 
-bench-density: bench-ground bench-peers ## What a session costs, and sessions a core, ours beside the peers' (35 minutes with the short scenario)
+bench-density: bench-ground bench-peers ## What a session costs, and sessions a core, ours beside the peers' (40 minutes with the short scenario)
 	$(BIN)/parley bench density $(BENCH)
 
 bench-latency: bench-ground ## What a worker adds at shares of its capacity, with a plot (after bench-density)
