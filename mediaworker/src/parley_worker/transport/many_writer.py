@@ -61,7 +61,6 @@ class StallWatch:
 
     def stop(self) -> None:
         """Nothing will be told any more."""
-        self._begun = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -74,5 +73,4 @@ class StallWatch:
         if left > 0:
             self._timer = self._loop.call_later(left, self._look)
         else:
-            self._begun = None
             self._tell()
