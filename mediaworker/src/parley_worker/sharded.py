@@ -8,7 +8,7 @@ import uuid
 from types import TracebackType
 from typing import Self
 
-from parley_worker import __version__, cores, heap
+from parley_worker import __version__, cores, heap, scheduling
 from parley_worker.clock import SystemClock
 from parley_worker.codec.exposition import merge
 from parley_worker.codec.shard_frames import Boot, Ready
@@ -20,6 +20,7 @@ from parley_worker.doors import Doors, default_limits, identity, nats_settings
 from parley_worker.runtime.drain import CLOSING_SECONDS, END_SECONDS, Drain, end_at_once
 from parley_worker.runtime.front import Front
 from parley_worker.runtime.shard_fleet import ShardFleet
+from parley_worker.runtime.starter import Starter
 from parley_worker.runtime.supervisor import Supervisor
 from parley_worker.sharding import core_of, resolved, settings_of
 from parley_worker.telemetry.lag import LagProbe
@@ -35,8 +36,9 @@ ENDS_SECONDS = 2.0
 class ShardedApp:
     """One worker of several processes: `async with ShardedApp(settings) as app: ...`.
 
-    Inside, every shard serves; `readies` says where. Leaving the block ends live sessions at once;
-    `drain.begin(seconds)` and then `drain.done.wait()` let them go on. ConfigError: the settings do not fit.
+    Inside, every shard serves; `readies` says where. This process keeps the nice value that it is given.
+    Leaving the block ends live sessions at once; `drain.begin(seconds)` and then `drain.done.wait()` let them
+    go on. ConfigError: the settings do not fit.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -47,6 +49,8 @@ class ShardedApp:
         self.readies: list[Ready] = []
 
     async def __aenter__(self) -> Self:
+        self._starter = Starter()
+        scheduling.give_way(self.settings.supervisor_nice)
         self._build()
         try:
             await self._start()
@@ -93,6 +97,7 @@ class ShardedApp:
         self._doors = Doors(settings, control, self._render, self._not_ready)
         self.fleet = ShardFleet(
             self._boots(),
+            starter=self._starter,
             environment=heap.environment() if settings.huge_pages else os.environ,
             front=self.front,
             supervisor=self.supervisor,
@@ -147,6 +152,7 @@ class ShardedApp:
     async def _stop(self) -> None:
         self.front.become(WorkerState.STOPPED)
         await self.fleet.stop()
+        self._starter.close()
         if self._ends is not None:
             await self._ends.close(min(ENDS_SECONDS, self.settings.flush_timeout))
         await self._doors.stop()

@@ -6,8 +6,10 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
@@ -437,6 +439,55 @@ async def test_threads_of_grpc_do_not_interrupt_the_event_loop_of_their_shard() 
         assert found["event_engine"] == {os.SCHED_BATCH}
     async with sharded(1, batch_threads="false") as worker:
         assert set().union(*policies(worker.pids[0]).values()) == {os.SCHED_OTHER}
+
+
+def nices(pid: int) -> dict[str, set[int]]:
+    """Of a process's threads by their names."""
+    found: dict[str, set[int]] = {}
+    for name, thread in threads(pid):
+        found.setdefault(name, set()).add(os.getpriority(os.PRIO_PROCESS, int(thread.name)))
+    return found
+
+
+async def test_the_supervisor_gives_way_to_its_shards_also_to_one_that_was_started_again() -> None:
+    async with sharded(1) as worker:
+        await worker.get("/metrics")
+        found = nices(worker.worker.process.pid)
+        assert (found["first"], found["event_engine"]) == ({19}, {19})
+        assert set().union(*nices(worker.pids[0]).values()) == {0}
+        kill(worker.pids[0])
+        await worker.came_back()
+        (shard,) = worker.children()
+        assert shard != worker.pids[0]
+        assert set().union(*nices(shard).values()) == {0}
+    async with sharded(1, supervisor_nice="0") as worker:
+        assert set().union(*nices(worker.worker.process.pid).values()) == {0}
+
+
+@asynccontextmanager
+async def busy_beside(pid: int) -> AsyncIterator[None]:
+    """A core that has nothing left: a process's threads and one that computes without end are alone on it."""
+    core = {min(os.sched_getaffinity(0))}
+    for _, thread in threads(pid):
+        os.sched_setaffinity(int(thread.name), core)
+    spinner = await asyncio.create_subprocess_exec(sys.executable, "-c", "while True: pass")
+    os.sched_setaffinity(spinner.pid, core)
+    try:
+        yield
+    finally:
+        spinner.kill()
+        await spinner.wait()
+
+
+async def test_a_supervisor_that_gives_way_still_answers_on_a_core_that_is_full() -> None:
+    async with scripted(idle) as script, sharded(1) as worker, busy_beside(worker.worker.process.pid):
+        await worker.admit(script.url, "a")
+        assert (await worker.get("/healthz"))[0] == 200
+        heard = len(worker.watch.workers)
+        await worker.watch.until(lambda: len(worker.watch.workers) >= heard + 3)
+        status, page = await worker.get("/metrics")
+        assert status == 200
+        assert "parley_worker_shard_losses_total{" not in page
 
 
 def turns_of(pid: int, name: str) -> int:

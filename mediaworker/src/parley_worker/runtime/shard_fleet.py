@@ -13,6 +13,7 @@ from parley_worker.core.shards import LossCause, Pauses, Silence
 from parley_worker.runtime import orphans
 from parley_worker.runtime.front import Front
 from parley_worker.runtime.shard_process import ShardProcess
+from parley_worker.runtime.starter import Starter
 from parley_worker.runtime.supervisor import Supervisor
 from parley_worker.telemetry.process_metrics import SupervisorMetrics
 from parley_worker.transport.shard_link import LinkLost
@@ -42,14 +43,16 @@ class _Shard:
 class ShardFleet:
     """The processes of all shards.
 
-    `boots` says what each is, `environment` is that of their processes. A shard of which nothing is heard for
-    `timeout` seconds is killed. `closing` seconds are what a shard may take to end when the worker does.
+    `boots` says what each is, `environment` is that of their processes, `starter` starts them. A shard of
+    which nothing is heard for `timeout` seconds is killed. `closing` seconds are what a shard may take to end
+    when the worker does.
     """
 
     def __init__(
         self,
         boots: list[Boot],
         *,
+        starter: Starter,
         environment: Mapping[str, str],
         front: Front,
         supervisor: Supervisor,
@@ -62,7 +65,7 @@ class ShardFleet:
         self._shards = [_Shard(boot, now) for boot in boots]
         self._front, self._supervisor, self._clock, self._metrics = front, supervisor, clock, metrics
         self._timeout, self._closing = timeout, closing
-        self._environment = environment
+        self._starter, self._environment = starter, environment
         self._stopping = asyncio.Event()
         self._keepers: list[asyncio.Task[None]] = []
         self.starts = 0
@@ -132,7 +135,7 @@ class ShardFleet:
     async def _live(self, shard: _Shard) -> tuple[LossCause, str]:
         """One process, from its start until it is gone; how it ended."""
         hear = partial(self._front.shard_heard, shard.boot.shard)
-        process = ShardProcess(shard.boot, self._environment, hear, shard.silence.heard)
+        process = ShardProcess(shard.boot, self._starter, self._environment, hear, shard.silence.heard)
         served, failed = False, ""
         try:
             await process.start()

@@ -7,35 +7,41 @@ import contextlib
 import logging
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 
 from parley_worker.codec.shard_frames import Boot, Kind, Ready
 from parley_worker.config import PREFIX
 from parley_worker.core.shards import LossCause
+from parley_worker.runtime.starter import Starter
 from parley_worker.transport.shard_link import ShardLink
 
 log = logging.getLogger(__name__)
 
 DEATH_SECONDS = 2.0
 """For a killed process to be gone; the kernel may hold it longer."""
+GLANCE_SECONDS = 0.01
+"""Between looks at a process that is ending: its link told already that it is."""
 
 
 class ShardProcess:
-    """One life of a shard, started with `environment`. Every frame counts as a sign of life."""
+    """One life of a shard, begun by `starter` with `environment`. Every frame counts as a sign of life."""
 
     def __init__(
         self,
         boot: Boot,
+        starter: Starter,
         environment: Mapping[str, str],
         hear: Callable[[Kind, bytes], None],
         alive: Callable[[], None],
     ) -> None:
-        self._boot, self._environment, self._hear, self._alive = boot, environment, hear, alive
+        self._boot, self._starter, self._environment = boot, starter, environment
+        self._hear, self._alive = hear, alive
         ours, self._theirs = socket.socketpair()
         self.link = ShardLink(ours, self._heard)
         self.ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._silent = False
 
     @property
@@ -47,13 +53,9 @@ class ShardProcess:
         # Nothing of the worker's settings is left in the environment: they may hold secrets.
         env = {name: value for name, value in self._environment.items() if not name.startswith(PREFIX)}
         try:
-            self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "parley_worker.shard", str(self._theirs.fileno())),
-                env=env,
-                pass_fds=(self._theirs.fileno(),),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-            )
+            number = self._theirs.fileno()
+            command = [sys.executable, "-m", "parley_worker.shard", str(number)]
+            self._process = await self._starter.start(command, env, [number])
         except BaseException:
             self.link.close()
             raise
@@ -78,9 +80,9 @@ class ShardProcess:
         self._kill()
 
     def _kill(self) -> None:
-        if self._process is not None and self._process.returncode is None:
+        if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(signal.SIGKILL)
+                self._process.kill()
 
     async def end(self, grace: float) -> tuple[LossCause, str]:
         """Let it finish within `grace` seconds, then kill it; how it ended, for machines and for people."""
@@ -95,11 +97,12 @@ class ShardProcess:
 
     async def _gone(self, seconds: float) -> bool:
         assert self._process is not None
-        try:
-            async with asyncio.timeout(seconds):
-                await self._process.wait()
-        except TimeoutError:
-            return False
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        while self._process.poll() is None:
+            if loop.time() >= until:
+                return False
+            await asyncio.sleep(GLANCE_SECONDS)
         return True
 
     def _words(self) -> tuple[LossCause, str]:
