@@ -31,7 +31,8 @@ pinning: {worker: [], others: []}
 knee: {points: 1, starved_share: 1.0}
 density: {common: {parley: 2}}
 worker_env: {PARLEY_WORKER_SHARDS: 1}
-storm: {rounds: 2, share: 0.5, arrivals: 2, window_s: 2, overload: 1.5}
+slo: {added_p99_ms: 10000, underruns: 100000, drops: 100000}
+storm: {rounds: 2, rounds_bound: 2, share: 0.5, arrivals: 2, window_s: 2, overload: 1.5}
 """
 
 

@@ -39,15 +39,18 @@ MEANINGS: Final = {
         " disturbed are explained by it."
     ),
     "storm": (
-        "`refused in` is the time from asking for a place to the worker's no. p99 in the loud phases is"
-        " compared with the higher of the calm ones around them. The windows of all rounds count together;"
-        " `left out` says how many did not count."
+        "`refused in` is the time from asking for a place to the worker's no; `left out`, how many windows"
+        " were disturbed and do not count in the table. The verdicts are by rounds: p99 in the loud window"
+        " against that of the calm ones of the same round and as many calls, without rounds that were"
+        " disturbed; the middle one of the rounds counts. First it was looked for how many of the capacity's"
+        " sessions the machine carried within the SLO just then: so many places the worker had."
     ),
     "events": (
         "`events/s/core` is records by CPU second of the publisher, all that it does included. Every record"
         " was read back from the streams."
     ),
 }
+AGAINST: Final = ("phase", "way", "p99", "calm p99", "more ms", "ratio", "rounds")
 CAVEATS: Final = (
     "One machine's figures. CPU time holds better than wall-clock latency; ratios hold better than either.",
     "Caller, provider and worker share the machine and its loopback: no network's delay or loss is in it.",
@@ -98,7 +101,20 @@ def _body(result: Result) -> Iterator[str]:
         yield "## Not measured\n\n" + "".join(f"- {line}\n" for line in result["missing"])
     for part in ("soak", "storm", "events"):
         if part in result:
+            if part == "storm":
+                yield "## Against calm\n\n" + table(AGAINST, against_calm(result[part]))
             yield "## Verdicts\n\n" + table(("what", "verdict"), list(result[part]["verdicts"].items()))
+
+
+def against_calm(found: Mapping[str, Any]) -> list[list[str]]:
+    """Lines for `AGAINST`: each loud phase and way."""
+    return [
+        [loud, track, *(rows.number(way[word]) for word in ("p99", "calm_p99", "more_ms")), ratio, rounds]
+        for loud, ways in found["against_calm"].items()
+        for track, way in ways.items()
+        if isinstance(way, Mapping)
+        for ratio, rounds in [(rows.number(way["ratio"], 2), str(ways["rounds"]))]
+    ]
 
 
 def _ratios(lines: Sequence[Mapping[str, Any]]) -> str:

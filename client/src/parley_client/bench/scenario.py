@@ -130,10 +130,12 @@ class Storm:
     overload: float = 1.5
     """Of the worker's places: sessions offered in all."""
     rounds: int = 5
-    """How many storms, judged together."""
+    """How many storms that nothing disturbed; more are made for them, up to `rounds_bound` in all."""
+    rounds_bound: int = 8
     window_s: float = 10.0
     p99_ratio: float = 1.2
-    """p99 of those admitted before against calm, at most; differences below `floor_ms` do not count."""
+    """p99 of those admitted before against calm of the same round, in the middle one of the rounds, at most;
+    differences below `floor_ms` do not count."""
     floor_ms: float = 1.0
 
 

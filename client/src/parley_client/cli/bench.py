@@ -144,6 +144,7 @@ def storm(options: Options, capacity: CapacityOption = 0, as_json: JsonOption = 
             parts = await storm_run.run(bench.system, bench.variant(), carried, where, bench.note)
             path = bench.finish(**parts)
             output.rows("phase", storm_run.COLUMNS, [storm_run.cells(row) for row in parts["rows"]])
+            output.rows("against", report_page.AGAINST, report_page.against_calm(parts["storm"]))
             return _judged(output, path, parts["storm"])
 
     execute(output, work)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -139,50 +138,17 @@ def test_every_run_has_a_page() -> None:
     phase |= {"rounds": 5, "left_out": {"steal": 1}}
     phase["refused_ms"] = Histogram.of([2.0]).shown()
     assert "50%" in report.page(result("latency", [row]))
-    page = report.page(result("storm", [phase], storm={"verdicts": {"calls lost": "pass"}}))
+    way = {"p99": 5.0, "calm_p99": 4.0, "more_ms": 1.0, "ratio": 1.25}
+    against = {"overload": {"rounds": 4, "verdict": "pass", "up": way}}
+    page = report.page(
+        result("storm", [phase], storm={"verdicts": {"calls lost": "pass"}, "against_calm": against})
+    )
+    assert "| overload | up | 5.0 | 4.0 | 1.0 | 1.25 | 4 |" in page
     assert "| storm | 40 | 9 | 5 | 4 | 2.0 |" in page
     assert "| 1 of 5 |" in page
     assert "| calls lost | pass |" in page
     assert len(storm.cells(phase)) == len(storm.COLUMNS)
     assert len(latency.cells(row)) == len(latency.COLUMNS)
-
-
-def storm_phase(name: str, *firsts: tuple[float, tuple[str, ...]]) -> storm.Phase:
-    """With a window for each first audio's time, and its marks."""
-    windows = [
-        (Window(Traffic(sessions=9, first=Histogram.of([late])), Machine(seconds=5.0, cpu_s=1.0)), why)
-        for late, why in firsts
-    ]
-    return storm.Phase(name, 9, windows)
-
-
-def storm_phases(**given: storm.Phase) -> dict[str, storm.Phase]:
-    names = ("calm", "storm", "calm after the storm", "full", "overload", "full after the overload")
-    return {name: given.get(name, storm_phase(name, (5.0, ()))) for name in names}
-
-
-def test_storms_are_judged_together_without_the_windows_that_were_disturbed() -> None:
-    steal = ("steal",)
-    once = storm_phases(storm=storm_phase("storm", (5.5, ()), (90.0, steal)))
-    found = storm.judge(once, [], Scenario())
-    assert (found["passed"], found["against_calm"]["storm"]["first"]["p99"]) == (
-        True,
-        pytest.approx(5.5, rel=0.1),
-    )
-    loud = storm.judge(storm_phases(storm=storm_phase("storm", (5.5, ()), (9.0, ()))), [], Scenario())
-    assert loud["verdicts"]["p99 in the storm"] == "fail"
-    # Nothing but a disturbed window: nobody knows.
-    only = storm.judge(storm_phases(storm=storm_phase("storm", (90.0, steal))), [], Scenario())
-    assert only["verdicts"]["p99 in the storm"].startswith("unknown")
-
-
-def test_offers_of_all_rounds_add_up() -> None:
-    both = storm.Offered(3, 2, Counter(FULL=1), [], [4.0], [1.0, 2.0])
-    both.add(storm.Offered(2, 0, Counter(FULL=1, DRAINING=1), [], [5.0, 6.0]))
-    assert (both.offered, both.admitted, both.refused) == (5, 2, Counter(FULL=2, DRAINING=1))
-    assert (both.refused_ms, both.clean) == ([4.0, 5.0, 6.0], True)
-    both.add(storm.Offered(1, failed=["call 7 broke"]))
-    assert not both.clean
 
 
 def test_curves_are_the_points_of_each_label_by_sessions() -> None:
