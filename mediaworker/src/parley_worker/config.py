@@ -176,7 +176,7 @@ class Settings(SessionSettings):
     supervisor_nice: int = _var(
         _integer(0, 19),
         "nice value of the supervisor: what it does is not to hold up the sound of its shards; 0: none",
-        19,
+        16,
     )
     shard_timeout: float = _var(
         _seconds(0.5, 600), "seconds without a sign of life after which a shard is killed", 5.0

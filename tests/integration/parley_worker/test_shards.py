@@ -453,7 +453,7 @@ async def test_the_supervisor_gives_way_to_its_shards_also_to_one_that_was_start
     async with sharded(1) as worker:
         await worker.get("/metrics")
         found = nices(worker.worker.process.pid)
-        assert (found["first"], found["event_engine"]) == ({19}, {19})
+        assert (found["first"], found["event_engine"]) == ({16}, {16})
         assert set().union(*nices(worker.pids[0]).values()) == {0}
         kill(worker.pids[0])
         await worker.came_back()
