@@ -102,7 +102,7 @@ async def run(
     places, fits = await fit(make, variant, capacity, note)
     async with make(variant, capacity=places) as system:
         plan, phases = system.scenario.storm, Phases()
-        for number in range(plan.rounds_bound):
+        for number in range(max(plan.rounds, plan.rounds_bound)):
             note(f"round {number + 1}")
             await _round(system, phases, places, note)
             if all(len(whole(phases, loud)) >= plan.rounds for loud in CALM):
