@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -423,12 +424,20 @@ def threads(pid: int) -> list[tuple[str, Path]]:
     return [("first" if t.name == str(pid) else (t / "comm").read_text().strip(), t) for t in tasks]
 
 
-def policies(pid: int) -> dict[str, set[int]]:
-    """Of a process's threads by their names."""
+def of_threads(pid: int, read: Callable[[int], int]) -> dict[str, set[int]]:
+    """What is read of a process's threads by their numbers, by their names."""
     found: dict[str, set[int]] = {}
     for name, thread in threads(pid):
-        found.setdefault(name, set()).add(os.sched_getscheduler(int(thread.name)))
+        found.setdefault(name, set()).add(read(int(thread.name)))
     return found
+
+
+def policies(pid: int) -> dict[str, set[int]]:
+    return of_threads(pid, os.sched_getscheduler)
+
+
+def nices(pid: int) -> dict[str, set[int]]:
+    return of_threads(pid, partial(os.getpriority, os.PRIO_PROCESS))
 
 
 async def test_threads_of_grpc_do_not_interrupt_the_event_loop_of_their_shard() -> None:
@@ -439,14 +448,6 @@ async def test_threads_of_grpc_do_not_interrupt_the_event_loop_of_their_shard() 
         assert found["event_engine"] == {os.SCHED_BATCH}
     async with sharded(1, batch_threads="false") as worker:
         assert set().union(*policies(worker.pids[0]).values()) == {os.SCHED_OTHER}
-
-
-def nices(pid: int) -> dict[str, set[int]]:
-    """Of a process's threads by their names."""
-    found: dict[str, set[int]] = {}
-    for name, thread in threads(pid):
-        found.setdefault(name, set()).add(os.getpriority(os.PRIO_PROCESS, int(thread.name)))
-    return found
 
 
 async def test_the_supervisor_gives_way_to_its_shards_also_to_one_that_was_started_again() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from parley_client.bench import events, latency, machine, rows, storm
+from parley_client.bench.storm_phases import TRACKS
 
 Result = Mapping[str, Any]
 TITLES: Final = {
@@ -109,11 +110,14 @@ def _body(result: Result) -> Iterator[str]:
 def against_calm(found: Mapping[str, Any]) -> list[list[str]]:
     """Lines for `AGAINST`: each loud phase and way."""
     return [
-        [loud, track, *(rows.number(way[word]) for word in ("p99", "calm_p99", "more_ms")), ratio, rounds]
+        [
+            *(loud, track),
+            *(rows.number(ways[track][word]) for word in ("p99", "calm_p99", "more_ms")),
+            *(rows.number(ways[track]["ratio"], 2), str(ways["rounds"])),
+        ]
         for loud, ways in found["against_calm"].items()
-        for track, way in ways.items()
-        if isinstance(way, Mapping)
-        for ratio, rounds in [(rows.number(way["ratio"], 2), str(ways["rounds"]))]
+        for track in TRACKS
+        if track in ways
     ]
 
 

@@ -69,7 +69,7 @@ def whole(phases: Mapping[str, Phase], loud: str) -> list[tuple[Traffic, Traffic
 
 
 def judge(
-    phases: Mapping[str, Phase], failures: list[str], scenario: Scenario, *, fits: bool = True
+    phases: Mapping[str, Phase], failures: list[str], scenario: Scenario, *, fits: bool
 ) -> dict[str, Any]:
     """p99 against calm, round by round, and verdicts.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import signal
 import socket
@@ -81,8 +80,7 @@ class ShardProcess:
 
     def _kill(self) -> None:
         if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+            self._process.kill()
 
     async def end(self, grace: float) -> tuple[LossCause, str]:
         """Let it finish within `grace` seconds, then kill it; how it ended, for machines and for people."""
